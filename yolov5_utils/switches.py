@@ -1,0 +1,41 @@
+"""Every YOLOV5_UTILS_* run-time switch, its values and meaning. Must not import torch."""
+
+from __future__ import annotations
+
+import os
+from typing import NamedTuple
+
+
+class Switch(NamedTuple):
+    """One environment variable: its name, the values it may take, the default and the meaning."""
+
+    name: str
+    values: tuple[str, ...]
+    default: str
+    meaning: str
+
+    def read(self) -> str:
+        """Its value in the environment now; ValueError listing the valid ones for any other."""
+        value = os.environ.get(self.name, self.default)
+        if value not in self.values:
+            allowed = ", ".join(v for v in self.values if v)
+            raise ValueError(f"{self.name}={value!r}: allowed values are {allowed}")
+        return value
+
+    def on(self) -> bool:
+        """True for a 0/1 switch set to 1."""
+        return self.read() == "1"
+
+
+BACKEND = Switch("YOLOV5_UTILS_BACKEND", ("auto", "torch"), "auto", "torch: never use C")
+CPU = Switch(
+    "YOLOV5_UTILS_CPU",
+    ("", "portable", "avx2", "avx512", "neon"),
+    "",
+    "cap the instruction level of the C kernels",
+)
+STRICT = Switch(
+    "YOLOV5_UTILS_STRICT", ("0", "1"), "0", "1: what C cannot do is an error, not a torch path"
+)
+
+ALL = (BACKEND, CPU, STRICT)

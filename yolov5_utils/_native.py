@@ -1,0 +1,91 @@
+"""The one door to the C extension: imports it, tells it of torch, notes which way each call went."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+
+from . import switches
+
+try:
+    from . import _C
+except ImportError as error:
+    raise ImportError(
+        "yolov5_utils: the C extension yolov5_utils._C cannot be loaded "
+        f"({error}). Remedy: reinstall it for this interpreter with "
+        "'pip install --force-reinstall --no-deps yolov5-torch-utils', or in a checkout "
+        "'pip install --no-build-isolation --no-deps -e .' (needs a C compiler and Python's headers)."
+    ) from error
+
+Unsupported = _C.Unsupported
+
+
+class HotPath(NamedTuple):
+    """What `info` says of a hot path: its C function's name, and the calls so far by way taken."""
+
+    function: str
+    calls: dict[str, int]  # "C" and "torch" -> number of calls
+    reasons: dict[str, int]  # why torch was taken -> number of calls
+
+
+HOT_PATHS: dict[str, HotPath] = {
+    operation: HotPath(function, {"C": 0, "torch": 0}, {})
+    for operation, function in (
+        ("ema", "ema_update"),
+        ("fuse", "fuse"),
+        ("sparsity", "count_module_zeros"),
+        ("prune", "prune"),
+        ("scale_img", "scale_img"),
+        ("time_synchronized", "time_synchronized"),
+    )
+}
+
+_USE_C = switches.BACKEND.read() != "torch"
+_STRICT = switches.STRICT.on()
+
+
+def refusal(operation: str) -> str | None:
+    """Why `operation` cannot run in C at all here, or None where it can."""
+    if not hasattr(_C, HOT_PATHS[operation].function):
+        return "not in C in this version"
+    if not _USE_C:
+        return f"{switches.BACKEND.name}=torch"
+    return None
+
+
+def attempt(operation: str, function: Callable[..., Any], *args: Any) -> tuple[bool, Any]:
+    """Run `function(*args)` in C: (True, result), or (False, None) where the reference must run.
+
+    The C function has changed nothing when it refuses. Under YOLOV5_UTILS_STRICT=1 a refusal is
+    raised as RuntimeError; every other exception passes through.
+    """
+    reason = None
+    if not _USE_C:
+        reason = f"{switches.BACKEND.name}=torch"
+    elif torch.compiler.is_compiling() if hasattr(torch, "compiler") else False:
+        reason = "inside torch.compile"
+    else:
+        try:
+            result = function(*args)
+        except Unsupported as why:
+            reason = str(why)
+        else:
+            HOT_PATHS[operation].calls["C"] += 1
+            return True, result
+    note_torch(operation, reason)
+    return False, None
+
+
+def note_torch(operation: str, reason: str) -> None:
+    """Count a call that runs as torch operations; RuntimeError under YOLOV5_UTILS_STRICT=1."""
+    path = HOT_PATHS[operation]
+    if _STRICT and _USE_C and refusal(operation) is None:
+        raise RuntimeError(f"{operation}: C cannot run this call ({reason}), and STRICT is on")
+    path.calls["torch"] += 1
+    path.reasons[reason] = path.reasons.get(reason, 0) + 1
+
+
+_C.register_torch(torch)
+_C.configure(level=switches.CPU.read() or None)

@@ -1,0 +1,1 @@
+"""One file per hot path: try C, otherwise the reference."""

@@ -1,0 +1,66 @@
+"""ModelEMA: a moving average of everything floating in a model's state_dict."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from copy import deepcopy
+
+import torch
+from torch import nn
+
+from .. import _C, _native, reference
+from ..inspection import copy_attr, is_parallel
+
+
+def update_modules(average: nn.Module, source: nn.Module, decay: float) -> None:
+    """average = decay · average + (1 − decay) · source, in place, by state_dict key.
+
+    Every floating parameter and persistent buffer of `average`, any shape, any floating dtype, is
+    updated with the original's roundings (two products, one sum). KeyError names a key that
+    `source` lacks, RuntimeError a shape that does not broadcast; nothing is written then.
+    Paths: C on CPU tensors, otherwise torch. Source of the semantics: YOLOv5 1.0 and later.
+    """
+    done, _ = _native.attempt("ema", _C.ema_update, average, source, decay)
+    if not done:
+        reference.ema_update(average, source, decay)
+
+
+class ModelEMA:
+    """Exponential moving average of a model, as YOLOv5 keeps it while training.
+
+    `ema` is a copy of the model in eval mode without gradients, `updates` the number of updates so
+    far, `decay` a function from `updates` to the decay in use: decay · (1 − exp(−updates / 2000)).
+    All three may be replaced from outside and are read at every update.
+    """
+
+    def __init__(self, model: nn.Module, decay: float = 0.9999, updates: int = 0) -> None:
+        self.ema = deepcopy(model.module if is_parallel(model) else model).eval()
+        self.updates = updates
+        self.decay = lambda x: decay * (1 - math.exp(-x / 2000))  # ramps up over early training
+        for parameter in self.ema.parameters():
+            parameter.requires_grad_(False)
+
+    def update(self, model: nn.Module) -> None:
+        """Average the state of `model` (also wrapped in DP or DDP) into `ema`.
+
+        KeyError or RuntimeError as `update_modules`; `ema` and `updates` are then as they were.
+        """
+        before = self.updates
+        try:
+            with torch.no_grad():
+                self.updates += 1
+                source = model.module if is_parallel(model) else model
+                update_modules(self.ema, source, self.decay(self.updates))
+        except BaseException:
+            self.updates = before
+            raise
+
+    def update_attr(
+        self,
+        model: nn.Module,
+        include: Iterable[str] = (),
+        exclude: Iterable[str] = ("process_group", "reducer"),
+    ) -> None:
+        """Copy the model's public attributes (only `include` where given) to `ema`."""
+        copy_attr(self.ema, model, include, exclude)

@@ -1,0 +1,131 @@
+"""Which device a run uses, what the banner says of the code, and the random seeds.
+
+Must not know the C extension, nor start CUDA when imported.
+"""
+
+from __future__ import annotations
+
+import datetime
+import logging
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+logger = logging.getLogger(f"{__package__}.torch_utils")
+
+
+def _running_file() -> Path:
+    """The file that runs as `__main__`, or where there is none (-c, notebooks) the package's."""
+    running = getattr(sys.modules.get("__main__"), "__file__", None)
+    if running and os.path.isfile(running):  # a zip application names a file that is none
+        return Path(running)
+    return Path(__file__).with_name("__init__.py")
+
+
+def date_modified(path: str | os.PathLike[str] | None = None) -> str:
+    """The day a file was last written, local time, without leading zeros: '2021-3-26'.
+
+    `path` defaults to the file that runs as `__main__`, else the package's. FileNotFoundError for
+    a path that does not exist. Source: YOLOv5 5.0, where the default is torch_utils.py.
+    """
+    path = _running_file() if path is None else path
+    day = datetime.date.fromtimestamp(os.stat(path).st_mtime)
+    return f"{day.year}-{day.month}-{day.day}"
+
+
+def git_describe(path: str | os.PathLike[str] | None = None) -> str:
+    """What `git describe --tags --long --always` says of a folder: 'v5.0-5-g3e25f1e'.
+
+    `path` (any characters, no shell is involved) defaults to the folder of the file that runs as
+    `__main__`, else the package's. Empty where the folder is in no git repository, does not exist,
+    or git is not installed. Source: YOLOv5 5.0, where the default is the folder of torch_utils.py.
+    """
+    folder = _running_file().parent if path is None else path
+    command = ["git", "-C", os.fspath(folder), "describe", "--tags", "--long", "--always"]
+    try:
+        said = subprocess.run(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        )
+    except OSError:
+        return ""
+    return said.stdout.decode(errors="replace").strip() if said.returncode == 0 else ""
+
+
+def _requested(device: str | int | torch.device | None) -> str:
+    """`device` as one word: '' (automatic), 'cpu', 'cuda', or GPU numbers such as '0,2'."""
+    if device is None:
+        return ""
+    if isinstance(device, torch.device) and device.type == "cpu":
+        return "cpu"  # also with an index, 'cpu:0'
+    return str(device).strip().lower().replace("cuda:", "")
+
+
+def select_device(
+    device: str | int | torch.device | None = "", batch_size: int | None = None
+) -> torch.device:
+    """Restrict the process to the requested GPUs (or none), log a banner, return the device to use.
+
+    `device` is '' or None (GPU 0 where there is one, otherwise the CPU), 'cpu', one or more GPU
+    numbers ('0', '0,2,3', 1, 'cuda:1', torch.device('cuda', 1)), or 'cuda' (the first visible GPU);
+    upper case and spaces around it do not matter. GPU numbers and 'cpu' (as '-1') are put into
+    CUDA_VISIBLE_DEVICES, where they stay also when an error is raised, and so the result is always
+    torch.device('cuda:0') or torch.device('cpu'). `batch_size` (images) is checked when several
+    GPUs are listed; None and 0 are not.
+
+    AssertionError for a requested GPU where CUDA is unavailable, and for a batch size that the
+    number of listed GPUs does not divide. Source: YOLOv5 of July 2021 (5.0 takes text alone).
+    """
+    banner = f"YOLOv5 🚀 {git_describe() or date_modified()} torch {torch.__version__} "
+    wanted = _requested(device)
+    if wanted == "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
+    elif wanted:
+        if wanted != "cuda":
+            os.environ["CUDA_VISIBLE_DEVICES"] = wanted
+        _require(torch.cuda.is_available(), f"CUDA unavailable, invalid device {wanted} requested")
+
+    cuda = wanted != "cpu" and torch.cuda.is_available()
+    if cuda:
+        numbers = ["0"] if wanted in ("", "cuda") else wanted.split(",")
+        count = len(numbers)
+        _require(
+            count == 1 or not batch_size or batch_size % count == 0,
+            f"batch-size {batch_size} not multiple of GPU count {count}",
+        )
+        banner += _gpu_lines(numbers, indent=len(banner) + 1)
+    else:
+        banner += "CPU\n"
+    if platform.system() == "Windows":  # its consoles cannot print the emoji
+        banner = banner.encode("ascii", "ignore").decode()
+    logger.info(banner)
+    return torch.device("cuda:0" if cuda else "cpu")
+
+
+def _require(condition: bool, text: str) -> None:
+    """An assertion that `python -O` keeps: YOLOv5's callers catch AssertionError."""
+    if not condition:
+        raise AssertionError(text)
+
+
+def _gpu_lines(numbers: list[str], indent: int) -> str:
+    """One line per requested GPU; CUDA numbers the visible ones from 0, in the order requested."""
+    lines = []
+    for position, number in enumerate(numbers):
+        gpu = torch.cuda.get_device_properties(position)
+        lines.append(f"CUDA:{number} ({gpu.name}, {gpu.total_memory / 1024**2}MB)\n")
+    return (" " * indent).join(lines)
+
+
+def init_torch_seeds(seed: int = 0) -> None:
+    """Seed torch on every device and set cuDNN: deterministic for seed 0, else the fastest.
+
+    Source: YOLOv5 5.0.
+    """
+    torch.manual_seed(seed)
+    reproducible = seed == 0
+    torch.backends.cudnn.benchmark = not reproducible
+    torch.backends.cudnn.deterministic = reproducible

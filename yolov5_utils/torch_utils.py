@@ -1,0 +1,86 @@
+"""The drop-in for YOLOv5's utils/torch_utils.py: every name of that file, found where it lives.
+
+Must hold no code of its own beyond looking names up.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+from .device import date_modified, git_describe, init_torch_seeds, logger, select_device
+from .distributed import torch_distributed_zero_first
+from .inspection import (
+    copy_attr,
+    de_parallel,
+    find_modules,
+    intersect_dicts,
+    is_parallel,
+    load_thop,
+    model_info,
+    profile,
+)
+from .ops.ema import ModelEMA
+from .ops.fuse import fuse_conv_and_bn
+from .ops.prune import prune
+from .ops.scale_img import scale_img
+from .ops.sparsity import sparsity
+from .ops.time_synchronized import time_synchronized
+from .training import initialize_weights, load_classifier
+
+__all__ = [
+    "ModelEMA",
+    "copy_attr",
+    "date_modified",
+    "de_parallel",
+    "find_modules",
+    "fuse_conv_and_bn",
+    "git_describe",
+    "init_torch_seeds",
+    "initialize_weights",
+    "intersect_dicts",
+    "is_parallel",
+    "load_classifier",
+    "logger",
+    "model_info",
+    "profile",
+    "prune",
+    "scale_img",
+    "select_device",
+    "sparsity",
+    "time_synchronized",
+    "torch_distributed_zero_first",
+]
+
+# What the original file has as attributes because it imports them; found when touched.
+_INCIDENTAL = {
+    "F": "torch.nn.functional",
+    "Path": "pathlib:Path",
+    "contextmanager": "contextlib:contextmanager",
+    "cudnn": "torch.backends.cudnn",
+    "datetime": "datetime",
+    "deepcopy": "copy:deepcopy",
+    "dist": "torch.distributed",
+    "logging": "logging",
+    "math": "math",
+    "nn": "torch.nn",
+    "os": "os",
+    "platform": "platform",
+    "subprocess": "subprocess",
+    "time": "time",
+    "torch": "torch",
+    "torchvision": "torchvision",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "thop":
+        return load_thop()
+    if name not in _INCIDENTAL:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module, _, attribute = _INCIDENTAL[name].partition(":")
+    try:
+        found = import_module(module)
+    except ImportError as error:  # hasattr() must answer where torchvision is not installed
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}: {error}") from error
+    return getattr(found, attribute) if attribute else found

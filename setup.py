@@ -9,10 +9,18 @@ import setuptools
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
-ROOT = Path(__file__).parent
 LIMITED_API = 0x030A0000  # CPython 3.10: the first stable ABI with METH_FASTCALL
 WHEEL_TAG = "cp310"
 FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))  # no stable ABI there yet
+
+WARNINGS = [
+    "-Wall",
+    "-Wextra",
+    "-Wshadow",
+    "-Wconversion",
+    "-Wstrict-prototypes",
+    "-Wmissing-prototypes",
+]
 
 
 def switch(name: str) -> bool:
@@ -23,72 +31,62 @@ def switch(name: str) -> bool:
     return value == "1"
 
 
-def version() -> str:
-    for line in (ROOT / "yolov5_utils" / "__init__.py").read_text().splitlines():
-        if line.startswith("__version__"):
-            return line.split('"')[1]
-    raise SystemExit("no __version__ in yolov5_utils/__init__.py")
-
-
-def compile_arguments() -> tuple[list[str], list[str]]:
-    """Compiler and linker arguments. -ffp-contract=off carries the promise of equal bits."""
-    compile_args = [
-        "-std=c11",
-        "-O3",
-        "-fvisibility=hidden",
-        "-fno-math-errno",
-        "-ffp-contract=off",
-        "-Wall",
-        "-Wextra",
-        "-Wshadow",
-        "-Wconversion",
-        "-Wstrict-prototypes",
-        "-Wmissing-prototypes",
-    ]
-    link_args: list[str] = []
+def compiler_arguments() -> tuple[list[str], list[str]]:
+    """Arguments for compiling and for linking. -ffp-contract=off carries the promise of equal bits."""
+    compiling = ["-std=c11", "-O3", "-fvisibility=hidden", "-fno-math-errno", "-ffp-contract=off"]
+    compiling += WARNINGS
+    linking: list[str] = []
     if switch("YOLOV5_UTILS_DEBUG"):
-        compile_args += ["-O0", "-g3", "-UNDEBUG"]
+        compiling += ["-O0", "-g3", "-UNDEBUG"]
     if switch("YOLOV5_UTILS_SANITIZE"):
         instrument = ["-fsanitize=address,undefined", "-fno-omit-frame-pointer", "-g"]
-        compile_args += instrument
-        link_args += instrument
+        compiling += instrument
+        linking += instrument
     if switch("YOLOV5_UTILS_COVERAGE"):
-        compile_args += ["--coverage", "-O1"]
-        link_args += ["--coverage"]
+        compiling += ["--coverage", "-O1"]
+        linking += ["--coverage"]
     if switch("YOLOV5_UTILS_WERROR"):
-        compile_args += ["-Werror"]
-    return compile_args, link_args
+        compiling += ["-Werror"]
+    return compiling, linking
 
 
 class BuildExtension(build_ext):
-    """build_ext that rebuilds when any source or header changed: kernel files are included ones."""
+    """build_ext that always compiles: kernels are included files, and switches change the flags."""
+
+    def finalize_options(self) -> None:
+        super().finalize_options()
+        self.force = True
 
     def build_extension(self, ext: Extension) -> None:
-        ext.depends = [str(p) for p in (ROOT / "csrc").rglob("*") if p.suffix in (".h", ".inc")]
+        if self.compiler.compiler_type == "msvc":
+            ext.extra_compile_args = ["/std:c11", "/O2", "/fp:precise"]
+        else:
+            ext.extra_compile_args, ext.extra_link_args = compiler_arguments()
         super().build_extension(ext)
 
 
+def libraries() -> list[str]:
+    """dlopen lives in its own library only where glibc is older than 2.34, libm everywhere on Unix."""
+    if sys.platform == "win32":
+        return []
+    return ["dl", "m"] if sys.platform == "linux" else ["m"]
+
+
 def licence() -> dict[str, str]:
-    """PEP 639 where setuptools knows it (77 and later), the older field before that."""
+    """PEP 639's field where setuptools knows it (77 and later), the older one before that."""
     if int(setuptools.__version__.split(".")[0]) >= 77:
         return {"license_expression": "MIT"}
     return {"license": "MIT"}
 
 
-compile_args, link_args = compile_arguments()
 setup(
-    version=version(),
-    packages=setuptools.find_packages(include=["yolov5_utils", "yolov5_utils.*"]),
-    package_data={"yolov5_utils": ["py.typed", "*.pyi"]},
     ext_modules=[
         Extension(
             "yolov5_utils._C",
-            sources=sorted(str(p.relative_to(ROOT)) for p in (ROOT / "csrc").rglob("*.c")),
+            sources=sorted(path.as_posix() for path in Path("csrc").rglob("*.c")),
             include_dirs=["csrc"],
             define_macros=[] if FREE_THREADED else [("Py_LIMITED_API", hex(LIMITED_API))],
-            extra_compile_args=compile_args,
-            extra_link_args=link_args,
-            libraries=["dl", "m"],
+            libraries=libraries(),
             py_limited_api=not FREE_THREADED,
         )
     ],

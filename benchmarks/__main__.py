@@ -1,0 +1,52 @@
+"""`python -m benchmarks`: every benchmark, one report."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from . import bench_ema, bench_import, bench_memory, bench_sparsity, harness
+
+BEGIN = "<!-- figures: begin -->"
+END = "<!-- figures: end -->"
+
+
+def run(quick: bool) -> list[harness.Table]:
+    """All tables; `quick` takes fewer models and less time, and its figures are rougher."""
+    names, seconds = (["n"], 1.5) if quick else (["n", "s", "x"], 6.0)
+    return [
+        bench_ema.table(names, [1, 2], seconds),
+        bench_ema.busy_table(names, seconds),
+        bench_sparsity.table(names, [1, 2], seconds),
+        bench_memory.table(["n"] if quick else ["n", "x"], 100 if quick else 1000),
+        bench_import.table(3 if quick else 15),
+    ]
+
+
+def write_markdown(path: Path, line: str, tables: Sequence[harness.Table]) -> None:
+    """Replace what stands between the two markers of `path`; ValueError where they are missing."""
+    text = path.read_text()
+    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(END) < text.index(BEGIN):
+        raise ValueError(f"{path}: needs one line {BEGIN} and after it one line {END}")
+    head, tail = text[: text.index(BEGIN)], text[text.index(END) :]
+    sections = [f"Measured on: {line}.", *(table.markdown() for table in tables)]
+    path.write_text("\n\n".join([head + BEGIN, *sections, tail]))
+
+
+def main() -> None:
+    """Run from the command line."""
+    options = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    options.add_argument("--quick", action="store_true", help="one model, about half a minute")
+    options.add_argument("--json", type=Path, help="write the raw figures to this file")
+    options.add_argument("--markdown", type=Path, help="put the tables into this file")
+    chosen = options.parse_args()
+    about = harness.machine()
+    tables = run(chosen.quick)
+    harness.show(about, tables, chosen.json)
+    if chosen.markdown is not None:
+        write_markdown(chosen.markdown, harness.machine_line(about), tables)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,71 @@
+"""What importing the package adds to `import torch`, in fresh processes."""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+from . import harness
+
+MODULES = ("yolov5_utils", "yolov5_utils.torch_utils")
+TARGET = "< 20 ms"
+REPOSITORY = Path(__file__).resolve().parent.parent
+# The child prints how long torch took and how long the module took after it, in ms.
+_CHILD = """
+import sys, time
+start = time.perf_counter()
+import torch
+middle = time.perf_counter()
+__import__(sys.argv[1])
+end = time.perf_counter()
+print((middle - start) * 1e3, (end - middle) * 1e3)
+"""
+COLUMNS = (
+    harness.Column("import", "module"),
+    harness.Column("median ms", "median_ms", "{:.2f}"),
+    harness.Column("min ms", "min_ms", "{:.2f}"),
+    harness.Column("import torch before it, median ms", "torch_ms", "{:.0f}"),
+    harness.Column("target", "target"),
+)
+
+
+def import_ms(module: str) -> tuple[float, float]:
+    """(torch, then `module`) in milliseconds in a process of its own."""
+    command = [sys.executable, "-c", _CHILD, module]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    torch_ms, module_ms = map(float, done.stdout.split())
+    return torch_ms, module_ms
+
+
+def table(processes: int) -> harness.Table:
+    """Medians over `processes` fresh processes for each module, taking turns."""
+    taken: dict[str, list[tuple[float, float]]] = {module: [] for module in MODULES}
+    for module in MODULES:
+        import_ms(module)  # the first one writes byte code and reads the disk
+    for _ in range(processes):
+        for module in MODULES:
+            taken[module].append(import_ms(module))
+    rows = []
+    for module, pairs in taken.items():
+        added = [pair[1] for pair in pairs]
+        row = {"module": module, "median_ms": statistics.median(added), "min_ms": min(added)}
+        row.update(torch_ms=statistics.median(pair[0] for pair in pairs), target=TARGET)
+        rows.append(row)
+    notes = [f"added to `import torch`; {processes} fresh processes each, taking turns"]
+    return harness.Table("Import time", COLUMNS, rows, notes)
+
+
+def main(arguments: list[str]) -> None:
+    """Run from the command line."""
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("--processes", type=int, default=15, help="per module")
+    options.add_argument("--json", type=Path, help="write the raw figures to this file")
+    chosen = options.parse_args(arguments)
+    harness.show(harness.machine(), [table(chosen.processes)], chosen.json)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

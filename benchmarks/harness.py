@@ -1,0 +1,307 @@
+"""Timing, bandwidth, machine description and tables shared by all benchmarks.
+
+Figures are ratios taken in one process: candidates take turns, so that a slow moment of a shared
+machine hits all of them. Must not know any hot path.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import gc
+import json
+import os
+import platform
+import re
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+# A turn repeats short calls for about this long: long enough to warm the caches with the
+# candidate's own data, short enough that ten candidates meet the same state of the machine.
+TURN_S = 0.004
+# More calls than this in one turn add nothing to a minimum or a median.
+MAX_CALLS_PER_TURN = 40
+MIN_ROUNDS = 5
+
+
+class Candidate(NamedTuple):
+    """One of the callables compared."""
+
+    name: str
+    call: Callable[[], object]
+    prepare: Callable[[], object] | None = None  # untimed, at the start of each turn
+
+
+class Timing(NamedTuple):
+    """The timed calls of one candidate, in seconds."""
+
+    best_s: float
+    median_s: float
+    mean_s: float
+    calls: int
+
+
+def interleave(candidates: Sequence[Candidate], seconds: float) -> dict[str, Timing]:
+    """Time the candidates A B C, A B C … for `seconds` in all, at least MIN_ROUNDS rounds.
+
+    The first call of every turn is not timed: it refills the caches after the other candidates.
+    """
+    names = [candidate.name for candidate in candidates]
+    if len(set(names)) != len(names):
+        raise ValueError(f"candidates: names must differ, got {names}")
+    samples: dict[str, list[float]] = {name: [] for name in names}
+    gc.collect()
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        end = time.perf_counter() + seconds
+        rounds = 0
+        while rounds < MIN_ROUNDS or time.perf_counter() < end:
+            for candidate in candidates:
+                samples[candidate.name] += _turn(candidate)
+            rounds += 1
+    finally:
+        if was_enabled:
+            gc.enable()
+    return {
+        name: Timing(min(taken), statistics.median(taken), statistics.fmean(taken), len(taken))
+        for name, taken in samples.items()
+    }
+
+
+def _turn(candidate: Candidate) -> list[float]:
+    """The seconds of each timed call of one turn."""
+    if candidate.prepare is not None:
+        candidate.prepare()
+    call, clock = candidate.call, time.perf_counter
+    start = clock()
+    call()
+    calls = max(1, min(MAX_CALLS_PER_TURN, int(TURN_S / max(clock() - start, 1e-9))))
+    taken = []
+    for _ in range(calls):
+        start = clock()
+        call()
+        taken.append(clock() - start)
+    return taken
+
+
+def update_bandwidth(elements: int) -> Candidate:
+    """A triad a = a + s·b over float32: reads 8 and writes 4 bytes per element, in place.
+
+    The traffic of one EMA pass with nothing else; torch's own kernel, on torch's threads.
+    """
+    a, b = torch.rand(elements), torch.rand(elements)
+    return Candidate("triad a += s·b", lambda: torch.add(a, b, alpha=1e-9, out=a))
+
+
+def read_bandwidth(elements: int) -> list[Candidate]:
+    """Two reductions that read 4 bytes per element of float32: take the faster as the limit."""
+    a = torch.rand(elements)
+    return [
+        Candidate("read: torch.sum(a)", lambda: torch.sum(a)),
+        Candidate("read: torch.dot(a, a)", lambda: torch.dot(a, a)),
+    ]
+
+
+# What a spinning child runs: it says when it started, and ends when its parent does.
+_SPIN = """
+import os, sys
+parent = os.getppid()
+print("on", flush=True)
+while os.getppid() == parent:
+    for _ in range(1_000_000):
+        pass
+"""
+
+
+@contextlib.contextmanager
+def busy_cores(children: int) -> Iterator[None]:
+    """Keep `children` processes spinning meanwhile."""
+    running: list[subprocess.Popen[bytes]] = []
+    try:
+        for _ in range(children):
+            command = [sys.executable, "-S", "-c", _SPIN]
+            running.append(subprocess.Popen(command, stdout=subprocess.PIPE))
+        for child in running:
+            assert child.stdout is not None
+            child.stdout.readline()
+        yield
+    finally:
+        for child in running:
+            child.kill()
+            child.communicate()
+
+
+def usable_cores() -> int:
+    """The number of cores this process may run on."""
+    return len(os.sched_getaffinity(0))
+
+
+def machine() -> dict[str, object]:
+    """What the figures depend on: CPU, levels, torch, BLAS, cores."""
+    cpuinfo = Path("/proc/cpuinfo")
+    text = cpuinfo.read_text() if cpuinfo.exists() else ""
+    cpu = re.search(r"^model name\s*: (.*)$", text, re.MULTILINE)
+    blas = re.search(r"BLAS_INFO=(\w+)", torch.__config__.show())
+    return {
+        "cpu": cpu.group(1) if cpu else platform.processor() or platform.machine(),
+        "cores": usable_cores(),
+        "level": _package_level(),
+        "torch": torch.__version__,
+        "torch_level": torch.backends.cpu.get_cpu_capability(),
+        "blas": blas.group(1) if blas else "unknown",
+        "python": platform.python_version(),
+        "load": round(os.getloadavg()[0], 2),
+    }
+
+
+def _package_level() -> str:
+    """The instruction level the package's kernels run at."""
+    from yolov5_utils import _C
+
+    return str(_C.levels()["active"])
+
+
+def machine_line(about: dict[str, object]) -> str:
+    """`machine()` as one line."""
+    return (
+        f"{about['cpu']}, {about['cores']} cores, package level {about['level']}; "
+        f"torch {about['torch']} ({about['torch_level']}, BLAS {about['blas']}), "
+        f"Python {about['python']}; load {about['load']} at the start"
+    )
+
+
+class Column(NamedTuple):
+    """A heading, the key of its values in a row, how a value is written."""
+
+    heading: str
+    key: str
+    form: str = "{}"
+
+
+class Table(NamedTuple):
+    """Rows of raw values, and how to show them."""
+
+    title: str
+    columns: Sequence[Column]
+    rows: list[dict[str, Any]]
+    notes: list[str]
+
+    def cells(self) -> list[list[str]]:
+        """Headings and rows as text; an absent value is an empty cell."""
+        lines = [[column.heading for column in self.columns]]
+        for row in self.rows:
+            values = [(row.get(column.key), column.form) for column in self.columns]
+            lines.append(["" if value is None else form.format(value) for value, form in values])
+        return lines
+
+    def text(self) -> str:
+        """Aligned columns; text to the left, figures to the right."""
+        cells = self.cells()
+        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+        right = [column.form != "{}" for column in self.columns]
+        lines = [self.title]
+        for line in cells:
+            padded = [
+                cell.rjust(width) if flush else cell.ljust(width)
+                for cell, width, flush in zip(line, widths, right, strict=True)
+            ]
+            lines.append("  " + "  ".join(padded).rstrip())
+        return "\n".join(lines + [f"  {note}" for note in self.notes])
+
+    def markdown(self) -> str:
+        """The same as a Markdown section."""
+        heading, *rows = self.cells()
+        marks = ["---:" if column.form != "{}" else "---" for column in self.columns]
+        lines = [f"| {' | '.join(line)} |" for line in [heading, marks, *rows]]
+        notes = [f"\n{note}" for note in self.notes]
+        return "\n".join([f"### {self.title}", "", *lines, *notes])
+
+
+# The columns of a table of speeds, and the keys of the rows `speed_rows` makes.
+SPEED_COLUMNS = (
+    Column("model", "model"),
+    Column("threads", "threads", "{:d}"),
+    Column("who", "who"),
+    Column("min ms", "min_ms", "{:.3f}"),
+    Column("median ms", "median_ms", "{:.3f}"),
+    Column("package faster by", "ratio", "{:.2f}×"),
+    Column("by medians", "ratio_median", "{:.2f}×"),
+    Column("target", "target"),
+    Column("GB/s", "gb_per_s", "{:.1f}"),
+    Column("of the limit", "share", "{:.0%}"),
+    Column("host share", "host_share", "{:.0%}"),
+)
+
+
+def speed_rows(
+    timings: dict[str, Timing], *, moved_bytes: int, limits: Sequence[str], hidden: Sequence[str]
+) -> list[dict[str, Any]]:
+    """One row per candidate but the `hidden`; the one named "package" is the measure of all.
+
+    `limits` names the candidates that only move `moved_bytes`; the fastest of them is the limit
+    that "package" is held against.
+    """
+    package = timings["package"]
+    limit = min(timings[name].best_s for name in limits)
+    rows = []
+    for name, timing in timings.items():
+        if name in hidden:
+            continue
+        row: dict[str, Any] = {
+            "who": name,
+            "min_ms": timing.best_s * 1e3,
+            "median_ms": timing.median_s * 1e3,
+            "mean_ms": timing.mean_s * 1e3,
+            "calls": timing.calls,
+        }
+        if name == "package" or name in limits:
+            row["gb_per_s"] = moved_bytes / timing.best_s / 1e9
+        if name == "package":
+            row["share"] = limit / timing.best_s
+        elif name not in limits:
+            row["ratio"] = timing.best_s / package.best_s
+            row["ratio_median"] = timing.median_s / package.median_s
+        rows.append(row)
+    return rows
+
+
+def mark_best_peer(rows: list[dict[str, Any]], original: str) -> dict[str, Any]:
+    """The fastest row that is neither the package, a limit nor `original`; its name says so."""
+    peers = [row for row in rows if "ratio" in row and row["who"] != original]
+    best = min(peers, key=lambda row: row["min_ms"])
+    best["who"] += " (best peer)"
+    return best
+
+
+def parser(description: str) -> argparse.ArgumentParser:
+    """The options that the benchmarks of speed share."""
+    options = argparse.ArgumentParser(description=description)
+    options.add_argument("--models", default="n,s,x", help="of n,s,m,l,x (default %(default)s)")
+    options.add_argument("--threads", default="1,2", help="torch threads (default %(default)s)")
+    options.add_argument("--seconds", type=float, default=6.0, help="per model and thread count")
+    options.add_argument("--json", type=Path, help="write the raw figures to this file")
+    return options
+
+
+def names_of(argument: str) -> list[str]:
+    """The parts of a comma-separated option."""
+    return [part.strip() for part in argument.split(",") if part.strip()]
+
+
+def show(about: dict[str, object], tables: Sequence[Table], json_path: Path | None) -> None:
+    """Print everything, and write it to `json_path` where one is given."""
+    print(machine_line(about))
+    for table in tables:
+        print(f"\n{table.text()}", flush=True)
+    if json_path is not None:
+        sections = [{"title": t.title, "rows": t.rows, "notes": t.notes} for t in tables]
+        content = {"machine": about, "tables": sections}
+        json_path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")

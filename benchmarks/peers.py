@@ -1,0 +1,103 @@
+"""What the package is compared with: YOLOv5's own formulas, and the best known other ways.
+
+Must not know the package under test.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import math
+from collections.abc import Callable
+from copy import deepcopy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+DECAY = 0.9999
+
+
+class OriginalEMA:
+    """YOLOv5's average: per floating entry of the state dict a product in place and a sum."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.ema = deepcopy(model).eval().requires_grad_(False)
+        self.updates = 0
+
+    def decay(self) -> float:
+        """The decay of this update, ramped up as in YOLOv5."""
+        self.updates += 1
+        return DECAY * (1 - math.exp(-self.updates / 2000))
+
+    def update(self, model: nn.Module) -> None:
+        """Average `model` into `ema`."""
+        with torch.no_grad():
+            decay = self.decay()
+            new = model.state_dict()
+            for key, value in self.ema.state_dict().items():
+                if value.dtype.is_floating_point:
+                    value *= decay
+                    value += (1 - decay) * new[key].detach()
+
+
+class ForeachEMA(OriginalEMA):
+    """The same walks with one `_foreach_lerp_`: fewer calls, other bits (a fused blend)."""
+
+    def update(self, model: nn.Module) -> None:
+        """Average `model` into `ema`."""
+        with torch.no_grad():
+            decay = self.decay()
+            new = model.state_dict()
+            floating = [
+                (value, new[key])
+                for key, value in self.ema.state_dict().items()
+                if value.dtype.is_floating_point
+            ]
+            averages, sources = zip(*floating, strict=True)
+            torch._foreach_lerp_(averages, sources, 1 - decay)
+
+
+def averaged_model(model: nn.Module) -> Callable[[nn.Module], None]:
+    """The update function of torch's own AveragedModel, buffers included as YOLOv5 has them."""
+    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(DECAY), use_buffers=True)
+    return average.update_parameters
+
+
+def timm_average(model: nn.Module) -> Callable[[nn.Module], None] | None:
+    """The update function of timm's ModelEmaV3, or None where timm is not installed."""
+    module = _timm_module()
+    return None if module is None else module.ModelEmaV3(model, decay=DECAY).update
+
+
+def _timm_module() -> Any:
+    """timm.utils.model_ema, loaded alone: importing timm needs torchvision, this file does not."""
+    try:
+        path = importlib.metadata.distribution("timm").locate_file("timm/utils/model_ema.py")
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    spec = importlib.util.spec_from_file_location("timm_model_ema", str(path))
+    if spec is None or spec.loader is None:
+        return None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def original_sparsity(model: nn.Module) -> Tensor:
+    """YOLOv5's formula: a comparison and a sum per parameter, added up in the default dtype."""
+    elements, zeros = 0.0, 0.0
+    for parameter in model.parameters():
+        elements += parameter.numel()
+        zeros += (parameter == 0).sum()
+    return zeros / elements  # type: ignore[return-value]
+
+
+def count_nonzero_sparsity(model: nn.Module) -> float:
+    """The share of zeros through torch.count_nonzero, one call per parameter."""
+    elements, nonzero = 0, torch.zeros((), dtype=torch.int64)
+    for parameter in model.parameters():
+        elements += parameter.numel()
+        nonzero += torch.count_nonzero(parameter)
+    return 1 - nonzero.item() / elements

@@ -1,0 +1,49 @@
+"""What every test may ask for: an instruction level, a number of threads; and the header that says
+which torch and which levels this run is about."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+LEVELS = ("portable", "avx2", "avx512", "neon")
+
+
+def pytest_report_header() -> list[str]:
+    import torch
+
+    lines = [f"torch {torch.__version__}, {torch.get_num_threads()} threads"]
+    try:
+        from yolov5_utils import _native  # sets the level that the environment asks for
+    except ImportError as error:
+        return [*lines, str(error)]
+    info = _native._C.info()
+    return [*lines, f"levels found: {', '.join(info['levels_found'])}; active: {info['level']}"]
+
+
+@pytest.fixture(params=LEVELS)
+def level(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Each instruction level in turn, active during the test; skipped where the CPU lacks it."""
+    from yolov5_utils import _C
+
+    info: dict[str, Any] = _C.info()
+    if request.param not in info["levels_compiled"]:
+        pytest.skip(f"level {request.param} is not compiled in on this architecture")
+    if request.param not in info["levels_found"]:
+        pytest.skip(f"this CPU lacks level {request.param}")
+    before = _C.configure(level=request.param)
+    yield request.param
+    _C.configure(**before)
+
+
+@pytest.fixture(params=(1, 2), ids=("1thread", "2threads"))
+def threads(request: pytest.FixtureRequest) -> Iterator[int]:
+    """One and two torch threads in turn."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)

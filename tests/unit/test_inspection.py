@@ -1,0 +1,361 @@
+"""profile, model_info and the small helpers, against texts worked out by hand."""
+
+from __future__ import annotations
+
+import logging
+import math
+import sys
+from types import ModuleType, SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from yolov5_utils.torch_utils import (
+    copy_attr,
+    de_parallel,
+    find_modules,
+    intersect_dicts,
+    is_parallel,
+    model_info,
+    profile,
+)
+
+HEADER = (
+    "      Params      GFLOPs    forward (ms)   backward (ms)                   input"
+    "                  output"
+)
+COLUMN_ENDS = (12, 24, 40, 56, 80, 104)
+
+
+class Detector(nn.Module):
+    """What model_info looks at in YOLOv5's Model: yaml, stride, and modules in a list."""
+
+    def __init__(self, channels=3, stride=32):
+        super().__init__()
+        self.yaml = {"ch": channels}
+        self.stride = torch.tensor([8.0, float(stride)])
+        self.module_list = nn.ModuleList([nn.Conv2d(channels, 2, 1), nn.BatchNorm2d(2), nn.SiLU()])
+
+    def forward(self, images):
+        for module in self.module_list:
+            images = module(images)
+        return images
+
+
+@pytest.fixture
+def no_thop(monkeypatch):
+    monkeypatch.setitem(sys.modules, "thop", None)
+
+
+@pytest.fixture
+def thop(monkeypatch):
+    """A thop that counts one multiply-add per 1e-9 input value, and leaves buffers as thop does."""
+    module = ModuleType("thop")
+    module.models, module.shapes = [], []
+
+    def count(model, inputs, verbose):
+        assert verbose is False
+        module.models.append(model)
+        module.shapes.append(tuple(inputs[0].shape))
+        for part in model.modules():
+            part.register_buffer("total_ops", torch.zeros(1))
+        model(*inputs)
+        return inputs[0].numel() * 1e9, 0
+
+    module.profile = count
+    monkeypatch.setitem(sys.modules, "thop", module)
+    return module
+
+
+def rows(text: str) -> list[list[str]]:
+    """The columns of each row that `profile` printed; its head is checked on the way."""
+    lines = text.split("\n")
+    gpu = torch.cuda.get_device_properties(0) if torch.cuda.is_available() else ""
+    kind = "cuda" if torch.cuda.is_available() else "cpu"
+    assert lines[:3] == [f"{torch.__version__} {kind} {gpu}", "", HEADER]
+    assert lines[-1] == ""
+    starts = (0, *COLUMN_ENDS)
+    for line in lines[3:-1]:
+        assert len(line) == COLUMN_ENDS[-1]
+    return [
+        [line[start:end].strip() for start, end in zip(starts, COLUMN_ENDS, strict=False)]
+        for line in lines[3:-1]
+    ]
+
+
+class TestProfile:
+    def test_one_row_per_operation(self, no_thop, capsys):
+        x = torch.rand(2, 3, 8, 8)
+        ops = [nn.Conv2d(3, 5, 3), nn.SiLU(), lambda x: x * 2, lambda x: [x, x]]
+        assert profile(x, ops, n=3) is None
+        table = rows(capsys.readouterr().out)
+        assert [row[0] for row in table] == ["140", "0", "0", "0"]  # 3 · 5 · 3 · 3 + 5
+        assert [row[1] for row in table] == ["0"] * 4
+        assert [row[4] for row in table] == ["(2, 3, 8, 8)"] * 4
+        assert [row[5] for row in table] == ["(2, 5, 6, 6)", *["(2, 3, 8, 8)"] * 2, "list"]
+        assert all(float(row[2]) > 0 for row in table)
+        assert all(float(row[3]) > 0 for row in table[:3])
+        assert table[3][3] == "nan"  # a list has no backward pass
+
+    def test_times_are_means_in_milliseconds(self, no_thop, capsys, monkeypatch):
+        ticks = iter([1.0, 1.004, 1.014, 2.0, 2.002, 2.022])  # seconds; start, forward, backward
+        monkeypatch.setattr("yolov5_utils.inspection.time_synchronized", lambda: next(ticks))
+        profile(torch.rand(1, 2), nn.Linear(2, 2), n=2)
+        assert rows(capsys.readouterr().out)[0][2:4] == ["3", "15"]
+
+    def test_runs_n_times(self, no_thop):
+        seen = []
+        profile(torch.rand(4), lambda x: seen.append(x) or x.sum(), n=7)
+        assert len(seen) == 7
+        profile(torch.rand(4), (lambda x: seen.append(x) or x.sum(),))
+        assert len(seen) == 107
+
+    def test_without_gradients_backward_is_nan(self, no_thop, capsys):
+        profile(torch.rand(4), lambda x: x.detach(), n=2)
+        assert rows(capsys.readouterr().out)[0][3] == "nan"
+
+    def test_side_effects_are_the_original_ones(self, no_thop):
+        x = torch.rand(2, 3)
+        layer = nn.Linear(3, 3)
+        profile(x, layer, n=1, device="cpu")
+        assert x.requires_grad
+        assert x.grad is not None
+        assert layer.weight.grad is not None
+
+    def test_half_input_makes_half_modules(self, no_thop, capsys):
+        layer = nn.Linear(3, 3)
+        profile(torch.rand(2, 3).half(), layer, n=1, device=torch.device("cpu"))
+        assert layer.weight.dtype is torch.float16
+
+    def test_thop_counts_on_a_copy(self, thop, capsys):
+        layer = nn.Linear(3, 3)
+        keys = list(layer.state_dict())
+        profile(torch.rand(2, 3), [layer], n=1)
+        assert rows(capsys.readouterr().out)[0][1] == "12"  # 6 multiply-adds of 1e9, times 2
+        assert thop.models[0] is not layer
+        assert list(layer.state_dict()) == keys == ["weight", "bias"]
+
+    def test_an_operation_thop_cannot_count(self, thop, capsys):
+        profile(torch.rand(2, 3), lambda x: x, n=1)  # a function has no modules()
+        assert rows(capsys.readouterr().out)[0][1] == "0"
+
+    def test_error_of_an_operation_passes_through(self, no_thop):
+        with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+            profile(torch.rand(2, 3), nn.Linear(4, 4), n=1)
+
+    @pytest.mark.parametrize("n", [0, -1])
+    def test_number_of_runs(self, n, capsys):
+        with pytest.raises(ValueError, match=f"n={n}, allowed are numbers of runs from 1"):
+            profile(torch.rand(2, 3), nn.Identity(), n=n)
+        assert capsys.readouterr().out == ""
+
+
+@pytest.fixture
+def summary(caplog):
+    """The one text logged so far, at INFO, on the logger of the drop-in module."""
+    caplog.set_level(logging.INFO, logger="yolov5_utils.torch_utils")
+
+    def read():
+        (record,) = caplog.records
+        assert (record.name, record.levelno) == ("yolov5_utils.torch_utils", logging.INFO)
+        return record.getMessage()
+
+    return read
+
+
+class TestModelInfo:
+    def test_without_thop(self, no_thop, summary, capsys):
+        assert model_info(Detector()) is None
+        assert summary() == "Model Summary: 5 layers, 12 parameters, 12 gradients"
+        assert capsys.readouterr().out == ""
+
+    def test_frozen_parameters_have_no_gradients(self, no_thop, summary):
+        model = Detector()
+        model.module_list[0].requires_grad_(False)
+        model_info(model)
+        assert summary() == "Model Summary: 5 layers, 12 parameters, 4 gradients"
+
+    @pytest.mark.parametrize(
+        ("model", "img_size", "gflops"),
+        [  # 2 · channels · height · width, from the count for one stride
+            (Detector(), 640, "2457600.0"),
+            (Detector(), [640, 320], "1228800.0"),
+            (Detector(), (640, 320), "1228800.0"),
+            (Detector(channels=1), 64, "8192.0"),
+            (Detector(stride=16), 32, "6144.0"),
+            (Detector(stride=64), 32, "6144.0"),
+        ],
+    )
+    def test_gflops_scale_with_the_image(self, thop, summary, model, img_size, gflops):
+        model_info(model, img_size=img_size)
+        assert summary().endswith(f" gradients, {gflops} GFLOPs")
+        stride = max(32, int(model.stride.max()))
+        assert thop.shapes == [(1, model.yaml["ch"], stride, stride)]
+
+    def test_thop_counts_on_a_copy(self, thop):
+        model = Detector()
+        keys = list(model.state_dict())
+        model_info(model)
+        assert thop.models[0] is not model
+        assert list(model.state_dict()) == keys
+
+    def test_model_without_stride(self, thop, summary):
+        model = Detector()
+        del model.stride
+        model_info(model, img_size=32)
+        assert summary().endswith(", 6144.0 GFLOPs")
+
+    @pytest.mark.parametrize("broken", [nn.Linear(2, 2), Detector().half(), nn.Module()], ids=repr)
+    def test_a_count_that_fails_is_left_out(self, thop, summary, broken):
+        model_info(broken)
+        assert summary().startswith("Model Summary: ")
+        assert summary().endswith(" gradients")
+
+    def test_verbose_prints_a_row_per_parameter(self, no_thop, capsys):
+        model = Detector()
+        with torch.no_grad():
+            model.module_list[0].weight.copy_(torch.arange(6.0).reshape(2, 3, 1, 1))
+            model.module_list[0].bias.fill_(-0.25)
+        model.module_list[1].requires_grad_(False)
+        model_info(model, verbose=True)
+        deviation = math.sqrt(sum((k - 2.5) ** 2 for k in range(6)) / 5)
+        assert capsys.readouterr().out == (
+            "layer                                     name  gradient   parameters"
+            "                shape         mu      sigma\n"
+            "    0                                 0.weight      True            6"
+            f"         [2, 3, 1, 1]        2.5{deviation:11.3g}\n"
+            "    1                                   0.bias      True            2"
+            "                  [2]      -0.25          0\n"
+            "    2                                 1.weight     False            2"
+            "                  [2]          1          0\n"
+            "    3                                   1.bias     False            2"
+            "                  [2]          0          0\n"
+        )
+
+    def test_large_counts_keep_their_column(self, no_thop, capsys):
+        model_info(nn.Linear(1200, 1100, bias=False), verbose=True)
+        row = capsys.readouterr().out.splitlines()[1]
+        assert row[57:69] == "    1.32e+06"
+
+
+class TestFindModules:
+    def test_positions_by_class(self):
+        model = SimpleNamespace(
+            module_list=[
+                nn.Conv2d(1, 1, 1),
+                nn.ReLU(),
+                nn.ConvTranspose2d(1, 1, 1),
+                nn.Conv2d(1, 1, 1),
+            ]
+        )
+        assert find_modules(model) == [0, 3]
+        assert find_modules(model, nn.ReLU) == [1]
+        assert find_modules(model, mclass=(nn.ReLU, nn.ConvTranspose2d)) == [1, 2]
+        assert find_modules(model, nn.Linear) == []
+
+    def test_subclasses_count(self):
+        class Own(nn.Conv2d):
+            pass
+
+        assert find_modules(SimpleNamespace(module_list=[Own(1, 1, 1)])) == [0]
+
+    def test_model_without_module_list(self):
+        with pytest.raises(AttributeError, match="module_list"):
+            find_modules(nn.Conv2d(1, 1, 1))
+
+
+FIRST = {
+    "model.0.weight": torch.zeros(2, 3),
+    "anchors": torch.zeros(4),
+    "model.1.weight": torch.zeros(5),
+    "extra": torch.zeros(1),
+}
+SECOND = {
+    "anchors": torch.ones(4),
+    "model.1.weight": torch.ones(6),
+    "model.0.weight": torch.ones(2, 3),
+    "other": torch.ones(1),
+}
+
+
+class TestIntersectDicts:
+    def test_same_key_and_shape_with_values_of_the_first(self):
+        both = intersect_dicts(FIRST, SECOND)
+        assert list(both) == ["model.0.weight", "anchors"]
+        assert both["anchors"] is FIRST["anchors"]
+
+    @pytest.mark.parametrize(
+        ("exclude", "left"),
+        [
+            (["anchor"], ["model.0.weight"]),
+            (("0.w",), ["anchors"]),
+            (["model", "anchors"], []),
+            (["nothing"], ["model.0.weight", "anchors"]),
+        ],
+    )
+    def test_exclude_by_part_of_the_key(self, exclude, left):
+        assert list(intersect_dicts(FIRST, SECOND, exclude=exclude)) == left
+
+    def test_values_without_shape(self):
+        with pytest.raises(AttributeError, match="shape"):
+            intersect_dicts({"a": 1}, {"a": 1})
+
+
+class TestCopyAttr:
+    @pytest.mark.parametrize(
+        ("include", "exclude", "copied"),
+        [
+            ((), (), {"nc": 80, "names": ["a"], "hyp": 1}),
+            (("nc", "missing"), (), {"nc": 80}),
+            (["nc", "hyp"], ["hyp"], {"nc": 80}),
+            ({"_private"}, (), {}),
+            ((), ("nc", "hyp"), {"names": ["a"]}),
+            ("nc, names", (), {"nc": 80, "names": ["a"]}),  # a text contains its parts
+        ],
+    )
+    def test_selection(self, include, exclude, copied):
+        target = SimpleNamespace()
+        source = SimpleNamespace(nc=80, names=["a"], hyp=1, _private=2)
+        assert copy_attr(target, source, include, exclude) is None
+        assert vars(target) == copied
+
+    def test_values_are_shared_and_others_kept(self):
+        target, source = SimpleNamespace(own=1, nc=1), SimpleNamespace(names=["a"], nc=2)
+        copy_attr(target, source)
+        assert target.names is source.names
+        assert (target.own, target.nc) == (1, 2)
+
+    def test_modules_give_plain_attributes(self):
+        target, source = nn.Conv2d(1, 1, 1).eval(), nn.Conv2d(1, 1, 1)
+        source.names = ["a"]
+        weight = target.weight
+        copy_attr(target, source)
+        assert target.training  # copied like any other
+        assert target.names == ["a"]
+        assert target.weight is weight is not source.weight
+
+
+class OwnDataParallel(nn.DataParallel):
+    pass
+
+
+class TestParallel:
+    @pytest.mark.parametrize("kind", [nn.DataParallel, nn.parallel.DistributedDataParallel])
+    def test_the_two_wrappers(self, kind):
+        inner = nn.Linear(1, 1)
+        wrapped = kind.__new__(kind)  # DDP's own constructor needs a process group
+        nn.Module.__init__(wrapped)
+        wrapped.module = inner
+        assert is_parallel(wrapped) is True
+        assert de_parallel(wrapped) is inner
+
+    @pytest.mark.parametrize("model", [nn.Linear(1, 1), nn.Sequential(nn.DataParallel(nn.ReLU()))])
+    def test_other_models(self, model):
+        assert is_parallel(model) is False
+        assert de_parallel(model) is model
+
+    def test_a_subclass_is_not_unwrapped(self):
+        model = OwnDataParallel(nn.Linear(1, 1))
+        assert is_parallel(model) is False
+        assert de_parallel(model) is model

@@ -1,0 +1,242 @@
+"""The drop-in module: its names and signatures, and what importing it leaves alone."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+import logging
+import subprocess
+import sys
+from copy import deepcopy
+
+import pytest
+from torch import nn
+
+import yolov5_utils
+from yolov5_utils import torch_utils
+
+# YOLOv5 of July 2021; the paths' defaults are found at the call.
+SIGNATURES = {
+    "copy_attr": "(a, b, include=(), exclude=())",
+    "date_modified": "(path=None)",
+    "de_parallel": "(model)",
+    "find_modules": "(model, mclass=Conv2d)",
+    "fuse_conv_and_bn": "(conv, bn)",
+    "git_describe": "(path=None)",
+    "init_torch_seeds": "(seed=0)",
+    "initialize_weights": "(model)",
+    "intersect_dicts": "(da, db, exclude=())",
+    "is_parallel": "(model)",
+    "load_classifier": "(name='resnet101', n=2)",
+    "model_info": "(model, verbose=False, img_size=640)",
+    "ModelEMA": "(model, decay=0.9999, updates=0)",
+    "ModelEMA.update": "(self, model)",
+    "ModelEMA.update_attr": "(self, model, include=(), exclude=('process_group', 'reducer'))",
+    "profile": "(x, ops, n=100, device=None)",
+    "prune": "(model, amount=0.3)",
+    "scale_img": "(img, ratio=1.0, same_shape=False, gs=32)",
+    "select_device": "(device='', batch_size=None)",
+    "sparsity": "(model)",
+    "time_synchronized": "()",
+    "torch_distributed_zero_first": "(local_rank)",
+}
+PLAIN = ("datetime", "logging", "math", "os", "platform", "subprocess", "time", "torch")
+INCIDENTAL = {
+    "F": "torch.nn.functional",
+    "cudnn": "torch.backends.cudnn",
+    "dist": "torch.distributed",
+    "nn": "torch.nn",
+    **{name: name for name in PLAIN},
+}
+
+
+def written(signature: inspect.Signature) -> str:
+    """A signature without annotations, classes by their names."""
+    parts = []
+    for parameter in signature.parameters.values():
+        assert parameter.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
+        default = parameter.default
+        shown = default.__name__ if isinstance(default, type) else repr(default)
+        parts.append(parameter.name + ("" if default is parameter.empty else f"={shown}"))
+    return f"({', '.join(parts)})"
+
+
+@pytest.mark.parametrize("name", SIGNATURES)
+def test_signature(name):
+    found = torch_utils
+    for part in name.split("."):
+        found = getattr(found, part)
+    signature = inspect.signature(found)
+    if name == "ModelEMA":
+        signature = inspect.signature(found.__init__)
+        signature = signature.replace(parameters=list(signature.parameters.values())[1:])
+    assert written(signature) == SIGNATURES[name]
+    assert found.__doc__
+
+
+def test_all_lists_every_name_of_the_file():
+    names = {name for name in SIGNATURES if "." not in name} | {"logger"}
+    assert set(torch_utils.__all__) == names
+    assert len(torch_utils.__all__) == len(names)
+    namespace: dict[str, object] = {}
+    exec("from yolov5_utils.torch_utils import *", namespace)
+    assert names == set(namespace) - {"__builtins__"}
+
+
+def test_package_gives_the_same_objects():
+    for name in torch_utils.__all__:
+        assert getattr(yolov5_utils, name) is getattr(torch_utils, name)
+
+
+def test_logger_is_named_after_the_module_and_not_set_up():
+    assert torch_utils.logger is logging.getLogger("yolov5_utils.torch_utils")
+    assert torch_utils.logger.handlers == []
+    assert torch_utils.logger.propagate
+
+
+@pytest.mark.parametrize("name", INCIDENTAL)
+def test_incidental_modules(name):
+    assert getattr(torch_utils, name) is importlib.import_module(INCIDENTAL[name])
+
+
+def test_incidental_callables():
+    from contextlib import contextmanager
+    from pathlib import Path
+
+    found = torch_utils.deepcopy, torch_utils.contextmanager, torch_utils.Path
+    assert found == (deepcopy, contextmanager, Path)
+
+
+def test_optional_packages_present(monkeypatch):
+    thop, torchvision = object(), object()
+    monkeypatch.setitem(sys.modules, "thop", thop)
+    monkeypatch.setitem(sys.modules, "torchvision", torchvision)
+    assert torch_utils.thop is thop
+    assert torch_utils.torchvision is torchvision
+
+
+def test_optional_packages_missing(monkeypatch):
+    monkeypatch.setitem(sys.modules, "thop", None)
+    monkeypatch.setitem(sys.modules, "torchvision", None)
+    assert torch_utils.thop is None
+    with pytest.raises(AttributeError, match=r"no attribute 'torchvision': .*torchvision"):
+        _ = torch_utils.torchvision
+    assert not hasattr(torch_utils, "torchvision")
+
+
+@pytest.mark.parametrize("module", [torch_utils, yolov5_utils])
+def test_unknown_attribute(module):
+    with pytest.raises(AttributeError, match=f"'{module.__name__}' has no attribute 'time_synch'"):
+        _ = module.time_synch
+
+
+class TestModelEMA:
+    def test_attributes(self):
+        average = torch_utils.ModelEMA(nn.Linear(2, 2), decay=0.5, updates=7)
+        assert list(vars(average)) == ["ema", "updates", "decay"]
+        assert average.updates == 7
+        assert type(average.updates) is int
+        assert average.decay(0) == 0
+        assert not average.ema.training
+        assert not any(p.requires_grad for p in average.ema.parameters())
+
+    def test_attributes_stay_the_same_when_used(self):
+        model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+        average = torch_utils.ModelEMA(model)
+        keys, attributes = list(model.state_dict()), list(vars(average.ema))
+        average.update(model)
+        assert average.updates == 1
+        copied = deepcopy(average)
+        assert list(vars(copied)) == list(vars(average)) == ["ema", "updates", "decay"]
+        assert list(average.ema.state_dict()) == keys
+        assert list(vars(average.ema)) == attributes
+
+
+# Imports what its argument names, and prints what that changed of the process, as JSON.
+HYGIENE = """
+import json, logging, os, random, sys, threading, warnings
+wants_torch = sys.argv[1] == "with torch"
+if wants_torch:
+    import torch
+    import torch.nn.utils.prune  # all that the package takes from torch; torch's own effects first
+
+def state():
+    found = {
+        "environment": dict(os.environ),
+        "folder": os.getcwd(),
+        "sys.path": list(sys.path),
+        "finders": [repr(finder) for finder in sys.meta_path],
+        "warnings": [repr(entry) for entry in warnings.filters],
+        "handlers": [repr(handler) for handler in logging.root.handlers],
+        "log levels": [logging.root.level, logging.root.manager.disable],
+        "random": repr(random.getstate()),
+        "threads": threading.active_count(),
+        "system threads": len(os.listdir("/proc/self/task")) if os.path.isdir("/proc") else 0,
+        "excepthook": repr(sys.excepthook),
+    }
+    if wants_torch:
+        found |= {
+            "torch random": torch.get_rng_state().tolist(),
+            "torch threads": [torch.get_num_threads(), torch.get_num_interop_threads()],
+            "default dtype": str(torch.get_default_dtype()),
+            "gradients": torch.is_grad_enabled(),
+            "print options": repr(vars(torch._tensor_str.PRINT_OPTS)),
+            "cudnn": [torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic],
+        }
+    return found
+
+before, modules = state(), set(sys.modules)
+exec(sys.argv[2])
+after = state()
+print(json.dumps({
+    "changed": [name for name in before if before[name] != after[name]],
+    "new packages": sorted(
+        {name.partition(".")[0] for name in set(sys.modules) - modules} - sys.stdlib_module_names
+    ),
+    "CUDA started": "torch" in sys.modules and sys.modules["torch"].cuda.is_initialized(),
+}))
+"""
+
+
+def effects(statement: str, torch_first: bool) -> dict:
+    start = "with torch" if torch_first else "without torch"
+    command = [sys.executable, "-c", HYGIENE, start, statement]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    return json.loads(ran.stdout)
+
+
+class TestImportHygiene:
+    def test_the_package_alone_does_not_import_torch(self):
+        found = effects("import yolov5_utils", torch_first=False)
+        assert found == {"changed": [], "new packages": ["yolov5_utils"], "CUDA started": False}
+
+    @pytest.mark.parametrize(
+        "statement",
+        [
+            "import yolov5_utils.torch_utils",
+            "from yolov5_utils import ModelEMA",
+            "from yolov5_utils.torch_utils import *",
+        ],
+    )
+    def test_the_module_changes_nothing_of_the_process(self, statement):
+        found = effects(statement, torch_first=True)
+        assert found["changed"] == []
+        assert found["CUDA started"] is False
+        assert "yolov5_utils" in found["new packages"]
+        assert not {"torchvision", "cv2", "thop", "numpy"} & set(found["new packages"])
+
+    def test_the_probe_notices_changes(self):
+        statement = (
+            "sys.modules['a_new_one'] = sys\n"
+            "warnings.simplefilter('ignore'); torch.rand(1); os.environ['A_NEW_ONE'] = '1'\n"
+            "torch.set_num_threads(torch.get_num_threads() + 1); sys.path.append('x')\n"
+            "logging.basicConfig(); random.random()"
+        )
+        found = effects(statement, torch_first=True)
+        assert {"environment", "sys.path", "warnings", "handlers", "random"} <= set(
+            found["changed"]
+        )
+        assert {"torch random", "torch threads"} <= set(found["changed"])
+        assert found["new packages"] == ["a_new_one"]

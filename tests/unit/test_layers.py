@@ -21,16 +21,7 @@ C_LAYERS = (
     ("core/y5.h", "core/half.h"),
     ("core/geometry", "core/overlap", "core/levels", "core/parallel"),
     ("core/",),  # the operations
-    (
-        "python/dlpack_abi",
-        "python/state",
-        "python/errors",
-        "python/args",
-        "python/tensor",
-        "python/module_walk",
-        "python/torch_runtime",
-        "python/cuda_loader",
-    ),
+    ("python/",),  # what the bindings stand on
     ("python/bindings",),
     ("python/module.c",),
 )

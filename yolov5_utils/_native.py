@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
+from torch.utils.dlpack import to_dlpack
 
 from . import switches
 
@@ -87,5 +88,31 @@ def note_torch(operation: str, reason: str) -> None:
     path.reasons[reason] = path.reasons.get(reason, 0) + 1
 
 
-_C.register_torch(torch)
+def _bump_versions_of_old_torch(tensors: list[torch.Tensor]) -> None:
+    """autograd.graph.increment_version for torch before 2.3: write no element in place."""
+    for tensor in tensors:
+        (tensor if tensor.dim() else tensor.view(1)).narrow(0, 0, 0).zero_()
+
+
+class TorchFacts:
+    """What the C extension needs to know of torch; None where this torch lacks it."""
+
+    def __init__(self, use_exchange: bool = True) -> None:
+        private = torch._C
+        self.tensor_type = torch.Tensor
+        self.parameter_type = torch.nn.Parameter
+        self.module_type = torch.nn.Module
+        self.bump_versions = getattr(
+            torch.autograd.graph, "increment_version", _bump_versions_of_old_torch
+        )
+        self.to_dlpack = to_dlpack
+        self.function_mode_depth = getattr(private, "_len_torch_function_stack", None)
+        self.dispatch_mode_depth = getattr(private, "_len_torch_dispatch_stack", None)
+        self.tracing_state = getattr(private, "_get_tracing_state", None)
+        major, minor = (int(part) for part in torch.__version__.split(".")[:2])
+        self.half_scalars_stay_float32 = (major, minor) >= (2, 1)
+        self.use_exchange = use_exchange  # False: the capsule way of torch before 2.10
+
+
+_C.register_torch(TorchFacts())
 _C.configure(level=switches.CPU.read() or None)

@@ -1,0 +1,99 @@
+/* ModelEMA.update: cuts the pairs into tasks of equal size and hands them to the active level.
+ * Everything was checked by the caller; knows neither state dicts nor Python. */
+#include "core/half.h"
+#include "core/ops.h"
+
+/* Elements of a task: three streams of 128 KiB in float32 keep a task inside a private L2. */
+#define TASK_ELEMENTS ((int64_t)32 * 1024)
+
+/* The scalars, rounded once as torch rounds them. */
+typedef struct {
+    double decay;
+    double rest; /* 1 - decay, computed in double before any rounding */
+    float decay_float32;
+    float rest_float32;
+} ema_scalars;
+
+/* Updates elements first ... last - 1 of a pair. */
+typedef void (*ema_kernel)(const y5_ema_pair *pair, int64_t first, int64_t last,
+                           const ema_scalars *scalars);
+
+#define Y5_KERNEL_FILE "core/ema.inc"
+#include "core/levels.h"
+
+static const ema_kernel kernels[Y5_LEVEL_COUNT] = Y5_EACH_LEVEL(ema_range);
+
+typedef struct {
+    const y5_ema_pair *pairs;
+    ema_kernel kernel;
+    ema_scalars scalars;
+} ema_work;
+
+static void
+update_part(int64_t item, int64_t first, int64_t last, void *context)
+{
+    const ema_work *work = context;
+    work->kernel(&work->pairs[item], first, last, &work->scalars);
+}
+
+void
+y5_ema_update(const y5_run *run, const y5_ema_pair *pairs, const int64_t *starts, int64_t count,
+              double decay)
+{
+    double rest = 1.0 - decay;
+    ema_work work = {
+        .pairs = pairs,
+        .kernel = kernels[run->level],
+        .scalars = {decay, rest, (float)decay, (float)rest},
+    };
+    y5_parallel_items(&run->pool, starts, count, TASK_ELEMENTS, update_part, &work);
+}
+
+/* True where each dimension steps over everything the tighter ones reach. */
+static bool
+average_is_injective(const y5_ema_layout *layout)
+{
+    int64_t reach = 0;
+    for (int32_t i = layout->ndim - 1; i >= 0; i--) {
+        int64_t stride = layout->average_strides[i];
+        int64_t step = stride < 0 ? -stride : stride;
+        if (layout->shape[i] > 1 && step <= reach) {
+            return false;
+        }
+        reach += (layout->shape[i] - 1) * step;
+    }
+    return true;
+}
+
+bool
+y5_ema_layout_of(y5_ema_layout *layout, const y5_tensor *average, const y5_tensor *source)
+{
+    layout->ndim = 0;
+    for (int32_t i = 0; i < average->ndim; i++) {
+        if (average->shape[i] == 1) {
+            continue;
+        }
+        int64_t stride = average->strides[i];
+        int64_t reach = stride < 0 ? -stride : stride;
+        int32_t at = layout->ndim++;
+        for (; at > 0; at--) {
+            int64_t other = layout->average_strides[at - 1];
+            if ((other < 0 ? -other : other) >= reach) {
+                break;
+            }
+            layout->shape[at] = layout->shape[at - 1];
+            layout->average_strides[at] = other;
+            layout->source_strides[at] = layout->source_strides[at - 1];
+        }
+        layout->shape[at] = average->shape[i];
+        layout->average_strides[at] = stride;
+        layout->source_strides[at] = source->strides[i];
+    }
+    if (layout->ndim == 0) { /* one element */
+        layout->ndim = 1;
+        layout->shape[0] = 1;
+        layout->average_strides[0] = 1;
+        layout->source_strides[0] = 1;
+    }
+    return average_is_injective(layout);
+}

@@ -1,0 +1,106 @@
+/* Shape arithmetic on y5_tensor: density, order, address range; and the one writer of y5_error.
+ * Knows nothing of any operation. */
+#include "core/y5.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+
+y5_status
+y5_fail(y5_error *error, y5_status status, const char *argument, const char *format, ...)
+{
+    snprintf(error->argument, sizeof(error->argument), "%s", argument);
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(error->message, sizeof(error->message), format, arguments);
+    va_end(arguments);
+    return status;
+}
+
+size_t
+y5_dtype_bytes(y5_dtype dtype)
+{
+    static const uint8_t bytes[Y5_DTYPE_COUNT] = {
+        [Y5_FLOAT32] = 4,   [Y5_FLOAT64] = 8,    [Y5_FLOAT16] = 2, [Y5_BFLOAT16] = 2,
+        [Y5_COMPLEX32] = 4, [Y5_COMPLEX64] = 8,  [Y5_INT8] = 1,    [Y5_INT16] = 2,
+        [Y5_INT32] = 4,     [Y5_INT64] = 8,      [Y5_FLOAT8] = 1,  [Y5_FLOAT8_FNUZ] = 1,
+        [Y5_COMPLEX128] = 16,
+    };
+    return bytes[dtype];
+}
+
+/* The usual case first: dimensions laid out from the last to the first. */
+static bool
+is_row_major(const y5_tensor *tensor)
+{
+    int64_t expected = 1;
+    for (int32_t i = tensor->ndim - 1; i >= 0; i--) {
+        if (tensor->shape[i] != 1) {
+            if (tensor->strides[i] != expected) {
+                return false;
+            }
+            expected *= tensor->shape[i];
+        }
+    }
+    return true;
+}
+
+bool
+y5_tensor_is_dense(const y5_tensor *tensor)
+{
+    if (tensor->numel <= 1 || is_row_major(tensor)) {
+        return true;
+    }
+    /* Dense means: some order of the dimensions multiplies up without gap. Each round looks for the
+     * dimension whose stride is the product so far; dimensions of size 1 do not matter. */
+    uint32_t used = 0;
+    int64_t expected = 1;
+    for (int32_t round = 0; round < tensor->ndim; round++) {
+        bool found = false;
+        for (int32_t i = 0; i < tensor->ndim && !found; i++) {
+            bool fits = tensor->shape[i] != 1 && tensor->strides[i] == expected;
+            if (fits && !(used & (1U << i))) {
+                used |= 1U << i;
+                expected *= tensor->shape[i];
+                found = true;
+            }
+        }
+        if (!found) {
+            break;
+        }
+    }
+    return expected == tensor->numel;
+}
+
+bool
+y5_tensor_same_order(const y5_tensor *a, const y5_tensor *b)
+{
+    if (a->ndim != b->ndim) {
+        return false;
+    }
+    for (int32_t i = 0; i < a->ndim; i++) {
+        if (a->shape[i] != b->shape[i] || (a->shape[i] != 1 && a->strides[i] != b->strides[i])) {
+            return false;
+        }
+    }
+    return true;
+}
+
+void
+y5_tensor_range(const y5_tensor *tensor, uintptr_t *begin, uintptr_t *end)
+{
+    *begin = 0;
+    *end = 0;
+    if (tensor->numel == 0) {
+        return;
+    }
+    int64_t lowest = 0;
+    int64_t highest = 0;
+    for (int32_t i = 0; i < tensor->ndim; i++) {
+        int64_t reach = (tensor->shape[i] - 1) * tensor->strides[i];
+        lowest += reach < 0 ? reach : 0;
+        highest += reach > 0 ? reach : 0;
+    }
+    int64_t bytes = (int64_t)y5_dtype_bytes(tensor->dtype);
+    *begin = (uintptr_t)((char *)tensor->data + lowest * bytes);
+    *end = (uintptr_t)((char *)tensor->data + (highest + 1) * bytes);
+}

@@ -1,0 +1,102 @@
+/* Instruction levels: which exist, which this CPU runs, and how one kernel file becomes one set of
+ * functions per level. The only file that includes immintrin.h; knows no operation.
+ *
+ * A translation unit that defines Y5_KERNEL_FILE before including this header gets that file
+ * compiled once per level, each time inside a target region and with
+ *     Y5_LEVEL(name)   the name with the level as suffix
+ *     Y5_LEVEL_ID      the level's number, for the few lines that need intrinsics
+ * so that the same source yields `name_portable`, `name_avx2`, `name_avx512`. */
+#ifndef Y5_LEVELS_H
+#define Y5_LEVELS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#if defined(__x86_64__) && defined(__GNUC__)
+#define Y5_X86 1
+#include <immintrin.h>
+#else
+#define Y5_X86 0
+#endif
+
+/* Numbers, because the preprocessor compares them. */
+#define Y5_LEVEL_PORTABLE 0 /* what the ABI guarantees */
+#define Y5_LEVEL_AVX2 1     /* AVX2, FMA, F16C */
+#define Y5_LEVEL_AVX512 2   /* AVX-512 F, BW, DQ, VL */
+#define Y5_LEVEL_COUNT 3
+
+typedef int32_t y5_level;
+
+/* "portable", "avx2", "avx512". */
+const char *y5_level_name(y5_level level);
+
+/* The level of that name, or -1. */
+y5_level y5_level_by_name(const char *name);
+
+/* True where this build has the level's code. */
+bool y5_level_compiled(y5_level level);
+
+/* True where this build has it and CPU and operating system run it. */
+bool y5_level_runs(y5_level level);
+
+/* The highest level that runs. */
+y5_level y5_level_best(void);
+
+/* True where the calling thread treats subnormal numbers as zero, which changes results. */
+bool y5_flushes_subnormals(void);
+
+#endif
+
+#ifdef Y5_KERNEL_FILE
+
+#define Y5_JOIN_(name, level) name##_##level
+#define Y5_JOIN(name, level) Y5_JOIN_(name, level)
+#define Y5_LEVEL(name) Y5_JOIN(name, Y5_SUFFIX)
+
+#define Y5_LEVEL_ID Y5_LEVEL_PORTABLE
+#define Y5_SUFFIX portable
+#include Y5_KERNEL_FILE
+#undef Y5_LEVEL_ID
+#undef Y5_SUFFIX
+
+#if Y5_X86
+
+#define Y5_LEVEL_ID Y5_LEVEL_AVX2
+#define Y5_SUFFIX avx2
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx2,fma,f16c"))), apply_to = function)
+#include Y5_KERNEL_FILE
+#pragma clang attribute pop
+#else
+#pragma GCC push_options
+#pragma GCC target("avx2,fma,f16c")
+#include Y5_KERNEL_FILE
+#pragma GCC pop_options
+#endif
+#undef Y5_LEVEL_ID
+#undef Y5_SUFFIX
+
+#define Y5_LEVEL_ID Y5_LEVEL_AVX512
+#define Y5_SUFFIX avx512
+#if defined(__clang__)
+#pragma clang attribute push(                                                                      \
+    __attribute__((target("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl"))),                   \
+    apply_to = function)
+#include Y5_KERNEL_FILE
+#pragma clang attribute pop
+#else
+#pragma GCC push_options
+#pragma GCC target("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,prefer-vector-width=512")
+#include Y5_KERNEL_FILE
+#pragma GCC pop_options
+#endif
+#undef Y5_LEVEL_ID
+#undef Y5_SUFFIX
+
+/* One row of a kernel table: every level's function, by level number. */
+#define Y5_EACH_LEVEL(name) {name##_portable, name##_avx2, name##_avx512}
+#else
+#define Y5_EACH_LEVEL(name) {name##_portable, name##_portable, name##_portable}
+#endif
+
+#endif

@@ -1,0 +1,19 @@
+/* The functions of the module, one per operation. */
+#ifndef Y5_BINDINGS_H
+#define Y5_BINDINGS_H
+
+#include "python/state.h"
+
+#define Y5_BINDING(name)                                                                           \
+    PyObject *name(PyObject *module, PyObject *const *arguments, Py_ssize_t count,                 \
+                   PyObject *keywords)
+
+Y5_BINDING(y5_py_ema_update);
+Y5_BINDING(y5_py_count_module_zeros);
+Y5_BINDING(y5_py_count_zeros);
+
+extern const char y5_doc_ema_update[];
+extern const char y5_doc_count_module_zeros[];
+extern const char y5_doc_count_zeros[];
+
+#endif

@@ -1,0 +1,41 @@
+/* Status to exception type. The sentence was written where the fault was found. */
+#include "python/errors.h"
+
+PyObject *
+y5_raise(const y5_state *state, y5_status status, const y5_error *error)
+{
+    PyObject *type = NULL;
+    switch (status) {
+    case Y5_UNSUPPORTED:
+        type = state->unsupported;
+        break;
+    case Y5_BAD_TYPE:
+        type = PyExc_TypeError;
+        break;
+    case Y5_BAD_VALUE:
+        type = PyExc_ValueError;
+        break;
+    case Y5_BAD_BUFFER:
+        type = PyExc_BufferError;
+        break;
+    case Y5_MISSING_KEY: {
+        PyObject *key = PyUnicode_FromString(error->message);
+        if (key != NULL) {
+            PyErr_SetObject(PyExc_KeyError, key);
+            Py_DECREF(key);
+        }
+        return NULL;
+    }
+    case Y5_NO_MEMORY:
+        return PyErr_NoMemory();
+    case Y5_OK:
+    case Y5_PYTHON_RAISED:
+        return NULL;
+    }
+    if (error->argument[0] != '\0') {
+        PyErr_Format(type, "%s: %s", error->argument, error->message);
+    } else {
+        PyErr_SetString(type, error->message);
+    }
+    return NULL;
+}

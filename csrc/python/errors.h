@@ -1,0 +1,11 @@
+/* The one place where a y5_status becomes a Python exception. */
+#ifndef Y5_ERRORS_H
+#define Y5_ERRORS_H
+
+#include "core/y5.h"
+#include "python/state.h"
+
+/* Sets the exception for a status other than Y5_OK and returns NULL, for `return y5_raise(...)`. */
+PyObject *y5_raise(const y5_state *state, y5_status status, const y5_error *error);
+
+#endif

@@ -1,0 +1,76 @@
+/* The module's state: everything this extension remembers between calls. Filled at import and by
+ * register_torch; afterwards only the three settings change, through configure(). */
+#ifndef Y5_STATE_H
+#define Y5_STATE_H
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#include "core/levels.h"
+#include "core/parallel.h"
+#include "python/dlpack_abi.h"
+
+#include <stdatomic.h>
+
+/* nn.Module methods whose override makes a C walk differ from the Python one. */
+enum {
+    Y5_METHOD_STATE_DICT,
+    Y5_METHOD_SAVE_TO_STATE_DICT,
+    Y5_METHOD_GET_EXTRA_STATE,
+    Y5_METHOD_STATE_DICT_COUNT, /* those above concern state_dict, those below parameters */
+    Y5_METHOD_PARAMETERS = Y5_METHOD_STATE_DICT_COUNT,
+    Y5_METHOD_NAMED_PARAMETERS,
+    Y5_METHOD_NAMED_MEMBERS,
+    Y5_METHOD_NAMED_MODULES,
+    Y5_METHOD_HASH,
+    Y5_METHOD_EQUAL,
+    Y5_METHOD_COUNT
+};
+
+/* Interned attribute names. */
+enum {
+    Y5_NAME_PARAMETERS = Y5_METHOD_COUNT, /* "_parameters"; the methods' own names come first */
+    Y5_NAME_BUFFERS,
+    Y5_NAME_MODULES,
+    Y5_NAME_NON_PERSISTENT,
+    Y5_NAME_HOOKS,
+    Y5_NAME_PRE_HOOKS,
+    Y5_NAME_IS_NEG,
+    Y5_NAME_DTYPE,
+    Y5_NAME_IS_FLOATING_POINT,
+    Y5_NAME_UNTYPED_STORAGE,
+    Y5_NAME_NBYTES,
+    Y5_NAME_DLPACK,
+    Y5_NAME_DLPACK_DEVICE,
+    Y5_NAME_MAX_VERSION,
+    Y5_NAME_COUNT
+};
+
+/* What is known of the torch that was registered. Objects are NULL before that. */
+typedef struct {
+    PyTypeObject *tensor_type;
+    PyTypeObject *parameter_type;
+    PyTypeObject *module_type;
+    PyObject *methods[Y5_METHOD_COUNT]; /* nn.Module's own; NULL where this torch lacks one */
+    PyObject *bump_versions;            /* called with a list of tensors about to be written */
+    PyObject *to_dlpack;                /* tensor -> capsule, the way of torch before 2.10 */
+    PyObject *function_mode_depth;      /* no arguments -> truth of "a mode is active" */
+    PyObject *dispatch_mode_depth;
+    PyObject *tracing_state;
+    const dlpack_exchange_table *exchange; /* NULL: torch has none, or it was declined */
+    y5_pool_function parallel_for;         /* NULL: this torch exports none */
+    int32_t (*get_num_threads)(uint32_t *out);
+    bool half_scalars_stay_float32; /* float16/bfloat16 arithmetic as in torch 2.1 and later */
+} y5_torch;
+
+typedef struct {
+    PyObject *unsupported; /* the exception type */
+    PyObject *names[Y5_NAME_COUNT];
+    y5_torch torch;
+    long process;                /* that imported us: a fork child must not use the pool */
+    _Atomic int32_t level;       /* the active instruction level */
+    _Atomic int64_t parallel_bytes;  /* a call that moves less runs on the calling thread */
+    _Atomic int64_t gil_bytes;   /* a call that moves less keeps the GIL */
+} y5_state;
+
+#endif

@@ -1,0 +1,347 @@
+/* Borrowing tensors. Checks every field of a producer before any arithmetic on it. */
+#include "python/tensor.h"
+
+/* Below this address no malloc block or mapping lies on the systems torch runs on, with one
+ * exception: executables at a fixed low address keep their heap there. A tensor whose storage was
+ * resized to nothing has the address 0 plus its offset, so low addresses are looked at twice. */
+#define LOW_ADDRESS ((uintptr_t)1 << 36)
+
+bool
+y5_is_plain_tensor(const y5_state *state, PyObject *object)
+{
+    return Py_TYPE(object) == state->torch.parameter_type ||
+           Py_TYPE(object) == state->torch.tensor_type;
+}
+
+static bool
+find_dtype(dlpack_dtype given, y5_dtype *out)
+{
+    static const struct {
+        uint8_t code;
+        uint8_t bits;
+        y5_dtype dtype;
+    } known[] = {
+        {DLPACK_FLOAT, 32, Y5_FLOAT32},
+        {DLPACK_FLOAT, 16, Y5_FLOAT16},
+        {DLPACK_BFLOAT, 16, Y5_BFLOAT16},
+        {DLPACK_FLOAT, 64, Y5_FLOAT64},
+        {DLPACK_INT, 64, Y5_INT64},
+        {DLPACK_INT, 32, Y5_INT32},
+        {DLPACK_INT, 16, Y5_INT16},
+        {DLPACK_INT, 8, Y5_INT8},
+        {DLPACK_UINT, 64, Y5_INT64},
+        {DLPACK_UINT, 32, Y5_INT32},
+        {DLPACK_UINT, 16, Y5_INT16},
+        {DLPACK_UINT, 8, Y5_INT8},
+        {DLPACK_BOOL, 8, Y5_INT8},
+        {DLPACK_COMPLEX, 128, Y5_COMPLEX128},
+        {DLPACK_COMPLEX, 64, Y5_COMPLEX64},
+        {DLPACK_COMPLEX, 32, Y5_COMPLEX32},
+        {DLPACK_FLOAT8_E4M3FN, 8, Y5_FLOAT8},
+        {DLPACK_FLOAT8_E5M2, 8, Y5_FLOAT8},
+        {DLPACK_FLOAT8_E4M3FNUZ, 8, Y5_FLOAT8_FNUZ},
+        {DLPACK_FLOAT8_E5M2FNUZ, 8, Y5_FLOAT8_FNUZ},
+    };
+    for (size_t i = 0; i < sizeof(known) / sizeof(known[0]); i++) {
+        if (given.code == known[i].code && given.bits == known[i].bits && given.lanes == 1) {
+            *out = known[i].dtype;
+            return true;
+        }
+    }
+    return false;
+}
+
+/* numel, and the highest offset in bytes any element can have, without overflow on the way. */
+static bool
+measure(y5_tensor *tensor)
+{
+    const int64_t limit = INT64_MAX / 32; /* room for the widest element and a sum of two */
+    int64_t numel = 1;
+    int64_t reach = 0;
+    for (int32_t i = 0; i < tensor->ndim; i++) {
+        int64_t size = tensor->shape[i];
+        if (size < 0 || (size > 0 && numel > limit / size)) {
+            return false;
+        }
+        numel *= size;
+    }
+    for (int32_t i = 0; i < tensor->ndim && numel > 0; i++) {
+        int64_t stride = tensor->strides[i];
+        int64_t step = stride < 0 ? -stride : stride;
+        if (stride == INT64_MIN || (step > 0 && tensor->shape[i] - 1 > (limit - reach) / step)) {
+            return false;
+        }
+        reach += (tensor->shape[i] - 1) * step;
+    }
+    tensor->numel = numel;
+    return true;
+}
+
+static y5_status
+copy_geometry(const dlpack_tensor *given, y5_tensor *tensor, y5_error *error)
+{
+    if (given->ndim < 0 || given->ndim > Y5_MAX_DIMS) {
+        return y5_fail(error, Y5_BAD_VALUE, "", "%d dimensions, allowed are 0 to %d",
+                       (int)given->ndim, Y5_MAX_DIMS);
+    }
+    if (given->ndim > 0 && given->shape == NULL) {
+        return y5_fail(error, Y5_BAD_VALUE, "", "%d dimensions but no shape", (int)given->ndim);
+    }
+    tensor->ndim = given->ndim;
+    int64_t row_major = 1;
+    for (int32_t i = given->ndim - 1; i >= 0; i--) {
+        tensor->shape[i] = given->shape[i];
+        tensor->strides[i] = given->strides != NULL ? given->strides[i] : row_major;
+        /* Wraps only for shapes that measure() refuses. */
+        row_major = (int64_t)((uint64_t)row_major * (uint64_t)given->shape[i]);
+    }
+    if (!measure(tensor)) {
+        return y5_fail(error, Y5_BAD_VALUE, "", "shape or strides are negative or overflow");
+    }
+    return Y5_OK;
+}
+
+/* Checks a producer's description and copies it; nothing of it is used afterwards. */
+static y5_status
+describe(const dlpack_tensor *given, y5_tensor *tensor, y5_error *error)
+{
+    if (given->device.type == DLPACK_CUDA) {
+        tensor->device = Y5_CUDA;
+    } else if (given->device.type == DLPACK_CPU || given->device.type == DLPACK_CUDA_HOST) {
+        tensor->device = Y5_CPU;
+    } else {
+        return y5_fail(error, Y5_BAD_BUFFER, "", "DLPack device type %d, allowed are CPU and CUDA",
+                       (int)given->device.type);
+    }
+    tensor->device_index = given->device.index;
+    if (!find_dtype(given->dtype, &tensor->dtype)) {
+        return y5_fail(error, Y5_BAD_TYPE, "", "DLPack type code %d, %d bits, %d lanes is not known",
+                       given->dtype.code, given->dtype.bits, given->dtype.lanes);
+    }
+    y5_status status = copy_geometry(given, tensor, error);
+    if (status != Y5_OK) {
+        return status;
+    }
+    if (tensor->numel == 0) {
+        tensor->data = NULL;
+        return Y5_OK;
+    }
+    if (given->data == NULL || given->byte_offset > (uint64_t)INT64_MAX ||
+        (uintptr_t)given->data > UINTPTR_MAX - given->byte_offset) {
+        return y5_fail(error, Y5_BAD_BUFFER, "", "elements without memory");
+    }
+    tensor->data = (char *)given->data + given->byte_offset;
+    return Y5_OK;
+}
+
+/* Takes the managed tensor out of a capsule and marks the capsule as used. */
+static y5_status
+open_capsule(PyObject *capsule, const dlpack_tensor **given, y5_loan *loan, y5_error *error)
+{
+    if (PyCapsule_IsValid(capsule, "dltensor_versioned")) {
+        loan->versioned = PyCapsule_GetPointer(capsule, "dltensor_versioned");
+        PyCapsule_SetName(capsule, "used_dltensor_versioned");
+        if (loan->versioned->version.major != 1) {
+            return y5_fail(error, Y5_BAD_BUFFER, "", "DLPack major version %u, allowed is 1",
+                           (unsigned)loan->versioned->version.major);
+        }
+        *given = &loan->versioned->tensor;
+        return Y5_OK;
+    }
+    if (PyCapsule_IsValid(capsule, "dltensor")) {
+        loan->managed = PyCapsule_GetPointer(capsule, "dltensor");
+        PyCapsule_SetName(capsule, "used_dltensor");
+        *given = &loan->managed->tensor;
+        return Y5_OK;
+    }
+    return y5_fail(error, Y5_BAD_VALUE, "", "not an unused DLPack capsule");
+}
+
+void
+y5_return(y5_loan *loan)
+{
+    if (loan->managed == NULL && loan->versioned == NULL) {
+        return;
+    }
+    PyObject *type = NULL;
+    PyObject *value = NULL;
+    PyObject *traceback = NULL;
+    PyErr_Fetch(&type, &value, &traceback);
+    if (loan->managed != NULL && loan->managed->deleter != NULL) {
+        loan->managed->deleter(loan->managed);
+    }
+    if (loan->versioned != NULL && loan->versioned->deleter != NULL) {
+        loan->versioned->deleter(loan->versioned);
+    }
+    loan->managed = NULL;
+    loan->versioned = NULL;
+    PyErr_Restore(type, value, traceback);
+}
+
+/* Turns the pending exception of a producer into a reason. */
+static y5_status
+refused(y5_error *error, const char *by)
+{
+    PyObject *type = NULL;
+    PyObject *value = NULL;
+    PyObject *traceback = NULL;
+    PyErr_Fetch(&type, &value, &traceback);
+    PyObject *text = value != NULL ? PyObject_Str(value) : NULL;
+    PyObject *utf8 = text != NULL ? PyUnicode_AsUTF8String(text) : NULL;
+    const char *words = utf8 != NULL ? PyBytes_AsString(utf8) : "no reason given";
+    /* The first line says it; torch appends C++ locations. */
+    y5_fail(error, Y5_UNSUPPORTED, "", "%s refused it: %.*s", by, (int)strcspn(words, "\n"), words);
+    Py_XDECREF(utf8);
+    Py_XDECREF(text);
+    Py_XDECREF(type);
+    Py_XDECREF(value);
+    Py_XDECREF(traceback);
+    PyErr_Clear();
+    return Y5_UNSUPPORTED;
+}
+
+/* True where the tensor's storage was resized to 0 bytes. False also where torch cannot tell. */
+static bool
+storage_is_gone(const y5_state *state, PyObject *object)
+{
+    PyObject *storage = PyObject_GetAttr(object, state->names[Y5_NAME_UNTYPED_STORAGE]);
+    PyObject *made = storage != NULL ? PyObject_CallNoArgs(storage) : NULL;
+    PyObject *nbytes = made != NULL ? PyObject_GetAttr(made, state->names[Y5_NAME_NBYTES]) : NULL;
+    PyObject *count = nbytes != NULL ? PyObject_CallNoArgs(nbytes) : NULL;
+    bool gone = count != NULL && PyLong_AsLongLong(count) == 0 && !PyErr_Occurred();
+    Py_XDECREF(count);
+    Py_XDECREF(nbytes);
+    Py_XDECREF(made);
+    Py_XDECREF(storage);
+    PyErr_Clear();
+    return gone;
+}
+
+y5_status
+y5_borrow(const y5_state *state, PyObject *object, y5_tensor *tensor, y5_loan *loan,
+          y5_error *error)
+{
+    const dlpack_tensor *given = NULL;
+    dlpack_tensor borrowed;
+    y5_status status = Y5_OK;
+    if (state->torch.exchange != NULL) {
+        if (state->torch.exchange->borrow(object, &borrowed) != 0) {
+            return refused(error, "torch's exchange table");
+        }
+        given = &borrowed;
+    } else {
+        PyObject *arguments[] = {object};
+        PyObject *capsule =
+            PyObject_CallFunctionObjArgs(state->torch.to_dlpack, arguments[0], NULL);
+        if (capsule == NULL) {
+            return refused(error, "torch.utils.dlpack.to_dlpack");
+        }
+        status = open_capsule(capsule, &given, loan, error);
+        Py_DECREF(capsule);
+    }
+    if (status == Y5_OK) {
+        status = describe(given, tensor, error);
+    }
+    if (status == Y5_OK && tensor->device != Y5_CPU) {
+        status = y5_fail(error, Y5_UNSUPPORTED, "", "a CUDA tensor, and no CUDA library");
+    }
+    if (status == Y5_OK && tensor->numel > 0 && (uintptr_t)tensor->data < LOW_ADDRESS &&
+        storage_is_gone(state, object)) {
+        status = y5_fail(error, Y5_UNSUPPORTED, "", "its storage was resized to 0 bytes");
+    }
+    if (status != Y5_OK) {
+        y5_return(loan);
+        return Y5_UNSUPPORTED;
+    }
+    return Y5_OK;
+}
+
+/* object.__dlpack__(max_version=(1, 0)), or without the argument where it is not known. */
+static PyObject *
+ask_for_capsule(const y5_state *state, PyObject *object)
+{
+    PyObject *method = PyObject_GetAttr(object, state->names[Y5_NAME_DLPACK]);
+    if (method == NULL) {
+        return NULL;
+    }
+    PyObject *capsule = NULL;
+    PyObject *none = PyTuple_New(0);
+    PyObject *keywords = PyDict_New();
+    PyObject *version = Py_BuildValue("(ii)", 1, 0);
+    if (none == NULL || keywords == NULL || version == NULL ||
+        PyDict_SetItem(keywords, state->names[Y5_NAME_MAX_VERSION], version) < 0) {
+        goto done;
+    }
+    capsule = PyObject_Call(method, none, keywords);
+    if (capsule == NULL && PyErr_ExceptionMatches(PyExc_TypeError)) {
+        PyErr_Clear();
+        capsule = PyObject_CallNoArgs(method);
+    }
+done:
+    Py_XDECREF(version);
+    Py_XDECREF(keywords);
+    Py_XDECREF(none);
+    Py_DECREF(method);
+    return capsule;
+}
+
+/* Y5_OK where object.__dlpack_device__() names memory the CPU can read. */
+static y5_status
+check_device(const y5_state *state, PyObject *object, y5_error *error)
+{
+    PyObject *method = PyObject_GetAttr(object, state->names[Y5_NAME_DLPACK_DEVICE]);
+    if (method == NULL) {
+        return Y5_PYTHON_RAISED;
+    }
+    PyObject *pair = PyObject_CallNoArgs(method);
+    Py_DECREF(method);
+    if (pair == NULL) {
+        return Y5_PYTHON_RAISED;
+    }
+    PyObject *first = PySequence_GetItem(pair, 0);
+    Py_DECREF(pair);
+    long type = first != NULL ? PyLong_AsLong(first) : -1;
+    Py_XDECREF(first);
+    if (PyErr_Occurred()) {
+        return Y5_PYTHON_RAISED;
+    }
+    if (type != DLPACK_CPU && type != DLPACK_CUDA_HOST) {
+        return y5_fail(error, Y5_BAD_BUFFER, "",
+                       "DLPack device type %ld, allowed is memory of the CPU", type);
+    }
+    return Y5_OK;
+}
+
+y5_status
+y5_borrow_foreign(const y5_state *state, PyObject *object, y5_tensor *tensor, y5_loan *loan,
+                  y5_error *error)
+{
+    if (!PyObject_HasAttrString(object, "__dlpack__") ||
+        !PyObject_HasAttrString(object, "__dlpack_device__")) {
+        PyErr_Format(PyExc_TypeError,
+                     "expected a torch.Tensor or an object with __dlpack__, got %R",
+                     (PyObject *)Py_TYPE(object));
+        return Y5_PYTHON_RAISED;
+    }
+    y5_status status = check_device(state, object, error);
+    if (status != Y5_OK) {
+        return status;
+    }
+    PyObject *capsule = ask_for_capsule(state, object);
+    if (capsule == NULL) {
+        return Y5_PYTHON_RAISED;
+    }
+    const dlpack_tensor *given = NULL;
+    status = open_capsule(capsule, &given, loan, error);
+    Py_DECREF(capsule);
+    if (status == Y5_OK) {
+        status = describe(given, tensor, error);
+    }
+    if (status == Y5_OK && tensor->device != Y5_CPU) {
+        status = y5_fail(error, Y5_BAD_BUFFER, "", "a CUDA pointer, expected memory of the CPU");
+    }
+    if (status != Y5_OK) {
+        y5_return(loan);
+    }
+    return status;
+}

@@ -1,0 +1,31 @@
+/* Python object -> y5_tensor. With dlpack_abi.h, the only file that knows DLPack. */
+#ifndef Y5_TENSOR_H
+#define Y5_TENSOR_H
+
+#include "core/y5.h"
+#include "python/state.h"
+
+/* What a borrowed tensor owes its producer: at most one deleter call. Zero-initialise. */
+typedef struct {
+    dlpack_managed *managed;
+    dlpack_managed_versioned *versioned;
+} y5_loan;
+
+/* True for exactly torch.Tensor and torch.nn.Parameter. */
+bool y5_is_plain_tensor(const y5_state *state, PyObject *object);
+
+/* Fills `tensor` from a plain torch tensor, through the exchange table or a capsule.
+ * The memory is valid while the caller holds `object` and has not returned the loan; nothing else
+ * is kept. Everything that cannot be described is Y5_UNSUPPORTED; error->argument is left empty. */
+y5_status y5_borrow(const y5_state *state, PyObject *object, y5_tensor *tensor, y5_loan *loan,
+                    y5_error *error);
+
+/* The same for any object with __dlpack__, for reading only. What torch cannot be at fault for
+ * is a TypeError, ValueError or BufferError; an exception of the producer passes through. */
+y5_status y5_borrow_foreign(const y5_state *state, PyObject *object, y5_tensor *tensor,
+                            y5_loan *loan, y5_error *error);
+
+/* Calls the deleter that is owed. GIL held; a pending exception is kept. */
+void y5_return(y5_loan *loan);
+
+#endif

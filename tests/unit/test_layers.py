@@ -42,7 +42,7 @@ PYTHON_LAYERS = (
     ("device", "training", "distributed"),
     ("torch_utils",),
     ("overlay",),
-    ("auto", "demo"),
+    ("auto", "demo", "launcher", "report", "selftest"),
     ("cli",),
     ("__main__",),
 )
@@ -54,8 +54,10 @@ TORCH_FREE = (
     "switches",
     "auto",
     "cli",
+    "launcher",
     "overlay.__init__",
     "overlay.finder",
+    "overlay.fingerprint",
 )
 
 # Types whose instances CPython wants writable.

@@ -1,0 +1,145 @@
+"""The command line: run a client script with the overlay, or info, selftest, demo.
+
+Must not import torch before the client script does, and so must not ask the package for names:
+the package looks for them in torch_utils.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from . import __version__
+from .switches import ALL as SWITCHES
+from .switches import CPU
+
+_USAGE = """\
+usage: python -m yolov5_utils SCRIPT.py [ARGUMENT ...]
+       python -m yolov5_utils COMMAND [--help]
+
+Runs SCRIPT.py as python would, with the hot paths of YOLOv5's utils/torch_utils.py in C.
+
+commands:
+  info [--json]  what is installed, how it was built, and which way each hot path runs
+  selftest       compare every hot path in C with plain torch, bit for bit (seconds)
+  demo           train, prune, fuse and time a small detector on drawn shapes
+
+options:
+  -h, --help     show this text
+  --version      show the version
+
+environment:
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line `argv` (default: this process's): the exit code.
+
+    A client script's own SystemExit and exceptions pass through.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments:
+        print(_usage(), end="", file=sys.stderr)
+        return 2
+    first, rest = arguments[0], arguments[1:]
+    if first in ("-h", "--help"):
+        print(_usage(), end="")
+        return 0
+    if first == "--version":
+        print(f"yolov5_utils {__version__}")
+        return 0
+    if first not in _COMMANDS and not Path(first).is_file():
+        return _not_a_script(first)
+    problem = _check_build()
+    if problem is not None:
+        return problem
+    if first in _COMMANDS:
+        return _COMMANDS[first](rest)
+
+    from .launcher import run
+    from .overlay import install
+
+    install()
+    run(first, rest)
+    return 0
+
+
+def _usage() -> str:
+    lines = []
+    for switch in SWITCHES:
+        values = ", ".join(value for value in switch.values if value)
+        lines.append(f"  {switch.name}: {switch.meaning} ({values})\n")
+    return _USAGE + "".join(lines)
+
+
+def _fail(text: str, code: int = 2) -> int:
+    print(f"yolov5_utils: {text}", file=sys.stderr)
+    return code
+
+
+def _not_a_script(name: str) -> int:
+    """Say what is wrong with a first argument that is neither a command nor a file."""
+    if name.startswith("-"):
+        return _fail(f"unknown option {name} (see --help)")
+    if not name.endswith(".py") and "/" not in name:
+        commands = ", ".join(_COMMANDS)
+        return _fail(f"{name!r} is neither a command ({commands}) nor a file")
+
+    from .launcher import cannot_open
+
+    return cannot_open(name)
+
+
+def _check_build() -> int | None:
+    """An exit code, and a line that says why, where the switches or the extension are broken.
+
+    For scripts too: a training that silently runs stock code helps nobody who asked for this.
+    """
+    try:
+        for switch in SWITCHES:
+            switch.read()
+        try:
+            from . import _C
+        except ImportError:
+            from . import _native  # noqa: F401 - fails with the text that names the remedy
+        else:
+            try:
+                _C.configure(level=CPU.read() or None)
+            except ValueError as error:  # a level that this CPU or this build does not have
+                raise ValueError(f"{CPU.name}: {error}") from None
+    except ValueError as error:
+        return _fail(str(error))
+    except ImportError as error:
+        return _fail(str(error), 1)
+    return None
+
+
+def _info(arguments: list[str]) -> int:
+    if arguments not in ([], ["--json"]):
+        return _fail(f"info takes nothing or --json, not {' '.join(arguments)}")
+    from .report import as_json, as_text
+
+    print(as_json() if arguments else as_text())
+    return 0
+
+
+def _selftest(arguments: list[str]) -> int:
+    if arguments:
+        return _fail(f"selftest takes no arguments, not {' '.join(arguments)}")
+    from .selftest import run
+
+    return run()
+
+
+def _demo(arguments: list[str]) -> int:
+    from .demo import main as demo
+
+    return demo(arguments)
+
+
+_COMMANDS: dict[str, Callable[[list[str]], int]] = {
+    "info": _info,
+    "selftest": _selftest,
+    "demo": _demo,
+}

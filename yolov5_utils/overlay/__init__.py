@@ -1,0 +1,128 @@
+"""Speed for an unmodified YOLOv5: swaps the hot callables of the client's own torch_utils module.
+
+`install()` puts a finder on the import path. The client's file executes as always; before its
+import returns it is identified and, if it is YOLOv5's, patched in place. Importing this package,
+and installing, imports no torch: the client does that, when it always did.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from types import ModuleType
+from typing import Any, NamedTuple
+
+from .. import __version__
+from ..switches import ALL as SWITCHES
+from ..switches import BACKEND, STRICT
+from .finder import Finder
+from .fingerprint import MODULE_NAMES, NotRecognised, identify
+
+
+class Record(NamedTuple):
+    """What happened to one client module: what was replaced, what was left, and why."""
+
+    module: str
+    file: str | None
+    release: str | None  # of YOLOv5, None where it is not YOLOv5's file
+    replaced: tuple[str, ...]
+    left: dict[str, str]  # name (or "module" for all of it) -> why it was left as it is
+
+
+_records: dict[str, Record] = {}
+_announced: set[str] = set()  # the module whose line was logged: one line a process
+
+
+def install() -> None:
+    """Patch YOLOv5's torch_utils module whenever it is imported, now also if it already is.
+
+    Calling it again changes nothing. ValueError for an unknown value of a YOLOV5_UTILS_* switch.
+    """
+    for switch in SWITCHES:
+        switch.read()
+    if not installed():
+        sys.meta_path.insert(0, _finder)
+    for name in MODULE_NAMES:
+        module = sys.modules.get(name)
+        if isinstance(module, ModuleType) and not _being_imported(module):
+            _executed(module)
+
+
+def uninstall() -> None:
+    """Take the finder away and give every patched module its own callables back."""
+    if installed():
+        sys.meta_path.remove(_finder)
+    if any(record.replaced for record in _records.values()):
+        from . import patches
+
+        patches.revert_all()
+    _records.clear()
+    _announced.clear()
+
+
+def installed() -> bool:
+    """True while the finder is in place."""
+    return _finder in sys.meta_path
+
+
+def status() -> list[Record]:
+    """One record for each client module met so far, in the order of their first import."""
+    return list(_records.values())
+
+
+def _being_imported(module: ModuleType) -> bool:
+    """True for a module that is not complete yet: the finder will see it when it is."""
+    return bool(getattr(getattr(module, "__spec__", None), "_initializing", False))
+
+
+def _executed(module: ModuleType) -> None:
+    """Patch a client module that has just executed.
+
+    Whatever goes wrong leaves the module as it is, with the reason on record; under
+    YOLOV5_UTILS_STRICT=1 it is raised as an ImportError.
+    """
+    file = getattr(module, "__file__", None)
+    try:
+        record = _patched(module, file)
+    except NotRecognised as why:
+        record = Record(module.__name__, file, None, (), {"module": f"not YOLOv5's ({why})"})
+    except Exception as error:  # a broken extension, whose text names the remedy, or our own fault
+        reason = str(error) if isinstance(error, ImportError) else repr(error)
+        if STRICT.on():
+            raise ImportError(reason) from error
+        record = Record(module.__name__, file, None, (), {"module": reason})
+    _records[module.__name__] = record
+    _announce(module, record)
+
+
+def _patched(module: ModuleType, file: str | None) -> Record:
+    found = identify(module)
+    if BACKEND.read() == "torch":
+        reason = f"{BACKEND.name}=torch"
+        return Record(module.__name__, file, found.release, (), {"module": reason})
+    from . import patches
+
+    replaced = patches.apply(module, found)
+    return Record(module.__name__, file, found.release, replaced, dict(found.left))
+
+
+def _noted(name: str, reason: str) -> None:
+    """Remember that a client module could not even be watched, and why."""
+    _records[name] = Record(name, None, None, (), {"module": reason})
+
+
+def _announce(module: ModuleType, record: Record) -> None:
+    """One line through the client's own logger, once a process, on the first rank only."""
+    logger: Any = getattr(module, "LOGGER", None) or getattr(module, "logger", None)
+    if _announced or logger is None or os.environ.get("RANK", "-1") not in ("-1", "0"):
+        return
+    _announced.add(record.module)
+    if record.replaced:
+        names = ", ".join(record.replaced)
+        logger.info(f"yolov5_utils {__version__}: {names} of {record.module} replaced")
+    else:
+        reason = "; ".join(record.left.values())
+        logger.warning(f"yolov5_utils {__version__}: {record.module} runs as it is: {reason}")
+
+
+_finder = Finder(MODULE_NAMES, _executed, _noted)

@@ -1,0 +1,90 @@
+"""A meta-path finder that lets a module execute as always and then hands it to a callback.
+
+Knows nothing of YOLOv5 and nothing of torch.
+"""
+
+from __future__ import annotations
+
+import importlib.machinery
+import sys
+import threading
+from collections.abc import Callable, Collection, Sequence
+from types import ModuleType
+from typing import Any
+
+
+class Finder:
+    """Calls `executed(module)` when a module of one of `names` has executed, before import returns.
+
+    The module is found by the other finders and keeps their spec and their loader, the very
+    objects: only `exec_module` of this one loader object is shadowed until it has run. An error of
+    `executed` is told to `noted(name, reason)` and swallowed, unless it is an ImportError, which
+    `executed` raises to make the import fail.
+    """
+
+    def __init__(
+        self,
+        names: Collection[str],
+        executed: Callable[[ModuleType], None],
+        noted: Callable[[str, str], None],
+    ) -> None:
+        self._names = frozenset(names)
+        self._executed = executed
+        self._noted = noted
+        self._searching = threading.local()  # other hooks may search through us while we search
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        """The spec that the other finders give for a name we watch, None for every other name."""
+        if fullname not in self._names or getattr(self._searching, "on", False):
+            return None
+        self._searching.on = True
+        try:
+            spec = self._spec_of_others(fullname, path, target)
+        finally:
+            self._searching.on = False
+        if spec is not None:
+            try:
+                self._watch(spec)
+            except Exception as error:
+                self._noted(fullname, f"its loader cannot be watched: {error!r}")
+        return spec
+
+    def _spec_of_others(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None
+    ) -> importlib.machinery.ModuleSpec | None:
+        for finder in list(sys.meta_path):
+            find_spec = getattr(finder, "find_spec", None)
+            if finder is self or find_spec is None:
+                continue
+            spec: importlib.machinery.ModuleSpec | None = find_spec(fullname, path, target)
+            if spec is not None:
+                return spec
+        return None
+
+    def _watch(self, spec: importlib.machinery.ModuleSpec) -> None:
+        """Shadow `exec_module` on the loader object, whose type and identity stay as found."""
+        loader: Any = spec.loader
+        if loader is None or isinstance(loader, type) or not hasattr(loader, "exec_module"):
+            raise TypeError(f"loader {loader!r} has no exec_module of its own")
+        original = loader.exec_module
+        name = spec.name
+
+        def exec_module(module: ModuleType) -> None:
+            original(module)
+            if module.__name__ == name:  # a zip file's loader serves all its modules
+                vars(loader).pop("exec_module", None)
+                self._hand_over(module)
+
+        loader.exec_module = exec_module
+
+    def _hand_over(self, module: ModuleType) -> None:
+        # A module may replace itself in sys.modules while it executes: the client uses that one.
+        current = sys.modules.get(module.__name__, module)
+        try:
+            self._executed(current)
+        except ImportError:
+            raise
+        except Exception as error:
+            self._noted(module.__name__, f"it could not be patched: {error!r}")

@@ -1,0 +1,108 @@
+"""The replacements: YOLOv5's own names, signatures and results, with the work done in C.
+
+Imported once a client's torch_utils has executed, so torch is loaded by then.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import torch
+
+from .. import _C, _native
+from ..ops.ema import update_modules
+from .fingerprint import Fingerprint, SparsityForm, UpdateForm
+
+_MARK = "__yolov5_utils__"  # on our replacements only: tells them from the client's functions
+_undo: list[Callable[[], None]] = []
+
+
+def apply(module: ModuleType, found: Fingerprint) -> tuple[str, ...]:
+    """Replace what the fingerprint knows, on the client's own class and module.
+
+    The names that are replaced now; what was replaced before stays as it is.
+    """
+    replaced = []
+    if found.update is not None:
+        if not is_ours(module.ModelEMA.update):
+            _replace(module.ModelEMA, "update", _replacement_update(module, found.update))
+        replaced.append("ModelEMA.update")
+    if found.sparsity is not None:
+        if not is_ours(module.sparsity):
+            _replace(module, "sparsity", _replacement_sparsity(module.sparsity, found.sparsity))
+        replaced.append("sparsity")
+    return tuple(replaced)
+
+
+def revert_all() -> None:
+    """Give the client's own functions back, last replaced first."""
+    while _undo:
+        _undo.pop()()
+
+
+def is_ours(function: Any) -> bool:
+    """True for a function that `apply` put there."""
+    return _MARK in getattr(function, "__dict__", {})
+
+
+def _replace(owner: Any, name: str, replacement: Callable[..., Any]) -> None:
+    original = vars(owner)[name]
+    setattr(replacement, _MARK, True)
+    setattr(owner, name, replacement)
+
+    def undo() -> None:
+        if vars(owner).get(name) is replacement:
+            setattr(owner, name, original)
+
+    _undo.append(undo)
+
+
+def _replacement_update(module: ModuleType, form: UpdateForm) -> Callable[..., None]:
+    """ModelEMA.update of one release; wrapped models are told by the client's own helper."""
+    original = module.ModelEMA.update
+    names = vars(module)  # the helpers are looked up at each call, as the original does
+
+    def update(self: Any, model: Any) -> None:
+        before = self.updates
+        try:
+            self.updates += 1
+            decay = self.decay(self.updates)
+            if form.unwrap == "de_parallel":
+                source = names["de_parallel"](model)
+            else:
+                source = model.module if names["is_parallel"](model) else model
+            update_modules(self.ema, source, decay)
+        except BaseException:  # nothing was averaged, so nothing was counted
+            self.updates = before
+            raise
+
+    wrapped = functools.wraps(original)(update)
+    if form.guard is None:
+        return wrapped
+    return functools.wraps(original)(getattr(module, form.guard)()(wrapped))
+
+
+def _replacement_sparsity(
+    original: Callable[..., Any], form: SparsityForm
+) -> Callable[..., torch.Tensor]:
+    """sparsity of one release; the original itself runs where C cannot, or must raise."""
+
+    @functools.wraps(original)
+    def sparsity(model: Any) -> Any:
+        dtype = torch.get_default_dtype()
+        if not form.exact and dtype not in (torch.float32, torch.float64):
+            _native.note_torch("sparsity", f"default dtype {dtype}")
+            return original(model)
+        done, counts = _native.attempt("sparsity", _C.count_module_zeros, model)
+        if not done or not counts[0]:
+            return original(model)
+        _, elements, zeros_float32, zeros_float64 = counts
+        if form.exact:  # the float64 sum is exact below 2**53 zeros
+            return torch.tensor(int(zeros_float64), dtype=torch.int64) / elements
+        zeros = zeros_float32 if dtype == torch.float32 else zeros_float64
+        return torch.tensor(zeros, dtype=dtype) / float(elements)
+
+    return sparsity

@@ -1,0 +1,91 @@
+"""What is installed and which way each hot path runs: the facts behind `info`."""
+
+from __future__ import annotations
+
+import json
+import platform
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from . import _C, __version__, _native, overlay
+from .switches import ALL as SWITCHES
+
+
+def facts() -> dict[str, Any]:
+    """Everything `info` prints, as plain dicts, lists, strings and numbers. Changes nothing."""
+    build = _C.info()
+    return {
+        "package": {
+            "name": "yolov5-torch-utils",
+            "version": __version__,
+            "location": str(Path(__file__).resolve().parent),
+        },
+        "build": build,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "threads": {"torch": torch.get_num_threads(), "pool": _pool(build)},
+        "cuda_library": "not in this version",
+        "switches": {switch.name: switch.read() for switch in SWITCHES},
+        "hot_paths": hot_paths(),
+        "overlay": {
+            "installed": overlay.installed(),
+            "modules": [record._asdict() for record in overlay.status()],
+        },
+    }
+
+
+def hot_paths() -> dict[str, dict[str, Any]]:
+    """For each hot path: the way it runs ("C" or "torch"), why, and this process's calls so far.
+
+    `calls` counts calls by way taken, `reasons` why calls that could have run in C took torch.
+    """
+    level = _C.info()["level"]
+    result = {}
+    for operation, path in _native.HOT_PATHS.items():
+        refusal = _native.refusal(operation)
+        result[operation] = {
+            "way": "torch" if refusal else "C",
+            "why": refusal or f"dense CPU tensors, level {level}; torch for all others",
+            "calls": dict(path.calls),
+            "reasons": dict(path.reasons),
+        }
+    return result
+
+
+def as_json() -> str:
+    """`facts()` as indented JSON."""
+    return json.dumps(facts(), indent=2)
+
+
+def as_text() -> str:
+    """`facts()` as a table to read."""
+    all_facts = facts()
+    rows: list[tuple[str, str]] = [
+        ("package", "{name} {version} in {location}".format(**all_facts["package"])),
+        ("python", all_facts["python"]),
+        ("torch", all_facts["torch"]),
+        ("threads", f"{all_facts['threads']['torch']}, {all_facts['threads']['pool']}"),
+        ("CUDA library", all_facts["cuda_library"]),
+    ]
+    rows += [(f"build: {key}", _words(value)) for key, value in all_facts["build"].items()]
+    rows += [(name, value or "(not set)") for name, value in all_facts["switches"].items()]
+    for operation, path in all_facts["hot_paths"].items():
+        rows.append((f"hot path {operation}", f"{path['way']}: {path['why']}"))
+    width = max(len(name) for name, _ in rows)
+    return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
+
+
+def _pool(build: dict[str, Any]) -> str:
+    """In words, whose threads large calls use."""
+    if not build.get("thread_pool"):
+        return "calls stay on one thread: this torch lends no thread pool"
+    megabytes = build.get("parallel_bytes", 0) >> 20
+    return f"torch's own thread pool for calls that move {megabytes} MiB or more"
+
+
+def _words(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -1,0 +1,181 @@
+"""`selftest`: every hot path in C against plain torch, bit for bit, at the active level.
+
+For users who want to know that their build is right on their machine. It needs no pytest and calls
+the extension directly, so no switch can turn the comparison off.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from copy import deepcopy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from . import _C, _native, reference
+
+_SIZES = range(98)  # below, at and above every vector width and unrolled step of the kernels
+_DECAYS = (0.0, 0.0005, 0.5, 0.9999, 1.0)
+_SPECIALS = (0.0, -0.0, 1.0, float("inf"), float("-inf"), float("nan"), 1e-40, -1e-45, 65504.0)
+_FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+_INTEGERS = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+_BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes per element
+
+
+def run() -> int:
+    """Print a line per check; 0 if all are equal, 1 otherwise."""
+    print(f"yolov5_utils selftest: torch {torch.__version__}, level {_C.info()['level']}")
+    start = time.perf_counter()
+    failures = 0
+    for name, check in _CHECKS.items():
+        try:
+            what = f"ok      {name}: {check()}"
+        except Exception as error:  # a check that cannot run has failed, whatever the reason
+            failures += 1
+            what = f"FAILED  {name}: {error or type(error).__name__}"
+        print(what)
+    for operation, path in _native.HOT_PATHS.items():
+        if not hasattr(_C, path.function):
+            print(f"torch   {operation}: not in C in this version")
+    seconds = time.perf_counter() - start
+    verdict = f"{failures} of {len(_CHECKS)} checks FAILED" if failures else "all equal"
+    print(f"{verdict}, {seconds:.1f} s")
+    return 1 if failures else 0
+
+
+class _Bag(nn.Module):
+    """A module that holds tensors, as buffers (all dtypes) or parameters, and computes nothing."""
+
+    def __init__(self, tensors: list[Tensor], parameters: bool = False) -> None:
+        super().__init__()
+        for number, tensor in enumerate(tensors):
+            if parameters:
+                parameter = nn.Parameter(tensor, requires_grad=False)
+                self.register_parameter(f"tensor{number}", parameter)
+            else:
+                self.register_buffer(f"tensor{number}", tensor)
+
+
+def _values(size: int, dtype: torch.dtype, generator: torch.Generator) -> Tensor:
+    """Random numbers of many magnitudes with zeros and special values, in an unaligned place."""
+    exponents = torch.randint(-12, 5, (size + 1,), generator=generator)
+    values = torch.randn(size + 1, generator=generator) * 10.0**exponents
+    marks = torch.randint(0, 3 * len(_SPECIALS), (size + 1,), generator=generator)
+    for mark, special in enumerate(_SPECIALS):
+        values[marks == mark] = special
+    if not dtype.is_floating_point:
+        values = values.nan_to_num(0, 0, 0).clamp(0, 100)
+    return values.to(dtype)[1:]
+
+
+def _same_bits(ours: Tensor, theirs: Tensor) -> bool:
+    """Equal dtype, shape and bits; one NaN is as good as another."""
+    if ours.dtype != theirs.dtype or ours.shape != theirs.shape:
+        return False
+    integers = _BITS[ours.element_size()]
+    equal = ours.contiguous().view(integers) == theirs.contiguous().view(integers)
+    return bool((equal | (ours.isnan() & theirs.isnan())).all())
+
+
+def _compare_ema(average: nn.Module, source: nn.Module, decay: float) -> int:
+    """Update copies of `average` both ways: the number of tensors compared, or AssertionError."""
+    ours, theirs = deepcopy(average), deepcopy(average)
+    _C.ema_update(ours, source, decay)
+    reference.ema_update(theirs, source, decay)
+    expected = theirs.state_dict()
+    for name, value in ours.state_dict().items():
+        if not _same_bits(value, expected[name]):
+            raise AssertionError(f"{name} ({value.dtype}, {tuple(value.shape)}), decay {decay}")
+    return len(expected)
+
+
+def _ema_sizes(average_dtype: torch.dtype, source_dtype: torch.dtype) -> int:
+    generator = torch.Generator().manual_seed(1)
+    average = _Bag([_values(size, average_dtype, generator) for size in _SIZES])
+    source = _Bag([_values(size, source_dtype, generator) for size in _SIZES])
+    return sum(_compare_ema(average, source, decay) for decay in _DECAYS)
+
+
+def _check_ema_dtypes() -> str:
+    tensors = sum(_ema_sizes(dtype, dtype) for dtype in _FLOATS)
+    return f"{tensors} tensors of float32, float64, float16, bfloat16 with 0 to 97 elements"
+
+
+def _check_ema_mixed() -> str:
+    tensors = 0
+    for dtype in (torch.float16, torch.bfloat16):
+        tensors += _ema_sizes(torch.float32, dtype) + _ema_sizes(dtype, torch.float32)
+    return f"{tensors} tensors, average and model of different dtypes"
+
+
+def _models() -> Iterator[nn.Module]:
+    """Small random models, without a draw from torch's global generator."""
+    with torch.random.fork_rng(devices=[]):
+        for seed in range(8):
+            torch.manual_seed(seed)
+            channels = 3 + 5 * seed
+            first = nn.Conv2d(3, channels, 3, bias=bool(seed % 2))
+            model = nn.Sequential(
+                first,
+                nn.BatchNorm2d(channels),
+                nn.Conv2d(channels, 7, 1).to(memory_format=torch.channels_last),
+                nn.ConvTranspose2d(7, channels, 2),
+                first if seed % 3 == 0 else nn.Identity(),  # tied: averaged twice, counted once
+            )
+            with torch.no_grad():
+                for parameter in model.parameters():
+                    parameter[torch.rand_like(parameter) < 0.2] = 0.0
+            yield model
+
+
+def _check_ema_models() -> str:
+    tensors = 0
+    for model in _models():
+        average = deepcopy(model)
+        for value in average.state_dict().values():
+            if value.is_floating_point():
+                value.mul_(1.001).add_(0.01)
+        tensors += _compare_ema(average, model, 0.997)
+    return f"{tensors} tensors of convolution models, tied and channels-last weights among them"
+
+
+def _compare_sparsity(model: nn.Module) -> int:
+    """Count zeros both ways: the number of parameters, or AssertionError."""
+    parameters = list(model.parameters())
+    counts = _C.count_module_zeros(model)
+    zeros_float32 = torch.zeros((), dtype=torch.float32)
+    zeros = 0
+    for parameter in parameters:
+        count = (parameter == 0).sum()
+        zeros_float32 += count
+        zeros += int(count)
+    elements = sum(parameter.numel() for parameter in parameters)
+    expected = (len(parameters), elements, float(zeros_float32), float(zeros))
+    if tuple(counts) != expected:
+        raise AssertionError(f"counted {tuple(counts)}, torch {expected}")
+    return len(parameters)
+
+
+def _check_sparsity_dtypes() -> str:
+    generator = torch.Generator().manual_seed(2)
+    tensors = 0
+    for dtype in (*_FLOATS, *_INTEGERS):
+        values = [_values(size, dtype, generator) for size in _SIZES]
+        tensors += _compare_sparsity(_Bag(values, parameters=True))
+    return f"{tensors} parameters of {len(_FLOATS) + len(_INTEGERS)} dtypes with 0 to 97 elements"
+
+
+def _check_sparsity_models() -> str:
+    tensors = sum(_compare_sparsity(model) for model in _models())
+    return f"{tensors} parameters of convolution models"
+
+
+_CHECKS: dict[str, Callable[[], Any]] = {
+    "ema, dtypes": _check_ema_dtypes,
+    "ema, mixed dtypes": _check_ema_mixed,
+    "ema, models": _check_ema_models,
+    "sparsity, dtypes": _check_sparsity_dtypes,
+    "sparsity, models": _check_sparsity_models,
+}

@@ -166,7 +166,7 @@ def _package_level() -> str:
     """The instruction level the package's kernels run at."""
     from yolov5_utils import _C
 
-    return str(_C.levels()["active"])
+    return str(_C.info()["level"])
 
 
 def machine_line(about: dict[str, object]) -> str:

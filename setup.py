@@ -32,7 +32,7 @@ def switch(name: str) -> bool:
 
 
 def compiler_arguments() -> tuple[list[str], list[str]]:
-    """Arguments for compiling and for linking. -ffp-contract=off carries the promise of equal bits."""
+    """What the compiler and the linker get. -ffp-contract=off carries the promise of equal bits."""
     compiling = ["-std=c11", "-O3", "-fvisibility=hidden", "-fno-math-errno", "-ffp-contract=off"]
     compiling += WARNINGS
     linking: list[str] = []
@@ -66,7 +66,7 @@ class BuildExtension(build_ext):
 
 
 def libraries() -> list[str]:
-    """dlopen lives in its own library only where glibc is older than 2.34, libm everywhere on Unix."""
+    """libm on Unix; on Linux also libdl, where dlopen lives when glibc is older than 2.34."""
     if sys.platform == "win32":
         return []
     return ["dl", "m"] if sys.platform == "linux" else ["m"]

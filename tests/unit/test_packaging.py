@@ -118,8 +118,6 @@ def test_extension_needs_the_c_library_only(wheel: Path, tmp_path: Path) -> None
     (name,) = (n for n in archive.namelist() if n.endswith(".so"))
     report = run("objdump", "-p", archive.extract(name, tmp_path), cwd=tmp_path)
     assert set(re.findall(r"NEEDED\s+(\S+)", report)) <= ALLOWED_LIBRARIES
-    assert "RPATH" not in report
-    assert "RUNPATH" not in report
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads an ELF file")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-LEVELS = ("portable", "avx2", "avx512", "neon")
+LEVELS = ("portable", "avx2", "avx512")
 
 
 def pytest_report_header() -> list[str]:

@@ -30,7 +30,7 @@ class Switch(NamedTuple):
 BACKEND = Switch("YOLOV5_UTILS_BACKEND", ("auto", "torch"), "auto", "torch: never use C")
 CPU = Switch(
     "YOLOV5_UTILS_CPU",
-    ("", "portable", "avx2", "avx512", "neon"),
+    ("", "portable", "avx2", "avx512"),
     "",
     "cap the instruction level of the C kernels",
 )

@@ -44,6 +44,9 @@ def _check_pairs(pairs: list[tuple[Tensor, Tensor]], decay: float) -> None:
     for value, new in pairs:
         if value.layout is not torch.strided or new.layout is not torch.strided:
             continue
+        if value.shape != new.shape:
+            # Operands without memory of their own: raises what the addition itself would.
+            torch.zeros(()).expand(value.shape) + torch.zeros(()).expand(new.shape)
         if value.shape != new.shape or 0 in value.stride():
             trial = torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="meta")
             trial += torch.empty(new.shape, dtype=new.dtype, device="meta")

@@ -264,9 +264,9 @@ y5_bump_versions(const y5_state *state, const y5_pairs *pairs, y5_error *error)
     PyObject *result =
         PyObject_CallFunctionObjArgs(state->torch.bump_versions, list, NULL);
     Py_DECREF(list);
-    if (result == NULL) { /* inference tensors have no version: torch decides what may be done */
+    if (result == NULL) { /* torch before 2.3 refuses inference tensors here */
         PyErr_Clear();
-        return y5_fail(error, Y5_UNSUPPORTED, "", "the average holds inference tensors");
+        return y5_fail(error, Y5_UNSUPPORTED, "", "torch refuses a write to the average");
     }
     Py_DECREF(result);
     return Y5_OK;

@@ -86,11 +86,12 @@ type_is_plain(walk *self, PyTypeObject *type)
     return true;
 }
 
+/* True where members[name] is there and is not an empty dict. */
 static bool
 is_non_empty(PyObject *members, PyObject *name)
 {
-    PyObject *collection = PyDict_GetItemWithError(members, name);
-    return collection != NULL && PyObject_Size(collection) != 0;
+    PyObject *hooks = PyDict_GetItemWithError(members, name);
+    return hooks != NULL && (!PyDict_Check(hooks) || PyDict_Size(hooks) != 0);
 }
 
 /* The dict of that name; NULL where there is none or where it is not a plain one. */

@@ -1,0 +1,45 @@
+"""The hot paths of yolov5_utils in C."""
+
+from typing import Any, TypedDict
+
+from torch import nn
+
+class Unsupported(Exception):
+    """C cannot do this call with the original's bits. Nothing was changed; torch can do it."""
+
+class Settings(TypedDict):
+    level: str
+    parallel_bytes: int
+    gil_bytes: int
+
+class Info(TypedDict):
+    compiler: str
+    limited_api: bool
+    sanitized: bool
+    levels_compiled: list[str]
+    levels_found: list[str]
+    level: str
+    exchange_table: bool
+    thread_pool: bool
+    parallel_bytes: int
+    gil_bytes: int
+
+def ema_update(average: nn.Module, source: nn.Module, decay: float) -> None:
+    """Move every floating entry of average.state_dict() towards source's entry of that key."""
+
+def count_module_zeros(module: nn.Module) -> tuple[int, int, float, float]:
+    """(parameters, elements, zeros summed in float32, zeros summed in float64) of a module."""
+
+def count_zeros(tensor: Any) -> int:
+    """The number of zeros of a tensor or any object with __dlpack__ in the CPU's memory."""
+
+def register_torch(facts: object) -> bool:
+    """Tell the extension of torch: an object with the attributes of _native.TorchFacts."""
+
+def configure(
+    level: str | None = None, parallel_bytes: int | None = None, gil_bytes: int | None = None
+) -> Settings:
+    """Change what is not None and return the settings as they were before."""
+
+def info() -> Info:
+    """Facts of this build and this machine."""

@@ -176,7 +176,9 @@ static bool
 parse_level(PyObject *given, int32_t *out)
 {
     PyObject *utf8 = PyUnicode_Check(given) ? PyUnicode_AsUTF8String(given) : NULL;
-    y5_level level = utf8 != NULL ? y5_level_by_name(PyBytes_AsString(utf8)) : -1;
+    char *name = NULL;
+    bool has_name = utf8 != NULL && PyBytes_AsStringAndSize(utf8, &name, NULL) == 0;
+    y5_level level = has_name ? y5_level_by_name(name) : -1;
     Py_XDECREF(utf8);
     if (level < 0 || !y5_level_compiled(level)) {
         PyErr_Clear();

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
@@ -12,10 +13,10 @@ import pytest
 from yolov5_utils import _C, _native, switches
 
 
-def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def python(code: str, *options: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """`code` in a fresh interpreter."""
     return subprocess.run(
-        [sys.executable, "-c", code],
+        [sys.executable, *options, "-c", code],
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
@@ -99,9 +100,10 @@ def test_missing_extension_names_the_remedy(tmp_path: Path) -> None:
     package.mkdir()
     for name in ("__init__.py", "_native.py", "switches.py"):
         (package / name).write_text((source / name).read_text())
-    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import yolov5_utils._native"
-    done = python(code)
+    installed = sysconfig.get_paths()["purelib"]  # without its .pth files: they may lead to _C
+    code = f"import sys; sys.path[:0] = [{str(tmp_path)!r}, {installed!r}]; import yolov5_utils._native"
+    done = python(code, "-S")
     assert "ImportError: yolov5_utils: the C extension" in done.stderr
     assert "pip install" in done.stderr
     (package / "_C.abi3.so").write_bytes(b"not a library")
-    assert "pip install" in python(code).stderr
+    assert "pip install" in python(code, "-S").stderr

@@ -12,7 +12,10 @@ from typing import Any
 
 import torch
 
-from .. import _C, _native
+# _native comes first, for the remedy it names where the extension is broken; then torch_utils,
+# because ops alone go in a circle.
+from .. import _native, torch_utils  # noqa: F401
+from .._C import count_module_zeros
 from ..ops.ema import update_modules
 from .fingerprint import Fingerprint, SparsityForm, UpdateForm
 
@@ -96,7 +99,7 @@ def _replacement_sparsity(
         if not form.exact and dtype not in (torch.float32, torch.float64):
             _native.note_torch("sparsity", f"default dtype {dtype}")
             return original(model)
-        done, counts = _native.attempt("sparsity", _C.count_module_zeros, model)
+        done, counts = _native.attempt("sparsity", count_module_zeros, model)
         if not done or not counts[0]:
             return original(model)
         _, elements, zeros_float32, zeros_float64 = counts

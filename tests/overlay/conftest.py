@@ -1,0 +1,75 @@
+"""Small clients that look like a release of YOLOv5 to the overlay, and a clean table for each."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from synthetic import text_of
+
+from yolov5_utils import overlay
+
+Loader = Callable[..., ModuleType]
+
+
+def forget_clients() -> None:
+    for name in [name for name in sys.modules if name.split(".")[0] in ("utils", "yolov5")]:
+        del sys.modules[name]
+    importlib.invalidate_caches()
+
+
+@pytest.fixture(autouse=True)
+def clean(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No overlay, no client and none of the switches before and after each test."""
+    for name in ("RANK", "YOLOV5_UTILS_BACKEND", "YOLOV5_UTILS_STRICT", "YOLOV5_UTILS_CPU"):
+        monkeypatch.delenv(name, raising=False)
+    overlay.uninstall()
+    forget_clients()
+    yield
+    overlay.uninstall()
+    forget_clients()
+
+
+@pytest.fixture
+def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """write(text, package="utils"): put a client's torch_utils.py on the import path: the file."""
+
+    def write_file(text: str, package: str = "utils") -> Path:
+        file = tmp_path.joinpath(*package.split("."), "torch_utils.py")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        for folder in (file.parent, *file.parent.parents):
+            if folder == tmp_path:
+                break
+            (folder / "__init__.py").write_text("")
+        file.write_text(text)
+        return file
+
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return write_file
+
+
+@pytest.fixture
+def client(write: Callable[..., Path]) -> Loader:
+    """client(release="7.0", text=None): the imported utils.torch_utils of a synthetic client."""
+
+    def load(release: str = "7.0", text: str | None = None) -> ModuleType:
+        write(text or text_of(release))
+        return importlib.import_module("utils.torch_utils")
+
+    return load
+
+
+@pytest.fixture
+def stock() -> Loader:
+    """stock(release): the same client's module under a name that no overlay looks at: an oracle."""
+
+    def load(release: str) -> ModuleType:
+        module = ModuleType("stock_client")
+        exec(compile(text_of(release), "stock_client.py", "exec"), vars(module))
+        return module
+
+    return load

@@ -1,0 +1,153 @@
+"""Which modules are recognised, which are left alone, and what the reason says."""
+
+from __future__ import annotations
+
+import importlib
+import py_compile
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from unittest.mock import MagicMock
+
+import pytest
+from conftest import Loader
+from synthetic import RELEASES, edited, text_of
+
+from yolov5_utils import overlay
+from yolov5_utils.overlay.fingerprint import NotRecognised, digest, identify
+
+UPDATES = {  # what the record says of each release
+    "5.0": "5.0 to 6.0",
+    "6.0": "5.0 to 6.0",
+    "between": "between 6.0 and 6.1",
+    "6.1": "6.1",
+    "6.2": "6.2",
+    "7.0": "7.0 or later",
+}
+SCALED = "old *= share"
+ADDED = "old += (1 - share) * new[name].detach()"
+
+# Averages that differ from YOLOv5's in a bit, in a case, or in when they happen.
+OTHER_AVERAGES = {
+    "lerp": (SCALED, "old.lerp_(new[name], 1 - share)"),
+    "one rounding less": (ADDED, "old.add_(new[name].detach(), alpha=1 - share)"),
+    "other order": (ADDED, "old += new[name].detach() * (1 - share)"),
+    "other weights": (ADDED, "old += (1.01 - share) * new[name].detach()"),
+    "condition": ("is_floating_point:", "is_floating_point and name in new:"),
+    "every second": ("        self.updates += 1\n", "        self.updates += 2\n"),
+    "switch": (SCALED, f"if self.enabled: {SCALED}"),
+    "other loop": ("self.ema.state_dict().items()", "self.ema.named_parameters()"),
+    "decorator": ("    def update(self", "    @torch.no_grad()\n    def update(self"),
+    "more after it": (ADDED, f"{ADDED}\n        self.report()"),
+}
+NOT_THE_FILE = {
+    "function missing": ("def prune(model, amount=0.3): ...", ""),
+    "function renamed": ("def scale_img(", "def resize_img("),
+    "signature": ("def prune(model, amount=0.3)", "def prune(model, amount=0.3, structured=False)"),
+    "update signature": ("def update(self, model)", "def update(self, model, step=1)"),
+    "not a class": ("class ModelEMA:", "ModelEMA = None\nclass Average:"),
+}
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_releases_are_recognised(client: Loader, release: str) -> None:
+    found = identify(client(release))
+    assert found.release == UPDATES[release]
+    assert found.update is not None
+    assert found.update.guard == ("smart_inference_mode" if release == "6.2" else None)
+    assert found.sparsity is not None
+    assert found.sparsity.exact == (release not in ("5.0", "6.0"))
+    assert found.left == {}
+
+
+@pytest.mark.parametrize("change", OTHER_AVERAGES)
+def test_other_averages_are_left_alone(client: Loader, change: str) -> None:
+    overlay.install()
+    module = client(text=edited(*OTHER_AVERAGES[change]))
+    assert not hasattr(module.ModelEMA.update, "__yolov5_utils__")
+    [record] = overlay.status()
+    assert record.replaced == ("sparsity",)
+    assert "differs from every release" in record.left["ModelEMA.update"]
+
+
+def test_other_count_is_left_alone(client: Loader) -> None:
+    overlay.install()
+    text = edited("(weights == 0).sum()", "(weights.abs() < 1e-6).sum()")
+    module = client(text=text)
+    assert not hasattr(module.sparsity, "__yolov5_utils__")
+    [record] = overlay.status()
+    assert record.replaced == ("ModelEMA.update",)
+    assert "differs" in record.left["sparsity"]
+
+
+@pytest.mark.parametrize("change", NOT_THE_FILE)
+def test_other_files_are_left_alone(client: Loader, change: str) -> None:
+    overlay.install()
+    client(text=edited(*NOT_THE_FILE[change]))
+    [record] = overlay.status()
+    assert record.release is None
+    assert record.replaced == ()
+    assert record.left["module"].startswith("not YOLOv5's")
+
+
+def test_unrelated_file_of_that_name_is_left_alone(client: Loader) -> None:
+    overlay.install()
+    assert client(text="answer = 42\n").answer == 42
+    [record] = overlay.status()
+    assert record.left == {"module": "not YOLOv5's (no function select_device)"}
+
+
+def test_stand_ins_are_not_modules() -> None:
+    with pytest.raises(NotRecognised, match="MagicMock is not a module"):
+        identify(MagicMock())
+
+
+def test_functions_of_another_module_are_left_alone(
+    write: Callable[..., Path], client: Loader
+) -> None:
+    """As where a fork takes ModelEMA from elsewhere: its helpers are not this module's."""
+    other = write(text_of("7.0")).with_name("averaging.py")
+    other.write_text(text_of("7.0"))
+    text = text_of("7.0") + "\n\nfrom utils.averaging import ModelEMA  # noqa\n"
+    found = identify(client(text=text))
+    assert found.update is None
+    assert found.left == {"ModelEMA.update": "is not a function of this module"}
+
+
+def test_without_source_nothing_is_replaced(
+    write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    overlay.install()
+    file = write(text_of("7.0"))
+    py_compile.compile(str(file), cfile=str(file.with_suffix(".pyc")), dfile="gone.py")
+    file.unlink()
+    importlib.import_module("utils.torch_utils")
+    [record] = overlay.status()
+    assert record.replaced == ()
+    assert "source cannot be read" in record.left["module"]
+
+
+def function(text: str) -> object:
+    """The function `f` of `text`, with source that inspect finds."""
+    module = ModuleType("text_of_f")
+    name = f"<{abs(hash(text))}>"
+    import linecache
+
+    linecache.cache[name] = (len(text), None, text.splitlines(keepends=True), name)
+    exec(compile(text, name, "exec"), vars(module))
+    return module.f
+
+
+def test_digest_sees_what_is_computed_and_nothing_else() -> None:
+    plain = digest(function("def f(a):\n    b = a + 1\n    return b\n"))
+    same = digest(function('def f(x):\n    "Doc."\n\n    y = x + 1  # note\n    return (y)\n'))
+    assert same == plain
+    for other in ("b = a + 2", "b = a - 1", "b = 1 + a", "a = a + 1", "b = c + 1"):
+        text = f"def f(a):\n    {other}\n    return b\n"
+        assert digest(function(text)) != plain, other
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="type parameters need Python 3.12")
+def test_digest_of_newer_syntax() -> None:
+    assert digest(function("def f[T](a):\n    return a\n"))

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from typing import Any
 
 __version__ = "0.1.0"
 
-# Submodules that bring public names along; looked up on first use, so that importing stays cheap.
-_LAZY_MODULES = ("torch_utils",)
-
 
 def __getattr__(name: str) -> Any:
-    if name.startswith("_"):
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    for module_name in _LAZY_MODULES:
-        module = importlib.import_module(f"{__name__}.{module_name}")
-        if name == module_name:
-            return module
-        if name in module.__all__:
-            return getattr(module, name)
+    """Submodules, and the public names of torch_utils, looked up when first used."""
+    if not name.startswith("_"):
+        if importlib.util.find_spec(f"{__name__}.{name}") is not None:
+            return importlib.import_module(f"{__name__}.{name}")
+        torch_utils = importlib.import_module(f"{__name__}.torch_utils")
+        if name in torch_utils.__all__:
+            return getattr(torch_utils, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

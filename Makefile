@@ -44,4 +44,4 @@ lint: ## formatting, static checks, and warning-free builds with gcc and clang
 clean: ## removes everything that the other targets made
 	rm -rf build dist *.egg-info yolov5_utils/_C.*so .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +
-	$(if $(filter none,$(VENV)),,rm -rf "$(VENV)")
+	$(if $(filter none,$(VENV)),,rm -rf "$(VENV)" .venv-clients)

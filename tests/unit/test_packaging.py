@@ -64,6 +64,8 @@ def wheel(sdist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel built from the source distribution alone."""
     folder = tmp_path_factory.mktemp("wheel")
     with tarfile.open(sdist) as archive:
+        if hasattr(tarfile, "data_filter"):  # 3.11.4 and later
+            archive.extraction_filter = tarfile.data_filter
         archive.extractall(folder)
     (source,) = folder.iterdir()
     return build("wheel", source, folder)

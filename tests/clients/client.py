@@ -86,7 +86,6 @@ class Training(NamedTuple):
     output: str
     saves: list[dict]  # at each torch.save: the file's name and the averages
     end: dict  # what the recorder wrote at exit
-    checkpoints: dict[str, list]  # by file name: every entry, tensors by hash
     results: str
 
 
@@ -110,13 +109,15 @@ class Job:
         script = [str(self.client / "train.py"), "--data", str(self.data / "data.yaml"), *TRAINING]
         output = self._run(folder, [*through, *script], STDOUT, RECORD=str(record))
         *saves, end = [json.loads(line) for line in record.read_text().splitlines()]
-        run_folder = folder / "runs" / "train"
-        checkpoints = {
-            file.name: json.loads(self._run(folder, [str(HERE / "describe.py"), str(file)]))
-            for file in sorted((run_folder / "weights").glob("*.pt"))
-        }
-        results = (run_folder / "results.csv").read_text()
-        return Training(folder, output, saves, end, checkpoints, results)
+        results = (folder / "runs" / "train" / "results.csv").read_text()
+        return Training(folder, output, saves, end, results)
+
+    def describe(self, training: Training) -> dict[str, list]:
+        """Every checkpoint of a run, by file name: all its entries, tensors by hash."""
+        files = sorted((training.folder / "runs" / "train" / "weights").glob("*.pt"))
+        arguments = [str(HERE / "describe.py"), *map(str, files)]
+        described: dict[str, list] = json.loads(self._run(training.folder, arguments))
+        return described
 
     def detect(self, training: Training, *through: str) -> Path:
         """Detect on the client's own photograph with the run's last checkpoint: the folder."""

@@ -1,11 +1,12 @@
-"""Prints what a checkpoint holds, as JSON: each entry in order, tensors by dtype, shape and hash.
+"""Prints what checkpoints hold, as JSON: each entry in order, tensors by dtype, shape and hash.
 
-describe.py CHECKPOINT   Loads it in a process that cannot import yolov5_utils.
+describe.py CHECKPOINT...   Loads them in a process that cannot import yolov5_utils.
 """
 
 import hashlib
 import json
 import sys
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -35,5 +36,8 @@ def describe(value, path, lines):
     return lines
 
 
-checkpoint = torch.load(sys.argv[1], map_location="cpu", weights_only=False)
-json.dump(describe(checkpoint, "", []), sys.stdout)
+described = {}
+for file in map(Path, sys.argv[1:]):
+    checkpoint = torch.load(file, map_location="cpu", weights_only=False)
+    described[file.name] = describe(checkpoint, "", [])
+json.dump(described, sys.stdout)

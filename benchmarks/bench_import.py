@@ -35,7 +35,7 @@ COLUMNS = (
 def import_ms(module: str) -> tuple[float, float]:
     """(torch, then `module`) in milliseconds in a process of its own."""
     command = [sys.executable, "-c", _CHILD, module]
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    done = subprocess.run(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True, check=True)
     torch_ms, module_ms = map(float, done.stdout.split())
     return torch_ms, module_ms
 

@@ -48,7 +48,9 @@ def _check_pairs(pairs: list[tuple[Tensor, Tensor]], decay: float) -> None:
             # Operands without memory of their own: raises what the addition itself would.
             torch.zeros(()).expand(value.shape) + torch.zeros(()).expand(new.shape)
         if value.shape != new.shape or 0 in value.stride():
-            trial = torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="meta")
+            trial = torch.empty_strided(
+                value.shape, value.stride(), dtype=value.dtype, device="meta"
+            )
             trial += torch.empty(new.shape, dtype=new.dtype, device="meta")
         kind = (value.dtype, value.device, new.dtype, new.device)
         if kind not in seen:

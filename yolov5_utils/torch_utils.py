@@ -10,16 +10,8 @@ from typing import Any
 
 from .device import date_modified, git_describe, init_torch_seeds, logger, select_device
 from .distributed import torch_distributed_zero_first
-from .inspection import (
-    copy_attr,
-    de_parallel,
-    find_modules,
-    intersect_dicts,
-    is_parallel,
-    load_thop,
-    model_info,
-    profile,
-)
+from .inspection import find_modules, intersect_dicts, load_thop, model_info, profile
+from .modules import copy_attr, de_parallel, is_parallel
 from .ops.ema import ModelEMA
 from .ops.fuse import fuse_conv_and_bn
 from .ops.prune import prune

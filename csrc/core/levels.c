@@ -1,5 +1,6 @@
 /* Detection of instruction levels. The compiler's cpu-supports builtin also asks the operating
- * system whether it saves the registers (XGETBV); F16C has no builtin name in clang 14, so CPUID. */
+ * system whether it saves the registers (XGETBV); F16C has no builtin name in clang 14, so CPUID.
+ */
 #include "core/levels.h"
 
 #include <string.h>

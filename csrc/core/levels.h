@@ -94,9 +94,15 @@ bool y5_flushes_subnormals(void);
 #undef Y5_SUFFIX
 
 /* One row of a kernel table: every level's function, by level number. */
-#define Y5_EACH_LEVEL(name) {name##_portable, name##_avx2, name##_avx512}
+#define Y5_EACH_LEVEL(name)                                                                        \
+    {                                                                                              \
+        name##_portable, name##_avx2, name##_avx512                                                \
+    }
 #else
-#define Y5_EACH_LEVEL(name) {name##_portable, name##_portable, name##_portable}
+#define Y5_EACH_LEVEL(name)                                                                        \
+    {                                                                                              \
+        name##_portable, name##_portable, name##_portable                                          \
+    }
 #endif
 
 #endif

@@ -1,4 +1,5 @@
-/* y5_parallel_for on top of a pool that hands each thread one contiguous part. Knows no pool by name. */
+/* y5_parallel_for on top of a pool that hands each thread one contiguous part. Knows no pool by
+ * name. */
 #include "core/parallel.h"
 
 #include <stdatomic.h>

@@ -59,8 +59,7 @@ y5_parse(const y5_signature *signature, PyObject *const *arguments, Py_ssize_t p
     for (Py_ssize_t i = 0; i < count; i++) {
         values[i] = i < positional ? arguments[i] : NULL;
     }
-    if (keywords != NULL &&
-        !take_keywords(signature, arguments + positional, keywords, values)) {
+    if (keywords != NULL && !take_keywords(signature, arguments + positional, keywords, values)) {
         return false;
     }
     for (Py_ssize_t i = 0; i < signature->required; i++) {

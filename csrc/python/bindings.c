@@ -80,8 +80,7 @@ const char y5_doc_ema_update[] =
     "KeyError for a missing key; Unsupported, with nothing changed, where torch must do it.";
 
 PyObject *
-y5_py_ema_update(PyObject *module, PyObject *const *arguments, Py_ssize_t count,
-                 PyObject *keywords)
+y5_py_ema_update(PyObject *module, PyObject *const *arguments, Py_ssize_t count, PyObject *keywords)
 {
     static const y5_signature signature = {"ema_update", 3, {"average", "source", "decay"}};
     const y5_state *state = PyModule_GetState(module);

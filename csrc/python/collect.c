@@ -183,8 +183,7 @@ append_pair(const y5_state *state, y5_pairs *pairs, PyObject *const objects[2],
 }
 
 static y5_status
-visit_pair(void *context, PyObject *average, PyObject *source, const y5_path *path,
-           y5_error *error)
+visit_pair(void *context, PyObject *average, PyObject *source, const y5_path *path, y5_error *error)
 {
     const y5_state *state = ((collector *)context)->state;
     y5_pairs *pairs = ((collector *)context)->list;
@@ -261,8 +260,7 @@ y5_bump_versions(const y5_state *state, const y5_pairs *pairs, y5_error *error)
         Py_INCREF(pairs->objects[2 * i]);
         PyList_SetItem(list, (Py_ssize_t)i, pairs->objects[2 * i]);
     }
-    PyObject *result =
-        PyObject_CallFunctionObjArgs(state->torch.bump_versions, list, NULL);
+    PyObject *result = PyObject_CallFunctionObjArgs(state->torch.bump_versions, list, NULL);
     Py_DECREF(list);
     if (result == NULL) { /* torch before 2.3 refuses inference tensors here */
         PyErr_Clear();

@@ -42,8 +42,8 @@ typedef struct {
     int64_t bytes;
 } y5_parameters;
 
-y5_status y5_collect_parameters(const y5_state *state, PyObject *module,
-                                y5_parameters *parameters, y5_error *error);
+y5_status y5_collect_parameters(const y5_state *state, PyObject *module, y5_parameters *parameters,
+                                y5_error *error);
 
 void y5_parameters_free(y5_parameters *parameters);
 

@@ -80,7 +80,7 @@ typedef struct dlpack_exchange_header {
  * the GIL, return 0, or -1 with a Python exception set. */
 typedef struct {
     dlpack_exchange_header header;
-    void (*allocate)(void);          /* not used here: only its place matters */
+    void (*allocate)(void);            /* not used here: only its place matters */
     void (*managed_from_python)(void); /* likewise */
     void (*managed_to_python)(void);   /* likewise */
     /* Fills `out`; nothing is owned, shape and strides belong to the tensor. May be NULL. */

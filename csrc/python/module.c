@@ -2,6 +2,7 @@
 #include "python/args.h"
 #include "python/bindings.h"
 #include "python/errors.h"
+#include "python/tensor.h"
 #include "python/torch_runtime.h"
 
 #include <string.h>
@@ -64,24 +65,6 @@ forget_torch(y5_torch *torch)
     memset(torch, 0, sizeof(*torch));
 }
 
-/* The exchange table of major version 1 behind type.__dlpack_c_exchange_api__, or NULL. */
-static const dlpack_exchange_table *
-find_exchange_table(PyTypeObject *type)
-{
-    PyObject *capsule = PyObject_GetAttrString((PyObject *)type, "__dlpack_c_exchange_api__");
-    const dlpack_exchange_header *header = NULL;
-    if (capsule != NULL && PyCapsule_IsValid(capsule, DLPACK_EXCHANGE_CAPSULE)) {
-        header = PyCapsule_GetPointer(capsule, DLPACK_EXCHANGE_CAPSULE);
-    }
-    Py_XDECREF(capsule); /* the table lives as long as the process */
-    PyErr_Clear();
-    while (header != NULL && header->version.major != 1) {
-        header = header->previous;
-    }
-    const dlpack_exchange_table *table = (const dlpack_exchange_table *)(const void *)header;
-    return table != NULL && table->borrow != NULL ? table : NULL;
-}
-
 /* facts.attribute as a new reference; None and, where `optional`, absence give NULL. */
 static bool
 take(PyObject *facts, const char *attribute, bool optional, PyObject **out)
@@ -141,17 +124,18 @@ learn(const y5_state *state, PyObject *facts, y5_torch *torch)
     if (!take(facts, "use_exchange", false, &use_exchange)) {
         return false;
     }
-    torch->exchange = use_exchange == Py_True ? find_exchange_table(torch->tensor_type) : NULL;
+    torch->exchange = use_exchange == Py_True ? y5_find_exchange(torch->tensor_type) : NULL;
     Py_XDECREF(use_exchange);
     (void)state;
     y5_torch_find_pool(torch);
     return true;
 }
 
-static const char doc_register_torch[] =
-    "register_torch(facts)\n--\n\n"
-    "Tell the extension of torch: an object with the attributes of _native.TorchFacts. Called once\n"
-    "at import; tests call it again to take the capsule way. True where the exchange table is used.";
+static const char doc_register_torch[] = "register_torch(facts)\n--\n\n"
+                                         "Tell the extension of torch: an object with the "
+                                         "attributes of _native.TorchFacts. Called once\n"
+                                         "at import; tests call it again to take the capsule way. "
+                                         "True where the exchange table is used.";
 
 static PyObject *
 register_torch(PyObject *module, PyObject *const *arguments, Py_ssize_t count, PyObject *keywords)
@@ -211,13 +195,15 @@ parse_bytes(PyObject *given, const char *name, int64_t *out)
 static const char doc_configure[] =
     "configure(level=None, parallel_bytes=None, gil_bytes=None)\n--\n\n"
     "Change what is not None and return the settings as they were before, as a dict: the active\n"
-    "instruction level; the bytes moved from which a call uses torch's thread pool; the bytes from\n"
+    "instruction level; the bytes moved from which a call uses torch's thread pool; the bytes "
+    "from\n"
     "which it releases the GIL. For start-up, tests and diagnosis.";
 
 static PyObject *
 configure(PyObject *module, PyObject *const *arguments, Py_ssize_t count, PyObject *keywords)
 {
-    static const y5_signature signature = {"configure", 0, {"level", "parallel_bytes", "gil_bytes"}};
+    static const y5_signature signature = {
+        "configure", 0, {"level", "parallel_bytes", "gil_bytes"}};
     y5_state *state = PyModule_GetState(module);
     PyObject *values[3];
     if (!y5_parse(&signature, arguments, count, keywords, values)) {
@@ -229,13 +215,12 @@ configure(PyObject *module, PyObject *const *arguments, Py_ssize_t count, PyObje
     PyObject *before =
         Py_BuildValue("{s:s, s:L, s:L}", "level", y5_level_name(level), "parallel_bytes",
                       (long long)parallel_bytes, "gil_bytes", (long long)gil_bytes);
-    bool valid =
-        before != NULL &&
-        (values[0] == NULL || values[0] == Py_None || parse_level(values[0], &level)) &&
-        (values[1] == NULL || values[1] == Py_None ||
-         parse_bytes(values[1], "parallel_bytes", &parallel_bytes)) &&
-        (values[2] == NULL || values[2] == Py_None ||
-         parse_bytes(values[2], "gil_bytes", &gil_bytes));
+    bool valid = before != NULL &&
+                 (values[0] == NULL || values[0] == Py_None || parse_level(values[0], &level)) &&
+                 (values[1] == NULL || values[1] == Py_None ||
+                  parse_bytes(values[1], "parallel_bytes", &parallel_bytes)) &&
+                 (values[2] == NULL || values[2] == Py_None ||
+                  parse_bytes(values[2], "gil_bytes", &gil_bytes));
     if (!valid) {
         Py_XDECREF(before);
         return NULL;
@@ -253,8 +238,7 @@ level_list(bool (*holds)(y5_level))
     PyObject *list = PyList_New(0);
     for (y5_level level = 0; list != NULL && level < Y5_LEVEL_COUNT; level++) {
         PyObject *name = holds(level) ? PyUnicode_FromString(y5_level_name(level)) : NULL;
-        if ((name == NULL && PyErr_Occurred()) ||
-            (name != NULL && PyList_Append(list, name) < 0)) {
+        if ((name == NULL && PyErr_Occurred()) || (name != NULL && PyList_Append(list, name) < 0)) {
             Py_CLEAR(list);
         }
         Py_XDECREF(name);
@@ -282,9 +266,8 @@ level_list(bool (*holds)(y5_level))
 #define LIMITED_API 0
 #endif
 
-static const char doc_info[] =
-    "info()\n--\n\n"
-    "Facts of this build and this machine, as a dict.";
+static const char doc_info[] = "info()\n--\n\n"
+                               "Facts of this build and this machine, as a dict.";
 
 static PyObject *
 info(PyObject *module, PyObject *unused)
@@ -295,15 +278,15 @@ info(PyObject *module, PyObject *unused)
     PyObject *found = level_list(y5_level_runs);
     PyObject *facts = NULL;
     if (compiled != NULL && found != NULL) {
-        facts = Py_BuildValue(
-            "{s:s, s:O, s:O, s:O, s:O, s:s, s:O, s:O, s:L, s:L}", "compiler", COMPILER,
-            "limited_api", LIMITED_API ? Py_True : Py_False, "sanitized",
-            SANITIZED ? Py_True : Py_False, "levels_compiled", compiled, "levels_found", found,
-            "level", y5_level_name(atomic_load(&state->level)), "exchange_table",
-            state->torch.exchange != NULL ? Py_True : Py_False, "thread_pool",
-            state->torch.parallel_for != NULL ? Py_True : Py_False, "parallel_bytes",
-            (long long)atomic_load(&state->parallel_bytes), "gil_bytes",
-            (long long)atomic_load(&state->gil_bytes));
+        facts =
+            Py_BuildValue("{s:s, s:O, s:O, s:O, s:O, s:s, s:O, s:O, s:L, s:L}", "compiler",
+                          COMPILER, "limited_api", LIMITED_API ? Py_True : Py_False, "sanitized",
+                          SANITIZED ? Py_True : Py_False, "levels_compiled", compiled,
+                          "levels_found", found, "level", y5_level_name(atomic_load(&state->level)),
+                          "exchange_table", state->torch.exchange != NULL ? Py_True : Py_False,
+                          "thread_pool", state->torch.parallel_for != NULL ? Py_True : Py_False,
+                          "parallel_bytes", (long long)atomic_load(&state->parallel_bytes),
+                          "gil_bytes", (long long)atomic_load(&state->gil_bytes));
     }
     Py_XDECREF(found);
     Py_XDECREF(compiled);

@@ -13,8 +13,10 @@ typedef struct {
     y5_visit visit;
     void *context;
     y5_error *error;
-    int32_t first_method; /* the methods that must not be overridden: first ... last - 1 */
-    int32_t last_method;
+    int32_t first_method; /* methods first ... last - 1 must not be overridden by a type, */
+    int32_t last_method;  /* nor first ... last_inner - 1 by an instance, */
+    int32_t last_inner;   /* nor first ... last_outer - 1 by the root */
+    int32_t last_outer;
     const PyTypeObject *known_types[KNOWN_TYPES];
 } walk;
 
@@ -123,9 +125,11 @@ open_module(walk *self, PyObject *module, const y5_path *path, node *out)
     if (out->parameters == NULL || out->buffers == NULL || out->modules == NULL) {
         return unsupported_module(self, path, module, "keeps its entries elsewhere");
     }
-    for (int32_t i = self->first_method; i < self->last_method; i++) {
+    int32_t last = path == NULL ? self->last_outer : self->last_inner;
+    for (int32_t i = self->first_method; i < last; i++) {
         if (PyDict_GetItemWithError(out->members, names[i]) != NULL) {
-            return unsupported_module(self, path, module, "has a method of its own on the instance");
+            return unsupported_module(self, path, module,
+                                      "has a method of its own on the instance");
         }
     }
     return Y5_OK;
@@ -199,7 +203,8 @@ visit_entries(walk *self, const node *average, const node *source, bool buffers,
     return status == Y5_OK && PyErr_Occurred() ? Y5_PYTHON_RAISED : status;
 }
 
-/* `source` is NULL below a module that the other tree lacks: every entry then has no counterpart. */
+/* `source` is NULL below a module that the other tree lacks: every entry then has no counterpart.
+ */
 static y5_status
 walk_state(walk *self, PyObject *average, PyObject *source, const y5_path *parent)
 {
@@ -225,8 +230,8 @@ walk_state(walk *self, PyObject *average, PyObject *source, const y5_path *paren
         if (child == Py_None) {
             continue;
         }
-        PyObject *other = theirs.members != NULL ? PyDict_GetItemWithError(theirs.modules, name)
-                                                 : NULL;
+        PyObject *other =
+            theirs.members != NULL ? PyDict_GetItemWithError(theirs.modules, name) : NULL;
         other = other == Py_None ? NULL : other;
         y5_path path = {parent, name};
         Py_INCREF(child);
@@ -250,8 +255,10 @@ y5_walk_states(const y5_state *state, PyObject *average, PyObject *source, y5_vi
         .visit = visit,
         .context = context,
         .error = error,
-        .first_method = 0,
-        .last_method = Y5_METHOD_STATE_DICT_COUNT,
+        .first_method = Y5_METHOD_STATE_DICT,
+        .last_method = Y5_METHOD_GET_EXTRA_STATE + 1,
+        .last_inner = Y5_METHOD_GET_EXTRA_STATE, /* torch looks that one up on the type */
+        .last_outer = Y5_METHOD_GET_EXTRA_STATE,
     };
     return walk_state(&self, average, source, NULL);
 }
@@ -344,8 +351,10 @@ y5_walk_parameters(const y5_state *state, PyObject *module, y5_visit visit, void
         .visit = visit,
         .context = context,
         .error = error,
-        .first_method = Y5_METHOD_STATE_DICT_COUNT,
-        .last_method = Y5_METHOD_COUNT,
+        .first_method = Y5_METHOD_NAMED_MODULES,
+        .last_method = Y5_METHOD_EQUAL + 1,
+        .last_inner = Y5_METHOD_NAMED_MODULES + 1,
+        .last_outer = Y5_METHOD_NAMED_MEMBERS + 1,
     };
     address_set seen = {0};
     y5_status status = walk_parameters(&self, &seen, module, NULL);

@@ -8,20 +8,20 @@
 
 #include "core/levels.h"
 #include "core/parallel.h"
-#include "python/dlpack_abi.h"
 
 #include <stdatomic.h>
 
-/* nn.Module methods whose override makes a C walk differ from the Python one. */
+/* nn.Module methods whose override makes a C walk differ from the Python one: first those behind
+ * state_dict(), then those behind parameters(). In each group, torch calls the first ones on every
+ * module of a tree, so that an attribute of that name on an instance counts too. */
 enum {
     Y5_METHOD_STATE_DICT,
     Y5_METHOD_SAVE_TO_STATE_DICT,
     Y5_METHOD_GET_EXTRA_STATE,
-    Y5_METHOD_STATE_DICT_COUNT, /* those above concern state_dict, those below parameters */
-    Y5_METHOD_PARAMETERS = Y5_METHOD_STATE_DICT_COUNT,
+    Y5_METHOD_NAMED_MODULES,
+    Y5_METHOD_PARAMETERS,
     Y5_METHOD_NAMED_PARAMETERS,
     Y5_METHOD_NAMED_MEMBERS,
-    Y5_METHOD_NAMED_MODULES,
     Y5_METHOD_HASH,
     Y5_METHOD_EQUAL,
     Y5_METHOD_COUNT
@@ -57,8 +57,8 @@ typedef struct {
     PyObject *function_mode_depth;      /* no arguments -> truth of "a mode is active" */
     PyObject *dispatch_mode_depth;
     PyObject *tracing_state;
-    const dlpack_exchange_table *exchange; /* NULL: torch has none, or it was declined */
-    y5_pool_function parallel_for;         /* NULL: this torch exports none */
+    const void *exchange; /* the tensor type's table, for tensor.c; NULL: none, or declined */
+    y5_pool_function parallel_for; /* NULL: this torch exports none */
     int32_t (*get_num_threads)(uint32_t *out);
     bool half_scalars_stay_float32; /* float16/bfloat16 arithmetic as in torch 2.1 and later */
 } y5_torch;
@@ -67,10 +67,10 @@ typedef struct {
     PyObject *unsupported; /* the exception type */
     PyObject *names[Y5_NAME_COUNT];
     y5_torch torch;
-    long process;                /* that imported us: a fork child must not use the pool */
-    _Atomic int32_t level;       /* the active instruction level */
-    _Atomic int64_t parallel_bytes;  /* a call that moves less runs on the calling thread */
-    _Atomic int64_t gil_bytes;   /* a call that moves less keeps the GIL */
+    long process;                   /* that imported us: a fork child must not use the pool */
+    _Atomic int32_t level;          /* the active instruction level */
+    _Atomic int64_t parallel_bytes; /* a call that moves less runs on the calling thread */
+    _Atomic int64_t gil_bytes;      /* a call that moves less keeps the GIL */
 } y5_state;
 
 #endif

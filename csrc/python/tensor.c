@@ -6,6 +6,23 @@
  * resized to nothing has the address 0 plus its offset, so low addresses are looked at twice. */
 #define LOW_ADDRESS ((uintptr_t)1 << 36)
 
+const void *
+y5_find_exchange(PyTypeObject *type)
+{
+    PyObject *capsule = PyObject_GetAttrString((PyObject *)type, "__dlpack_c_exchange_api__");
+    const dlpack_exchange_header *header = NULL;
+    if (capsule != NULL && PyCapsule_IsValid(capsule, DLPACK_EXCHANGE_CAPSULE)) {
+        header = PyCapsule_GetPointer(capsule, DLPACK_EXCHANGE_CAPSULE);
+    }
+    Py_XDECREF(capsule); /* the table lives as long as the process */
+    PyErr_Clear();
+    while (header != NULL && header->version.major != 1) {
+        header = header->previous;
+    }
+    const dlpack_exchange_table *table = (const dlpack_exchange_table *)(const void *)header;
+    return table != NULL && table->borrow != NULL ? table : NULL;
+}
+
 bool
 y5_is_plain_tensor(const y5_state *state, PyObject *object)
 {
@@ -115,8 +132,9 @@ describe(const dlpack_tensor *given, y5_tensor *tensor, y5_error *error)
     }
     tensor->device_index = given->device.index;
     if (!find_dtype(given->dtype, &tensor->dtype)) {
-        return y5_fail(error, Y5_BAD_TYPE, "", "DLPack type code %d, %d bits, %d lanes is not known",
-                       given->dtype.code, given->dtype.bits, given->dtype.lanes);
+        return y5_fail(error, Y5_BAD_TYPE, "",
+                       "DLPack type code %d, %d bits, %d lanes is not known", given->dtype.code,
+                       given->dtype.bits, given->dtype.lanes);
     }
     y5_status status = copy_geometry(given, tensor, error);
     if (status != Y5_OK) {
@@ -221,18 +239,17 @@ y5_status
 y5_borrow(const y5_state *state, PyObject *object, y5_tensor *tensor, y5_loan *loan,
           y5_error *error)
 {
+    const dlpack_exchange_table *exchange = state->torch.exchange;
     const dlpack_tensor *given = NULL;
     dlpack_tensor borrowed;
     y5_status status = Y5_OK;
-    if (state->torch.exchange != NULL) {
-        if (state->torch.exchange->borrow(object, &borrowed) != 0) {
+    if (exchange != NULL) {
+        if (exchange->borrow(object, &borrowed) != 0) {
             return refused(error, "torch's exchange table");
         }
         given = &borrowed;
     } else {
-        PyObject *arguments[] = {object};
-        PyObject *capsule =
-            PyObject_CallFunctionObjArgs(state->torch.to_dlpack, arguments[0], NULL);
+        PyObject *capsule = PyObject_CallFunctionObjArgs(state->torch.to_dlpack, object, NULL);
         if (capsule == NULL) {
             return refused(error, "torch.utils.dlpack.to_dlpack");
         }

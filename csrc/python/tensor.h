@@ -3,6 +3,7 @@
 #define Y5_TENSOR_H
 
 #include "core/y5.h"
+#include "python/dlpack_abi.h"
 #include "python/state.h"
 
 /* What a borrowed tensor owes its producer: at most one deleter call. Zero-initialise. */
@@ -10,6 +11,9 @@ typedef struct {
     dlpack_managed *managed;
     dlpack_managed_versioned *versioned;
 } y5_loan;
+
+/* The exchange table of a tensor type (torch 2.10 and later), or NULL. No exception is left. */
+const void *y5_find_exchange(PyTypeObject *type);
 
 /* True for exactly torch.Tensor and torch.nn.Parameter. */
 bool y5_is_plain_tensor(const y5_state *state, PyObject *object);

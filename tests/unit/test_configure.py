@@ -76,7 +76,9 @@ def test_unknown_value_lists_the_valid_ones(switch: switches.Switch) -> None:
     assert all(value in message for value in switch.values)
 
 
-MODEL = "import torch; from yolov5_utils import _native, torch_utils as t; m = torch.nn.Linear(2, 2); "
+MODEL = (
+    "import torch; from yolov5_utils import _native, torch_utils as t; m = torch.nn.Linear(2, 2); "
+)
 
 
 def test_backend_torch() -> None:

@@ -172,7 +172,12 @@ LAYOUTS = {
     ("average_layout", "source_layout"), list(itertools.product(LAYOUTS, LAYOUTS))
 )
 def test_layouts(
-    level: str, threads: int, pool: None, average_layout: str, source_layout: str, dtype: torch.dtype
+    level: str,
+    threads: int,
+    pool: None,
+    average_layout: str,
+    source_layout: str,
+    dtype: torch.dtype,
 ) -> None:
     averages, sources = [], []
     for shape in ((1, 1, 1, 1), (3, 5, 3, 3), (8, 4, 1, 1), (2, 1, 7, 300), (1, 6, 1, 5)):

@@ -511,7 +511,9 @@ def test_modes_see_the_operations() -> None:
     class Watch(TorchDispatchMode):
         seen = 0
 
-        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        def __torch_dispatch__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
             Watch.seen += 1
             return func(*args, **(kwargs or {}))
 

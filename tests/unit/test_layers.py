@@ -26,20 +26,17 @@ C_LAYERS = (
     ("python/module.c",),
 )
 
-# The state keeps a pointer to torch's exchange table; nobody but tensor.c looks into it.
-DLPACK_FILES = {"tensor.c", "tensor.h", "dlpack_abi.h", "state.h"}
+DLPACK_FILES = {"tensor.c", "tensor.h", "dlpack_abi.h"}
 
-# Python: each module may import what stands in its own row or further up. ModelEMA needs
-# copy_attr and is_parallel of inspection, whose profile needs the clock.
+# Python: each module may import what stands in its own row or further up.
 PYTHON_LAYERS = (
     ("switches",),
     ("_C",),
     ("_native",),
     ("reference",),
-    ("ops.time_synchronized",),
-    ("inspection",),
+    ("modules",),
     ("ops",),
-    ("device", "training", "distributed"),
+    ("device", "inspection", "training", "distributed"),
     ("torch_utils",),
     ("overlay",),
     ("auto", "demo", "launcher", "report", "selftest"),
@@ -357,6 +354,6 @@ def test_what_is_allowed_is_not_reported(tmp_path: Path) -> None:
     ops = tmp_path / "yolov5_utils/ops/ema.py"
     ops.parent.mkdir(parents=True)
     ops.write_text(
-        "import torch\nfrom .. import _C, _native, reference\nfrom ..inspection import copy_attr\n"
+        "import torch\nfrom .. import _C, _native, reference\nfrom ..inspection import profile\n"
     )
     assert [message for rule in RULES for message in rule(tmp_path)] == []

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Collection
 from copy import deepcopy
 
 import torch
 from torch import nn
 
 from .. import _C, _native, reference
-from ..inspection import copy_attr, is_parallel
+from ..modules import copy_attr, de_parallel
 
 
 def update_modules(average: nn.Module, source: nn.Module, decay: float) -> None:
@@ -35,9 +35,10 @@ class ModelEMA:
     """
 
     def __init__(self, model: nn.Module, decay: float = 0.9999, updates: int = 0) -> None:
-        self.ema = deepcopy(model.module if is_parallel(model) else model).eval()
+        self.ema = deepcopy(de_parallel(model)).eval()
         self.updates = updates
-        self.decay = lambda x: decay * (1 - math.exp(-x / 2000))  # ramps up over early training
+        # Ramps up, since early weights are not worth remembering.
+        self.decay: Callable[[int], float] = lambda x: decay * (1 - math.exp(-x / 2000))
         for parameter in self.ema.parameters():
             parameter.requires_grad_(False)
 
@@ -50,8 +51,7 @@ class ModelEMA:
         try:
             with torch.no_grad():
                 self.updates += 1
-                source = model.module if is_parallel(model) else model
-                update_modules(self.ema, source, self.decay(self.updates))
+                update_modules(self.ema, de_parallel(model), self.decay(self.updates))
         except BaseException:
             self.updates = before
             raise
@@ -59,8 +59,8 @@ class ModelEMA:
     def update_attr(
         self,
         model: nn.Module,
-        include: Iterable[str] = (),
-        exclude: Iterable[str] = ("process_group", "reducer"),
+        include: Collection[str] = (),
+        exclude: Collection[str] = ("process_group", "reducer"),
     ) -> None:
         """Copy the model's public attributes (only `include` where given) to `ema`."""
         copy_attr(self.ema, model, include, exclude)

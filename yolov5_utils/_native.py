@@ -1,4 +1,4 @@
-"""The one door to the C extension: imports it, tells it of torch, notes which way each call went."""
+"""The one door to the C extension: imports it, tells it of torch, notes which way calls went."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ except ImportError as error:
         "yolov5_utils: the C extension yolov5_utils._C cannot be loaded "
         f"({error}). Remedy: reinstall it for this interpreter with "
         "'pip install --force-reinstall --no-deps yolov5-torch-utils', or in a checkout "
-        "'pip install --no-build-isolation --no-deps -e .' (needs a C compiler and Python's headers)."
+        "'pip install --no-build-isolation --no-deps -e .' (needs a C compiler and Python headers)."
     ) from error
 
 Unsupported = _C.Unsupported

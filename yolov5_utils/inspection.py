@@ -6,7 +6,7 @@ thop, which counts operations, is optional: it is looked for when a count is wan
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
 from typing import Any
 

@@ -108,7 +108,7 @@ def fuse_conv_and_bn(conv: nn.Conv2d, bn: nn.BatchNorm2d) -> nn.Conv2d:
 
 
 def scale_img(img: Tensor, ratio: float = 1.0, same_shape: bool = False, gs: int = 32) -> Tensor:
-    """Bilinear resize of (batch, channels, height, width) by `ratio`, padded to a multiple of gs."""
+    """(batch, channels, height, width) resized by `ratio`, bilinear, padded to multiples of gs."""
     if ratio == 1.0:
         return img
     height, width = img.shape[2:]

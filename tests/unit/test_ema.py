@@ -96,7 +96,7 @@ def check(average: nn.Module, source: nn.Module, decay: float = DECAY) -> None:
         assert_same_bits(source.state_dict()[key], value)
 
 
-@pytest.mark.parametrize("dtype", (torch.float32, torch.float64))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_against_numpy(level: str, threads: int, pool: None, dtype: torch.dtype) -> None:
     """NumPy rounds each product and the sum on its own: the independent oracle of the contract."""
     for count in SIZES:
@@ -123,7 +123,7 @@ def test_dtype_pairs(
     check(Holder(*averages), Holder(*sources))
 
 
-@pytest.mark.parametrize("decay", (0.0, 1.0, 0.5, 1e-50, 1e39, float("inf"), float("nan"), -0.5))
+@pytest.mark.parametrize("decay", [0.0, 1.0, 0.5, 1e-50, 1e39, float("inf"), float("nan"), -0.5])
 def test_decays(level: str, decay: float) -> None:
     averages = [values(501, dtype, 1) for dtype in FLOATING]
     sources = [values(501, dtype, 2) for dtype in FLOATING]

@@ -1,0 +1,255 @@
+"""What C leaves to torch in ModelEMA, and what is an error: with the original's exception, and with
+nothing changed."""
+
+from __future__ import annotations
+
+import copy
+from collections import OrderedDict
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from yolov5_utils.torch_utils import ModelEMA
+
+from .ema_models import Net, assert_state, check, fails, trained, way
+from .test_ema import assert_same_bits, original
+
+
+@pytest.mark.parametrize("key", ["bn.running_var", "head.2.bias", "anchors"])
+def test_missing_entry(key: str) -> None:
+    model = Net()
+    ema = ModelEMA(model)
+    module, _, name = key.rpartition(".")
+    delattr(model.get_submodule(module), name)
+    with pytest.raises(KeyError) as raised:
+        original(copy.deepcopy(ema.ema), model, 0.5)
+    fails(ema, model, KeyError, key)
+    with pytest.raises(KeyError) as ours:
+        ema.update(model)
+    assert ours.value.args == raised.value.args == (key,)
+
+
+def test_missing_module() -> None:
+    model = Net()
+    ema = ModelEMA(model)
+    del model.head[2]
+    fails(ema, model, KeyError, r"head\.2\.weight")
+
+
+def test_entry_that_is_not_persistent_in_the_model() -> None:
+    model = Net()
+    ema = ModelEMA(model)
+    model._non_persistent_buffers_set.add("anchors")
+    fails(ema, model, KeyError, "anchors")
+
+
+def test_missing_counter_is_no_error() -> None:
+    model = Net()
+    ema = ModelEMA(model)
+    model.bn.num_batches_tracked = None
+    expected = copy.deepcopy(ema.ema)
+    original(expected, trained(model), ema.decay(1))
+    ema.update(model)
+    assert_state(ema.ema, expected.state_dict())
+
+
+def test_shape_mismatch() -> None:
+    model = Net()
+    ema = ModelEMA(model)
+    model.head[2].bias = nn.Parameter(torch.ones(5))
+    fails(ema, model, RuntimeError, "must match")
+
+
+def test_shape_that_broadcasts_does_so() -> None:
+    model = Net()
+    ema = ModelEMA(model)
+    model.head[2].bias = nn.Parameter(torch.ones(1))
+    check(ema, model, takes="torch")
+
+
+def test_ema_too_small_for_the_model() -> None:
+    model = Net()
+    ema = ModelEMA(model)
+    ema.ema.head[2].bias = nn.Parameter(torch.ones(1), False)
+    fails(ema, model, RuntimeError, "broadcast")
+
+
+def test_float8_is_refused_as_torch_refuses_it() -> None:
+    model = Net()
+    ema = ModelEMA(model)
+    ema.ema.anchors = ema.ema.anchors.to(torch.float8_e4m3fn)
+    fails(ema, model, NotImplementedError, "not implemented for 'Float8_e4m3fn'")
+
+
+def test_expanded_average() -> None:
+    model = Net()
+    ema = ModelEMA(model)
+    ema.ema.anchors = torch.ones(1, 2).expand(3, 2)
+    fails(ema, model, RuntimeError, "single memory location")
+
+
+def test_average_that_is_the_model() -> None:
+    model = Net()
+    ema = ModelEMA(model)
+    ema.ema.conv.weight = model.conv.weight
+    expected, expected_model = copy.deepcopy((ema.ema, model))
+    original(expected, expected_model, ema.decay(1))
+    before = way()
+    ema.update(model)
+    assert way()["torch"] == before["torch"] + 1
+    assert_state(ema.ema, expected.state_dict())
+    assert_state(model, expected_model.state_dict())
+
+
+def test_average_that_overlaps_the_model() -> None:
+    model = Net()
+    ema = ModelEMA(model)
+    block = torch.rand(20)
+    model.register_buffer("block", block[:12])
+    ema.ema.register_buffer("block", block[8:])
+    twin_block = block.clone()
+    twin = Net()
+    twin.load_state_dict(ema.ema.state_dict(), strict=False)
+    twin.register_buffer("block", twin_block[8:])
+    twin_model = copy.deepcopy(model)
+    twin_model.block = twin_block[:12]
+    original(twin, twin_model, ema.decay(1))
+    before = way()
+    ema.update(model)
+    assert way()["torch"] == before["torch"] + 1
+    assert_same_bits(block, twin_block)
+
+
+def add_hook(module: nn.Module) -> None:
+    module._register_state_dict_hook(lambda m, state, prefix, meta: None)
+
+
+def add_pre_hook(module: nn.Module) -> None:
+    module.register_state_dict_pre_hook(lambda m, prefix, keep_vars: None)
+
+
+def add_instance_method(module: nn.Module) -> None:
+    inner = module.state_dict
+    module.state_dict = lambda *a, **k: inner(*a, **k)
+
+
+@pytest.mark.parametrize("change", [add_hook, add_pre_hook, add_instance_method])
+@pytest.mark.parametrize("side", ["ema", "model"])
+@pytest.mark.parametrize("where", ["", "head.2"])
+def test_modules_with_a_state_of_their_own(change: Any, side: str, where: str) -> None:
+    model = Net()
+    ema = ModelEMA(model)
+    change((ema.ema if side == "ema" else model).get_submodule(where))
+    check(ema, trained(model), takes="torch")
+
+
+def test_overridden_state_dict() -> None:
+    class Renamed(nn.Linear):
+        def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+            state = super().state_dict(*args, **kwargs)
+            prefix = kwargs.get("prefix", "")
+            state[prefix + "kernel"] = state.pop(prefix + "weight")
+            return state
+
+    model = nn.Sequential(Renamed(3, 3))
+    check(ModelEMA(model), trained(model), takes="torch")
+
+
+def test_extra_state() -> None:
+    class Extra(nn.Linear):
+        def get_extra_state(self) -> Tensor:
+            return torch.ones(2)
+
+        def set_extra_state(self, state: Tensor) -> None: ...
+
+    model = nn.Sequential(Extra(3, 3))
+    check(ModelEMA(model), trained(model), takes="torch")
+
+    class Dictionary(Extra):
+        def get_extra_state(self) -> Any:
+            return {}
+
+    model = nn.Sequential(Dictionary(3, 3))
+    fails(ModelEMA(model), model, AttributeError, "dtype")
+
+
+def test_quantised_and_sparse_entries() -> None:
+    model = Net()
+    model.register_buffer("q", torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.qint8))
+    model.register_buffer("indices", torch.eye(3, dtype=torch.int64).to_sparse())
+    ema = ModelEMA(model)
+    check(ema, trained_dense(model))
+    model.register_buffer("sparse", torch.eye(3).to_sparse())
+    ema = ModelEMA(model)
+    ema.decay = lambda x: 0.5
+    model.sparse = (torch.eye(3) * 3).to_sparse()
+    expected = copy.deepcopy(ema.ema)
+    original(expected, model, 0.5)
+    check(ema, trained_dense(model, 2), takes="torch")
+    assert torch.equal(ema.ema.sparse.to_dense(), expected.sparse.to_dense())
+
+
+def trained_dense(model: nn.Module, seed: int = 1) -> nn.Module:
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(seed)
+    return model
+
+
+def test_parameter_subclass() -> None:
+    class Special(nn.Parameter):
+        pass
+
+    model = Net()
+    model.head[2].weight = Special(torch.rand(4, 4))
+    check(ModelEMA(model), trained(model), takes="torch")
+
+
+def test_ordered_dicts_of_older_torch() -> None:
+    model = Net()
+    ema = ModelEMA(model)
+    for module in [*ema.ema.modules(), *model.modules()]:
+        for name in ("_parameters", "_buffers", "_modules"):
+            module.__dict__[name] = OrderedDict(module.__dict__[name])
+    check(ema, trained(model))
+
+
+def test_cyclic_tree() -> None:
+    model = nn.Sequential(nn.Linear(2, 2))
+    ema = ModelEMA(model)
+    ema.ema.add_module("loop", ema.ema)
+    model.add_module("loop", model)
+    with pytest.raises(RecursionError):
+        ema.update(model)
+
+
+def test_flushed_subnormals() -> None:
+    model = Net()
+    ema = ModelEMA(model)
+    if not torch.set_flush_denormal(True):
+        pytest.skip("this CPU cannot flush subnormals")
+    try:
+        check(ema, trained(model), takes="torch")
+    finally:
+        torch.set_flush_denormal(False)
+
+
+def test_modes_see_the_operations() -> None:
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Watch(TorchDispatchMode):
+        seen = 0
+
+        def __torch_dispatch__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            Watch.seen += 1
+            return func(*args, **(kwargs or {}))
+
+    model = Net()
+    ema = ModelEMA(model)
+    with Watch():
+        check(ema, trained(model), takes="torch")
+    assert Watch.seen > 0

@@ -1,0 +1,37 @@
+"""What ModelEMA needs to know of models: wrappers of parallel training, attributes to copy."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+from torch import nn
+
+
+def is_parallel(model: Any) -> bool:
+    """True for a DataParallel or DistributedDataParallel itself; False for a subclass of either.
+
+    Source: YOLOv5 5.0.
+    """
+    return type(model) in (nn.parallel.DataParallel, nn.parallel.DistributedDataParallel)
+
+
+def de_parallel(model: Any) -> Any:
+    """The module inside a DataParallel or DistributedDataParallel, any other model itself.
+
+    Source: YOLOv5 of July 2021.
+    """
+    return model.module if is_parallel(model) else model
+
+
+def copy_attr(a: Any, b: Any, include: Collection[str] = (), exclude: Collection[str] = ()) -> None:
+    """Set the instance attributes of `b` on `a`, save those whose name starts with '_'.
+
+    Only the names in `include`, where that is not empty, and none in `exclude`. On modules that
+    means plain attributes, `training` among them, not parameters or submodules.
+    Source: YOLOv5 5.0.
+    """
+    for name, value in b.__dict__.items():
+        wanted = name in include if len(include) else True
+        if wanted and not name.startswith("_") and name not in exclude:
+            setattr(a, name, value)

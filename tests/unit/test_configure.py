@@ -42,9 +42,7 @@ def test_configure_bytes(setting: str, given: object) -> None:
 
 @pytest.mark.parametrize("given", ["", "sse", "AVX2", 3, b"avx2", "portable\0"])
 def test_configure_level(given: object) -> None:
-    with pytest.raises(ValueError, match=r"level: got .*, allowed are 'portable', 'avx2', 'av"):
-        ValueError, match=r"level: got .*, allowed are 'portable', 'avx2', 'avx512'"
-    ):
+    with pytest.raises(ValueError, match="level: got .*, allowed are 'portable', 'avx2'"):
         _C.configure(level=given)
 
 

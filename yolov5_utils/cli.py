@@ -1,7 +1,6 @@
 """The command line: run a client script with the overlay, or info, selftest, demo.
 
-Must not import torch before the client script does, and so must not ask the package for names:
-the package looks for them in torch_utils.
+Must not import torch before the client script does.
 """
 
 from __future__ import annotations

@@ -77,11 +77,11 @@ def as_text() -> str:
     return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
 
 
-def _pool(build: dict[str, Any]) -> str:
+def _pool(build: _C.Info) -> str:
     """In words, whose threads large calls use."""
-    if not build.get("thread_pool"):
+    if not build["thread_pool"]:
         return "calls stay on one thread: this torch lends no thread pool"
-    megabytes = build.get("parallel_bytes", 0) >> 20
+    megabytes = build["parallel_bytes"] >> 20
     return f"torch's own thread pool for calls that move {megabytes} MiB or more"
 
 

@@ -7,6 +7,7 @@ and installing, imports no torch: the client does that, when it always did.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from types import ModuleType
@@ -92,7 +93,8 @@ def _executed(module: ModuleType) -> None:
             raise ImportError(reason) from error
         record = Record(module.__name__, file, None, (), {"module": reason})
     _records[module.__name__] = record
-    _announce(module, record)
+    with contextlib.suppress(Exception):  # a logger that fails is no reason to fail
+        _announce(module, record)
 
 
 def _patched(module: ModuleType, file: str | None) -> Record:

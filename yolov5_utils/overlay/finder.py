@@ -72,10 +72,12 @@ class Finder:
         name = spec.name
 
         def exec_module(module: ModuleType) -> None:
+            if module.__name__ != name:  # a zip file's loader serves all its modules
+                original(module)
+                return
+            vars(loader).pop("exec_module", None)
             original(module)
-            if module.__name__ == name:  # a zip file's loader serves all its modules
-                vars(loader).pop("exec_module", None)
-                self._hand_over(module)
+            self._hand_over(module)
 
         loader.exec_module = exec_module
 

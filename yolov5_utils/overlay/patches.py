@@ -12,9 +12,7 @@ from typing import Any
 
 import torch
 
-# _native comes first, for the remedy it names where the extension is broken; then torch_utils,
-# because ops alone go in a circle.
-from .. import _native, torch_utils  # noqa: F401
+from .. import _native  # first: it names the remedy where the extension is broken
 from .._C import count_module_zeros
 from ..ops.ema import update_modules
 from .fingerprint import Fingerprint, SparsityForm, UpdateForm

@@ -4,12 +4,15 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 python=${PYTHON:-python3}
-bin=$(dirname "$(command -v "$python")")
 failed=()
 
 check() { # NAME COMMAND...
   printf '%s\n' "--- $1"
   "${@:2}" || failed+=("$1")
+}
+
+format() { # the pinned one, installed beside this Python
+  "$python" -c 'import sys, clang_format; sys.exit(clang_format.clang_format())' "$@"
 }
 
 build() { # COMPILER: with setup.py's flags and warnings, the warnings as errors
@@ -30,7 +33,7 @@ mapfile -t formatted < <(git ls-files 'csrc/*.[ch]' 'csrc/*.inc' 'tests/*.[ch]')
 mapfile -t sources < <(git ls-files 'csrc/*.c')
 include=$("$python" -c 'import sysconfig; print(sysconfig.get_paths()["include"])')
 
-check clang-format "$bin/clang-format" --dry-run -Werror "${formatted[@]}"
+check clang-format format --dry-run -Werror "${formatted[@]}"
 check "ruff format" "$python" -m ruff format --check .
 check "ruff check" "$python" -m ruff check .
 check mypy "$python" -m mypy

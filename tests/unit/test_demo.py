@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 
 import pytest
 import torch
@@ -174,20 +175,20 @@ def test_loss_without_a_fitting_shape_is_finite(small):
 
 
 def test_the_loss_falls_and_the_run_repeats():
-    images, labels = story.drawn(16, seed=1)
+    images, labels = story.drawn(4, seed=1)
     runs = []
     for _ in range(2):
         detector = model.build(shapes.NAMES, SIZE, seed=0, width=8)
         seen = []
         ema, history = learn.train(
-            detector, images, labels, 12, seed=0, report=lambda step, loss, s=seen: s.append(step)
+            detector, images, labels, 20, seed=0, report=lambda step, loss, s=seen: s.append(step)
         )
-        assert seen == list(range(1, 13))
+        assert seen == list(range(1, 21))
         runs.append((history.losses, list(ema.ema.state_dict().values())))
-        assert ema.updates == 12
+        assert ema.updates == 20
         assert 0 < history.ema_seconds < history.seconds
     losses = runs[0][0]
-    assert sum(losses[-3:]) < 0.96 * sum(losses[:3])
+    assert sum(losses[-3:]) < 0.85 * sum(losses[:3])
     assert losses == runs[1][0]
     assert all(compare.same_bits(a, b) for a, b in zip(runs[0][1], runs[1][1], strict=True))
 
@@ -370,6 +371,17 @@ def test_machine_line_names_torch_and_level():
 
 
 # --- the whole demo
+
+
+def test_torch_waits_without_spinning_only_while_it_is_loaded(monkeypatch):
+    monkeypatch.delenv(demo.WAITING, raising=False)
+    with demo._patient_threads():
+        assert os.environ[demo.WAITING] == "PASSIVE"
+    assert demo.WAITING not in os.environ
+    monkeypatch.setenv(demo.WAITING, "ACTIVE")
+    with demo._patient_threads():
+        assert os.environ[demo.WAITING] == "ACTIVE"
+    assert os.environ[demo.WAITING] == "ACTIVE"
 
 
 @pytest.mark.parametrize(

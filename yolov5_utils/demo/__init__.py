@@ -7,11 +7,14 @@ matplotlib, so that a missing one is told in one line.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
+WAITING = "OMP_WAIT_POLICY"
 _NEEDED = ("numpy", "matplotlib")
 
 
@@ -34,9 +37,25 @@ def main(argv: Sequence[str]) -> int:
     except OSError as error:
         print(f"yolov5_utils demo: --output {options.output}: {error}", file=sys.stderr)
         return 1
-    from .story import Plan, tell
-
+    with _patient_threads():
+        from .story import Plan, tell
     return tell(Plan(**vars(options)))
+
+
+@contextlib.contextmanager
+def _patient_threads() -> Iterator[None]:
+    """Have OpenMP threads sleep rather than spin at barriers, where torch is loaded meanwhile.
+
+    On cores that others use too, spinning makes a training step several times as long. OpenMP reads the
+    variable once, as it is loaded; a value of the user's stays.
+    """
+    given = os.environ.get(WAITING)
+    os.environ.setdefault(WAITING, "PASSIVE")
+    try:
+        yield
+    finally:
+        if given is None:
+            del os.environ[WAITING]
 
 
 def _parser() -> argparse.ArgumentParser:

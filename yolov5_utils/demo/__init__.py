@@ -46,8 +46,8 @@ def main(argv: Sequence[str]) -> int:
 def _patient_threads() -> Iterator[None]:
     """Have OpenMP threads sleep rather than spin at barriers, where torch is loaded meanwhile.
 
-    On cores that others use too, spinning makes a training step several times as long. OpenMP reads the
-    variable once, as it is loaded; a value of the user's stays.
+    On cores that others use too, spinning makes a training step several times as long. OpenMP reads
+    the variable once, as it is loaded; a value of the user's stays.
     """
     given = os.environ.get(WAITING)
     os.environ.setdefault(WAITING, "PASSIVE")

@@ -5,6 +5,7 @@ Must not import torch before the client script does.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -54,7 +55,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if problem is not None:
         return problem
     if first in _COMMANDS:
-        return _COMMANDS[first](rest)
+        try:
+            return _COMMANDS[first](rest)
+        except BrokenPipeError:  # the reader, `head` perhaps, has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 1
 
     from .launcher import run
     from .overlay import install

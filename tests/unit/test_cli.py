@@ -233,6 +233,14 @@ def test_info_says_how_each_hot_path_runs() -> None:
     assert torch.__version__ in text
 
 
+def test_info_into_a_closed_pipe_says_nothing() -> None:
+    process = subprocess.Popen([*OURS, "info"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    process.stderr.close()
+    assert process.wait() == 1
+
+
 def test_info_follows_the_switches() -> None:
     switches = {"YOLOV5_UTILS_BACKEND": "torch", "YOLOV5_UTILS_CPU": "portable"}
     facts = json.loads(run(OURS, "info", "--json", **switches).stdout)

@@ -24,12 +24,17 @@ def run(quick: bool) -> list[harness.Table]:
     ]
 
 
-def write_markdown(path: Path, line: str, tables: Sequence[harness.Table]) -> None:
-    """Replace what stands between the two markers of `path`; ValueError where they are missing."""
+def around_figures(path: Path) -> tuple[str, str]:
+    """What stands before and after the figures in `path`; ValueError where a marker is missing."""
     text = path.read_text()
     if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(END) < text.index(BEGIN):
         raise ValueError(f"{path}: needs one line {BEGIN} and after it one line {END}")
-    head, tail = text[: text.index(BEGIN)], text[text.index(END) :]
+    return text[: text.index(BEGIN)], text[text.index(END) :]
+
+
+def write_markdown(path: Path, line: str, tables: Sequence[harness.Table]) -> None:
+    """Replace what stands between the two markers of `path`."""
+    head, tail = around_figures(path)
     sections = [f"Measured on: {line}.", *(table.markdown() for table in tables)]
     path.write_text("\n\n".join([head + BEGIN, *sections, tail]))
 
@@ -37,10 +42,12 @@ def write_markdown(path: Path, line: str, tables: Sequence[harness.Table]) -> No
 def main() -> None:
     """Run from the command line."""
     options = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    options.add_argument("--quick", action="store_true", help="one model, about half a minute")
+    options.add_argument("--quick", action="store_true", help="one model, under a minute")
     options.add_argument("--json", type=Path, help="write the raw figures to this file")
     options.add_argument("--markdown", type=Path, help="put the tables into this file")
     chosen = options.parse_args()
+    if chosen.markdown is not None:
+        around_figures(chosen.markdown)  # before minutes of measuring
     about = harness.machine()
     tables = run(chosen.quick)
     harness.show(about, tables, chosen.json)

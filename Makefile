@@ -13,7 +13,7 @@ ARGS ?=
 export PYTHON TORCH PIP_ARGS VENV
 
 python := $(if $(filter none,$(VENV)),python,"$(VENV)/bin/python")
-test_folders := $(wildcard tests/unit tests/overlay tests/native)
+test_folders := $(wildcard tests/unit tests/overlay tests/native tests/robustness)
 
 .PHONY: help demo test lint bench clients clean
 
@@ -42,6 +42,6 @@ lint: ## formatting, static checks, and warning-free builds with gcc and clang
 	PYTHON=$(python) tools/lint.sh
 
 clean: ## removes everything that the other targets made
-	rm -rf build dist *.egg-info yolov5_utils/_C.*so .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf build dist demo_output *.egg-info yolov5_utils/_C.*so .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +
 	$(if $(filter none,$(VENV)),,rm -rf "$(VENV)" .venv-clients)

@@ -1,0 +1,142 @@
+/* The core's tests without Python, one line of output per group:
+ *     test_core [--brief] [LEVEL]       the levels up to LEVEL, by default all this CPU runs
+ *     test_core --plant overrun|overflow|race|leak    does what a checker must report
+ * Ends with status 1 at the first failed check. */
+#include "core/levels.h"
+#include "core/ops.h"
+#include "support.h"
+#include "test_core.h"
+
+#include <sched.h>
+#include <string.h>
+
+static void
+check_flushing(void)
+{
+    CHECK(!y5_flushes_subnormals(), "a fresh thread");
+#if Y5_X86
+    static const unsigned int flags[] = {0x8000, 0x0040, 0x8040}; /* FTZ, DAZ, both */
+    unsigned int before = _mm_getcsr();
+    for (int i = 0; i < 3; i++) {
+        _mm_setcsr(before | flags[i]);
+        if ((_mm_getcsr() & flags[i]) == 0) {
+            printf("SKIP MXCSR bits 0x%04x: cannot be set here, as under valgrind\n", flags[i]);
+        } else {
+            CHECK(y5_flushes_subnormals(), "MXCSR bits 0x%04x", flags[i]);
+        }
+    }
+    _mm_setcsr(before);
+    CHECK(!y5_flushes_subnormals(), "MXCSR as it was");
+#endif
+}
+
+void
+test_levels(void)
+{
+    for (y5_level level = 0; level < Y5_LEVEL_COUNT; level++) {
+        CHECK(y5_level_by_name(y5_level_name(level)) == level, "level %d", level);
+        CHECK(y5_level_compiled(level) || !y5_level_runs(level), "runs what was not compiled");
+        CHECK(!y5_level_runs(level) || level <= y5_level_best(), "level %d", level);
+    }
+    static const char *const unknown[] = {"", "AVX2", "avx", "avx2 ", "portable\n", "neon", "sse2"};
+    for (size_t i = 0; i < sizeof(unknown) / sizeof(unknown[0]); i++) {
+        CHECK(y5_level_by_name(unknown[i]) == -1, "'%s'", unknown[i]);
+    }
+    CHECK(y5_level_runs(Y5_LEVEL_PORTABLE), "portable");
+    CHECK(y5_level_runs(y5_level_best()), "the best level");
+    CHECK(!y5_level_runs(-1) && !y5_level_runs(Y5_LEVEL_COUNT), "no level");
+    check_flushing();
+}
+
+/* The mistakes a checker of memory, arithmetic or threads is run to find, each on purpose. */
+typedef struct {
+    _Atomic int32_t arrived;
+    volatile int64_t sum;
+} race;
+
+static void
+add_at_once(int64_t task, void *context)
+{
+    race *both = context;
+    both->arrived++;
+    while (both->arrived < 2) {
+        (void)sched_yield();
+    }
+    both->sum += task;
+}
+
+static int
+plant(const char *mistake)
+{
+    volatile int64_t result = 0;
+    if (strcmp(mistake, "overrun") == 0) { /* one element more than there is */
+        char *data = calloc(100, 1);
+        y5_tensor tensor = {data, 101, Y5_INT8, Y5_CPU, 0, 1, {101}, {1}};
+        printf("%s\n", y5_sparsity_count_tensor(Y5_LEVEL_PORTABLE, &tensor) ? "some" : "none");
+        free(data);
+    } else if (strcmp(mistake, "overflow") == 0) { /* of a signed integer */
+        result = INT64_MAX;
+        result = result + (result > 0);
+    } else if (strcmp(mistake, "race") == 0) {
+        race both = {0};
+        y5_pool pool = {pool_run, 2};
+        pool_set_threads(2);
+        y5_parallel_for(&pool, 2, add_at_once, &both);
+    } else {
+        CHECK(strcmp(mistake, "leak") == 0, "%s is no mistake known here", mistake);
+        void *volatile lost = malloc(100);
+        lost = NULL;
+        (void)lost;
+    }
+    return 0;
+}
+
+static void
+run_level(y5_level level, y5_level highest)
+{
+    const char *name = y5_level_name(level);
+    if (!y5_level_compiled(level)) {
+        printf("SKIP %s: not compiled on this architecture\n", name);
+    } else if (!y5_level_runs(level)) {
+        printf("SKIP %s: this CPU does not run it\n", name);
+    } else if (level > highest) {
+        printf("SKIP %s: above the level asked for\n", name);
+    } else {
+        test_ema(level);
+        printf("ok ema %s\n", name);
+        test_sparsity(level);
+        printf("ok sparsity %s\n", name);
+    }
+}
+
+int
+main(int count, char **arguments)
+{
+    y5_level highest = Y5_LEVEL_COUNT - 1;
+    if (count == 3 && strcmp(arguments[1], "--plant") == 0) {
+        return plant(arguments[2]);
+    }
+    for (int i = 1; i < count; i++) {
+        if (strcmp(arguments[i], "--brief") == 0) {
+            brief = true;
+        } else {
+            highest = y5_level_by_name(arguments[i]);
+            CHECK(highest >= 0, "%s is no level", arguments[i]);
+        }
+    }
+    static const struct {
+        const char *name;
+        void (*run)(void);
+    } groups[] = {
+        {"half", test_half},         {"geometry", test_geometry}, {"overlap", test_overlap},
+        {"parallel", test_parallel}, {"levels", test_levels},
+    };
+    for (size_t i = 0; i < sizeof(groups) / sizeof(groups[0]); i++) {
+        groups[i].run();
+        printf("ok %s\n", groups[i].name);
+    }
+    for (y5_level level = 0; level < Y5_LEVEL_COUNT; level++) {
+        run_level(level, highest);
+    }
+    return 0;
+}

@@ -1,0 +1,17 @@
+/* One test function per file of the core. Each ends the program at the first failed check. */
+#ifndef TEST_CORE_H
+#define TEST_CORE_H
+
+#include "core/levels.h"
+
+void test_half(void);
+void test_geometry(void);
+void test_overlap(void);
+void test_parallel(void);
+void test_levels(void);
+
+/* Operations, at one level. */
+void test_ema(y5_level level);
+void test_sparsity(y5_level level);
+
+#endif

@@ -1,0 +1,214 @@
+"""The core without Python: its C test program built with setup.py's flags by gcc and clang, and run
+plainly, under sanitizers and under valgrind; and what shows that these checks can fail."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import NamedTuple
+
+import pytest
+
+from .building import (
+    CORE,
+    HERE,
+    SOURCES,
+    build_program,
+    compile_objects,
+    link_program,
+    need,
+    need_sanitizer,
+    run,
+    succeed,
+)
+
+LEVELS = ("portable", "avx2", "avx512")
+QUICKLY = ("-O0", "-w")  # where neither speed nor warnings matter
+GROUPS = ("half", "geometry", "overlap", "parallel", "levels")
+
+
+class Way(NamedTuple):
+    """One way to build and run the test program, and what it must report when it is provoked."""
+
+    compiler: str
+    flags: tuple[str, ...] = ()
+    library: str = ""  # gcc's, which must be there
+    prefix: tuple[str, ...] = ()  # of the command
+    arguments: tuple[str, ...] = ()
+    reports: Mapping[str, str] = MappingProxyType({})  # mistake on purpose -> words of the report
+
+
+WAYS = {
+    "gcc": Way("gcc"),
+    "clang": Way("clang"),
+    "address": Way(
+        "gcc",
+        ("-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"),
+        "libasan.so",
+        reports={
+            "overrun": "heap-buffer-overflow",
+            "overflow": "signed integer overflow",
+            "leak": "detected memory leaks",
+        },
+    ),
+    "thread": Way(
+        "gcc",
+        ("-O1", "-g", "-fsanitize=thread"),
+        "libtsan.so",
+        arguments=("--brief",),
+        reports={"race": "data race"},
+    ),
+    "valgrind": Way(
+        "gcc",
+        prefix=("valgrind", "-q", "--error-exitcode=99", "--leak-check=full"),
+        arguments=("--brief", "avx2"),  # valgrind's CPU has no AVX-512
+        reports={"overrun": "Invalid read", "leak": "definitely lost"},
+    ),
+}
+REPORTS = [(name, mistake) for name, way in WAYS.items() for mistake in way.reports]
+
+
+class Programs:
+    """The test program of each way, built and run when first asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.built: dict[str, list[str | Path]] = {}
+        self.outputs: dict[str, str] = {}
+
+    def command(self, name: str) -> list[str | Path]:
+        """How to call the program."""
+        way = WAYS[name]
+        if way.library:
+            need_sanitizer(way.library)
+        if way.prefix:
+            need(way.prefix[0])
+        if name not in self.built:
+            into = self.folder / name
+            into.mkdir()
+            self.built[name] = [*way.prefix, build_program(into, way.compiler, *way.flags)]
+        return self.built[name]
+
+    def output(self, name: str) -> str:
+        """What it prints when every check passes."""
+        command = self.command(name)
+        if name not in self.outputs:
+            done = run(*command, *WAYS[name].arguments)
+            if "unexpected memory mapping" in done.stderr:
+                pytest.skip("this kernel's address layout is unknown to ThreadSanitizer")
+            assert done.returncode == 0, done.stdout + done.stderr
+            self.outputs[name] = done.stdout
+        return self.outputs[name]
+
+
+@pytest.fixture(scope="module")
+def programs(tmp_path_factory: pytest.TempPathFactory) -> Programs:
+    return Programs(tmp_path_factory.mktemp("core"))
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_every_group_passes(programs: Programs, way: str) -> None:
+    lines = programs.output(way).splitlines()
+    assert [group for group in GROUPS if f"ok {group}" not in lines] == []
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("way", WAYS)
+def test_operations_pass_at(programs: Programs, way: str, level: str) -> None:
+    output = programs.output(way)
+    skipped = re.search(rf"^SKIP ({level}: .*)", output, re.MULTILINE)
+    if skipped:
+        pytest.skip(skipped[1])
+    assert {f"ok ema {level}", f"ok sparsity {level}"} <= set(output.splitlines())
+
+
+@pytest.mark.parametrize(("way", "mistake"), REPORTS)
+def test_the_checker_is_awake(programs: Programs, way: str, mistake: str) -> None:
+    """The same build, run the same way, makes a mistake on purpose: it must be reported."""
+    done = run(*programs.command(way), "--plant", mistake)
+    if "unexpected memory mapping" in done.stderr:
+        pytest.skip("this kernel's address layout is unknown to ThreadSanitizer")
+    assert done.returncode != 0
+    assert WAYS[way].reports[mistake] in done.stderr
+
+
+@pytest.fixture(scope="module")
+def objects(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Object files of the core and of its tests, compiled without Python's headers in reach."""
+    folder = tmp_path_factory.mktemp("objects")
+    compile_objects(SOURCES, folder, "gcc", *QUICKLY)
+    return folder
+
+
+def python_symbols(object_file: Path) -> list[str]:
+    """Symbols an object wants from the Python library."""
+    wanted = succeed(need("nm"), "-u", object_file).split()
+    return [symbol for symbol in wanted if re.match(r"_?Py[A-Z_]", symbol)]
+
+
+def test_no_object_of_the_core_needs_python(objects: Path) -> None:
+    stems = [source.stem for source in CORE.glob("*.c")]
+    assert len(stems) > 4
+    assert {stem: python_symbols(objects / f"{stem}.o") for stem in stems} == {
+        stem: [] for stem in stems
+    }
+
+
+def test_a_need_of_python_is_noticed(tmp_path: Path) -> None:
+    source = tmp_path / "needy.c"
+    source.write_text("void PyErr_Clear(void);\nvoid f(void);\nvoid f(void) { PyErr_Clear(); }\n")
+    compile_objects([source], tmp_path, "gcc", *QUICKLY)
+    assert python_symbols(tmp_path / "needy.o") == ["PyErr_Clear"]
+
+
+TAKE_A_TASK = "int64_t task = atomic_fetch_add_explicit(&work->next, 1, memory_order_relaxed);"
+REMEMBER_THE_LAST_END = "range->end > written_until ? range->end : written_until"
+
+# One slip each that the tests must not let pass: file, its text, what it becomes, the test file.
+SLIPS = (
+    ("half.h", "magnitude + 0xfffU +", "magnitude + 0x1000U +", "test_half.c"),
+    ("half.h", "magnitude < 0x38800000U", "magnitude < 0x38000000U", "test_half.c"),
+    ("half.h", "+ 0x7fffU +", "+ 0x8000U +", "test_half.c"),
+    ("geometry.c", "expected == tensor->numel", "true", "test_geometry.c"),
+    ("geometry.c", "a->strides[i] != b->strides[i]", "false", "test_geometry.c"),
+    ("geometry.c", "lowest += reach < 0 ? reach : 0", "lowest += 0", "test_geometry.c"),
+    ("overlap.c", "8 * sizeof(uintptr_t)", "32", "test_overlap.c"),
+    ("overlap.c", REMEMBER_THE_LAST_END, "range->end", "test_overlap.c"),
+    ("overlap.c", "range->begin == range->end", "false", "test_overlap.c"),
+    ("parallel.c", "drain(0, 1, &work);", "", "test_parallel.c"),
+    ("parallel.c", TAKE_A_TASK, "int64_t task = 0;", "test_parallel.c"),
+    ("parallel.c", "begin > starts[i] ? begin - starts[i] : 0", "0", "test_parallel.c"),
+    ("levels.c", "0x8040U", "0x8000U", "test_core.c"),
+    ("ema.c", "1.0 - decay", "1.0F - (float)decay", "test_ema.c"),
+    ("ema.c", "step <= reach", "step < reach", "test_ema.c"),
+    ("ema.inc", "float kept = average[i] *", "double kept = (double)average[i] *", "test_ema.c"),
+    ("ema.inc", "Y5_LEVEL(round_block)(out, count, dtype);", "", "test_ema.c"),
+    ("ema.inc", "index * layout->source_strides[i]", "index", "test_ema.c"),
+    ("sparsity.inc", "COUNT_WORDS(8, 255)", "COUNT_WORDS(8, 256)", "test_sparsity.c"),
+    ("sparsity.inc", "COUNT_WORDS(16, 65535)", "COUNT_WORDS(16, 65536)", "test_sparsity.c"),
+    ("sparsity.c", "FLOAT8] = {1, 1, 0x7fU}", "FLOAT8] = {1, 1, 0xffU}", "test_sparsity.c"),
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "slip", "noticed_by"), SLIPS, ids=[f"{s[0]}-{i}" for i, s in enumerate(SLIPS)]
+)
+def test_a_slip_in_the_core_is_noticed(
+    objects: Path, tmp_path: Path, name: str, text: str, slip: str, noticed_by: str
+) -> None:
+    core = tmp_path / "csrc" / "core"
+    shutil.copytree(CORE, core)
+    original = (core / name).read_text()
+    assert text in original, "the slip no longer fits; choose another one"
+    (core / name).write_text(original.replace(text, slip, 1))
+    includer = HERE / "test_half.c"
+    source = includer if name.endswith(".h") else core / f"{Path(name).stem}.c"
+    shutil.copytree(objects, tmp_path / "objects")
+    compile_objects([source], tmp_path / "objects", "gcc", *QUICKLY, f"-I{tmp_path / 'csrc'}")
+    program = link_program(tmp_path / "objects", "gcc")
+    done = run(program, "--brief")
+    assert done.returncode == 1
+    assert re.search(rf"{noticed_by}:\d+: ", done.stderr), done.stderr

@@ -27,8 +27,8 @@ class Info(TypedDict):
 def ema_update(average: nn.Module, source: nn.Module, decay: float) -> None:
     """Move every floating entry of average.state_dict() towards source's entry of that key."""
 
-def count_module_zeros(module: nn.Module) -> tuple[int, int, float, float]:
-    """(parameters, elements, zeros summed in float32, zeros summed in float64) of a module."""
+def count_module_zeros(module: nn.Module) -> tuple[int, int, int, float, float]:
+    """(parameters, elements, zeros, float32 share, float64 share) of module.parameters()."""
 
 def count_zeros(tensor: Any) -> int:
     """The number of zeros of a tensor or any object with __dlpack__ in the CPU's memory."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -88,27 +89,50 @@ def note_torch(operation: str, reason: str) -> None:
     path.reasons[reason] = path.reasons.get(reason, 0) + 1
 
 
-def _bump_versions_of_old_torch(tensors: list[torch.Tensor]) -> None:
-    """autograd.graph.increment_version for torch before 2.3: write no element in place."""
+def _bump_each(tensors: list[torch.Tensor]) -> None:
+    """autograd.graph.increment_version for a list, in torch where it takes one tensor or is absent."""
     for tensor in tensors:
-        (tensor if tensor.dim() else tensor.view(1)).narrow(0, 0, 0).zero_()
+        if hasattr(torch.autograd.graph, "increment_version"):
+            torch.autograd.graph.increment_version(tensor)
+        else:  # write no element in place
+            (tensor if tensor.dim() else tensor.view(1)).narrow(0, 0, 0).zero_()
+
+
+def _find_bump_versions() -> Callable[[list[torch.Tensor]], None]:
+    """The quickest way this torch has to raise the version counters of a list of tensors."""
+    try:
+        torch._C._increment_version([torch.zeros(1)])
+    except (AttributeError, TypeError):
+        return _bump_each
+    bump: Callable[[list[torch.Tensor]], None] = torch._C._increment_version
+    return bump
 
 
 class TorchFacts:
-    """What the C extension needs to know of torch; None where this torch lacks it."""
+    """What the C extension needs to know of torch."""
 
     def __init__(self, use_exchange: bool = True) -> None:
-        private = torch._C
         self.tensor_type = torch.Tensor
         self.parameter_type = torch.nn.Parameter
         self.module_type = torch.nn.Module
-        self.bump_versions = getattr(
-            torch.autograd.graph, "increment_version", _bump_versions_of_old_torch
+        self.ordered_dict_type = OrderedDict  # of modules before torch 2.4
+        # Where one of these answers with something true, torch itself has to run.
+        self.guards = tuple(
+            (getattr(owner, name), reason)
+            for owner, name, reason in (
+                (torch._C, "_len_torch_function_stack", "a torch function mode is active"),
+                (torch._C, "_len_torch_dispatch_stack", "a torch dispatch mode is active"),
+                (torch._C, "_get_tracing_state", "inside torch.jit.trace"),
+                (
+                    getattr(torch._C, "_functorch", None),
+                    "peek_interpreter_stack",
+                    "inside a torch.func transform",
+                ),
+            )
+            if hasattr(owner, name)
         )
+        self.bump_versions = _find_bump_versions()
         self.to_dlpack = to_dlpack
-        self.function_mode_depth = getattr(private, "_len_torch_function_stack", None)
-        self.dispatch_mode_depth = getattr(private, "_len_torch_dispatch_stack", None)
-        self.tracing_state = getattr(private, "_get_tracing_state", None)
         major, minor = (int(part) for part in torch.__version__.split(".")[:2])
         self.half_scalars_stay_float32 = (major, minor) >= (2, 1)
         self.use_exchange = use_exchange  # False: the capsule way of torch before 2.10

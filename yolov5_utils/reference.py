@@ -42,7 +42,7 @@ def _check_pairs(pairs: list[tuple[Tensor, Tensor]], decay: float) -> None:
     """Raise what the update of any pair would raise, before the first write."""
     seen = set()
     for value, new in pairs:
-        if value.layout is not torch.strided or new.layout is not torch.strided:
+        if any(t.layout is not torch.strided or t.is_nested for t in (value, new)):
             continue
         if value.shape != new.shape:
             # Operands without memory of their own: raises what the addition itself would.
@@ -53,7 +53,7 @@ def _check_pairs(pairs: list[tuple[Tensor, Tensor]], decay: float) -> None:
             )
             trial += torch.empty(new.shape, dtype=new.dtype, device="meta")
         kind = (value.dtype, value.device, new.dtype, new.device)
-        if kind not in seen:
+        if kind not in seen and not isinstance(decay, Tensor):
             seen.add(kind)
             one = torch.ones(1, dtype=value.dtype, device=value.device)
             one *= decay

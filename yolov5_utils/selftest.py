@@ -152,7 +152,8 @@ def _compare_sparsity(model: nn.Module) -> int:
         zeros_float32 += count
         zeros += int(count)
     elements = sum(parameter.numel() for parameter in parameters)
-    expected = (len(parameters), elements, float(zeros_float32), float(zeros))
+    share = float(zeros_float32 / float(elements))
+    expected = (len(parameters), elements, zeros, share, zeros / elements)
     if tuple(counts) != expected:
         raise AssertionError(f"counted {tuple(counts)}, torch {expected}")
     return len(parameters)

@@ -16,6 +16,12 @@ y5_fail(y5_error *error, y5_status status, const char *argument, const char *for
     return status;
 }
 
+bool
+y5_dtype_is_floating(y5_dtype dtype)
+{
+    return dtype < Y5_FLOATING_COUNT || dtype == Y5_FLOAT8 || dtype == Y5_FLOAT8_FNUZ;
+}
+
 size_t
 y5_dtype_bytes(y5_dtype dtype)
 {

@@ -50,7 +50,6 @@ typedef enum {
     Y5_BAD_TYPE,      /* becomes TypeError */
     Y5_BAD_VALUE,     /* becomes ValueError */
     Y5_BAD_BUFFER,    /* becomes BufferError */
-    Y5_MISSING_KEY,   /* becomes KeyError of the message */
     Y5_NO_MEMORY,     /* becomes MemoryError */
     Y5_PYTHON_RAISED, /* a Python exception is set already */
 } y5_status;
@@ -70,6 +69,9 @@ typedef struct {
 /* Fills `error` (either text may be cut to fit) and returns `status`. */
 y5_status y5_fail(y5_error *error, y5_status status, const char *argument, const char *format, ...)
     Y5_PRINTF(4, 5);
+
+/* True for the types torch calls floating point, float8 among them; false for complex ones. */
+bool y5_dtype_is_floating(y5_dtype dtype);
 
 /* Bytes of one element. */
 size_t y5_dtype_bytes(y5_dtype dtype);

@@ -10,23 +10,6 @@
 
 #include <string.h>
 
-/* 1 where `function` (which may be NULL) answers with a true value, 0 for a false one, -1 with an
- * exception. */
-static int
-is_active(PyObject *function)
-{
-    if (function == NULL) {
-        return 0;
-    }
-    PyObject *answer = PyObject_CallNoArgs(function);
-    if (answer == NULL) {
-        return -1;
-    }
-    int truth = PyObject_IsTrue(answer);
-    Py_DECREF(answer);
-    return truth;
-}
-
 /* Y5_UNSUPPORTED where torch operations would not do just what they do by default: then they have
  * to be the ones that run. */
 static y5_status
@@ -35,21 +18,18 @@ check_environment(const y5_state *state, y5_error *error)
     if (state->torch.tensor_type == NULL) {
         return y5_fail(error, Y5_UNSUPPORTED, "", "register_torch() was not called");
     }
-    const struct {
-        PyObject *function;
-        const char *reason;
-    } guards[] = {
-        {state->torch.function_mode_depth, "a torch function mode is active"},
-        {state->torch.dispatch_mode_depth, "a torch dispatch mode is active"},
-        {state->torch.tracing_state, "inside torch.jit.trace"},
-    };
-    for (size_t i = 0; i < sizeof(guards) / sizeof(guards[0]); i++) {
-        int active = is_active(guards[i].function);
-        if (active < 0) {
+    Py_ssize_t count = PyTuple_Size(state->torch.guards);
+    for (Py_ssize_t i = 0; i < count; i++) {
+        PyObject *function = NULL;
+        const char *reason = NULL;
+        if (!PyArg_ParseTuple(PyTuple_GetItem(state->torch.guards, i), "Os", &function, &reason)) {
             return Y5_PYTHON_RAISED;
         }
-        if (active) {
-            return y5_fail(error, Y5_UNSUPPORTED, "", "%s", guards[i].reason);
+        PyObject *answer = PyObject_CallNoArgs(function);
+        int active = answer != NULL ? PyObject_IsTrue(answer) : -1;
+        Py_XDECREF(answer);
+        if (active != 0) {
+            return active < 0 ? Y5_PYTHON_RAISED : y5_fail(error, Y5_UNSUPPORTED, "", "%s", reason);
         }
     }
     if (y5_flushes_subnormals()) {
@@ -58,11 +38,10 @@ check_environment(const y5_state *state, y5_error *error)
     return Y5_OK;
 }
 
-/* Releases the GIL for calls that move enough memory to make it worth while. */
 static PyThreadState *
-release_gil(const y5_state *state, int64_t bytes)
+release_gil(bool allowed)
 {
-    return bytes >= atomic_load(&state->gil_bytes) ? PyEval_SaveThread() : NULL;
+    return allowed ? PyEval_SaveThread() : NULL;
 }
 
 static void
@@ -100,17 +79,16 @@ y5_py_ema_update(PyObject *module, PyObject *const *arguments, Py_ssize_t count,
         goto done;
     }
     decay = PyFloat_AsDouble(values[2]);
-    status = y5_collect_pairs(state, values[0], values[1], &pairs, &error);
-    if (status != Y5_OK || pairs.count == 0) {
-        goto done;
+    status = y5_pairs_collect(state, values[0], values[1], &pairs, &error);
+    if (status == Y5_OK) {
+        status = y5_pairs_borrow(state, values[0], values[1], &pairs, &error);
     }
-    status = y5_bump_versions(state, &pairs, &error);
     if (status != Y5_OK) {
         goto done;
     }
-    y5_run run = y5_torch_run(state, pairs.in_order ? 0 : pairs.bytes);
-    /* `pairs` holds a reference to every tensor, so the pointers stay valid without the GIL. */
-    PyThreadState *released = release_gil(state, pairs.bytes);
+    y5_run run = y5_torch_run(state, pairs.in_order ? -1 : pairs.bytes);
+    /* The pointers are valid while the GIL is held, or while `pairs` holds pinned tensors. */
+    PyThreadState *released = release_gil(pairs.pinned);
     y5_ema_update(&run, pairs.items, pairs.starts, pairs.count, decay);
     take_gil(released);
 done:
@@ -123,9 +101,11 @@ done:
 
 const char y5_doc_count_module_zeros[] =
     "count_module_zeros(module)\n--\n\n"
-    "(parameters, elements, zeros added up in float32, zeros added up in float64) over\n"
-    "module.parameters(). The sums round as the addition of one count after another does; the\n"
-    "second is exact below 2**53. Unsupported where torch must do it.";
+    "(parameters, elements, zeros, float32 share, float64 share) of module.parameters(), each "
+    "once.\n"
+    "The shares are zeros / elements in that type, the zeros of one parameter after the other "
+    "added\n"
+    "up in it; nan without elements. Unsupported where torch must do it.";
 
 PyObject *
 y5_py_count_module_zeros(PyObject *module, PyObject *const *arguments, Py_ssize_t count,
@@ -139,31 +119,36 @@ y5_py_count_module_zeros(PyObject *module, PyObject *const *arguments, Py_ssize_
     }
     y5_error error = {0};
     y5_parameters parameters = {0};
-    float zeros_float32 = 0;
-    double zeros_float64 = 0;
+    float sum_float32 = 0;
+    double sum_float64 = 0;
     long long elements = 0;
-    long long found = 0;
+    long long zeros = 0;
     y5_status status = check_environment(state, &error);
     if (status == Y5_OK) {
-        status = y5_collect_parameters(state, values[0], &parameters, &error);
+        status = y5_parameters_collect(state, values[0], &parameters, &error);
     }
-    if (status == Y5_OK && parameters.count > 0) {
+    if (status == Y5_OK) {
+        status = y5_parameters_borrow(state, &parameters, &error);
+    }
+    if (status == Y5_OK) {
         y5_run run = y5_torch_run(state, parameters.bytes);
-        PyThreadState *released = release_gil(state, parameters.bytes);
+        PyThreadState *released = release_gil(parameters.pinned);
         y5_sparsity_count(&run, parameters.items, parameters.starts, parameters.count);
         take_gil(released);
         for (int64_t i = 0; i < parameters.count; i++) {
-            zeros_float32 += (float)parameters.items[i].zeros;
-            zeros_float64 += (double)parameters.items[i].zeros;
+            zeros += parameters.items[i].zeros;
+            sum_float32 += (float)parameters.items[i].zeros;
+            sum_float64 += (double)parameters.items[i].zeros;
         }
         elements = parameters.starts[parameters.count];
-        found = parameters.count;
     }
+    long long found = parameters.count;
     y5_parameters_free(&parameters);
     if (status != Y5_OK) {
         return y5_raise(state, status, &error);
     }
-    return Py_BuildValue("(LLdd)", found, elements, (double)zeros_float32, zeros_float64);
+    return Py_BuildValue("(LLLdd)", found, elements, zeros, (double)(sum_float32 / (float)elements),
+                         sum_float64 / (double)elements);
 }
 
 const char y5_doc_count_zeros[] =
@@ -189,11 +174,8 @@ y5_py_count_zeros(PyObject *module, PyObject *const *arguments, Py_ssize_t count
                            ? y5_borrow(state, values[0], &tensor, &loan, &error)
                            : y5_borrow_foreign(state, values[0], &tensor, &loan, &error);
     if (status == Y5_OK) {
-        int64_t bytes = tensor.numel * (int64_t)y5_dtype_bytes(tensor.dtype);
-        /* The caller's argument keeps the memory alive. */
-        PyThreadState *released = release_gil(state, bytes);
+        /* The GIL stays, since nothing else would keep others from replacing the memory. */
         zeros = y5_sparsity_count_tensor(atomic_load(&state->level), &tensor);
-        take_gil(released);
     }
     y5_return(&loan);
     if (status != Y5_OK) {

@@ -1,15 +1,14 @@
-/* Visitors of the module walk: borrow each tensor, check it, append it. */
+/* Visitors of the module walk, and the borrowing of what they found. */
 #include "python/collect.h"
 
 #include "python/module_walk.h"
 
 #include <stdint.h>
-#include <stdlib.h>
 #include <string.h>
 
 typedef struct {
     const y5_state *state;
-    void *list;
+    y5_tensors *tensors;
 } collector;
 
 /* Fails with the entry's dotted key in front of a reason. */
@@ -21,78 +20,122 @@ refuse(y5_error *error, const y5_path *path, const char *reason)
     return y5_fail(error, Y5_UNSUPPORTED, key, "%s", reason);
 }
 
-/* The same for a reason that is in `error` already. */
+/* Appends `count` references; false without memory. */
+static bool
+append_tensors(y5_tensors *tensors, PyObject *const *objects, int64_t count)
+{
+    if (tensors->count + count > tensors->capacity) {
+        int64_t capacity = tensors->capacity > 0 ? 2 * tensors->capacity : 1024;
+        PyObject **grown =
+            PyMem_Realloc(tensors->objects, (size_t)capacity * sizeof(*tensors->objects));
+        if (grown == NULL) {
+            return false;
+        }
+        tensors->objects = grown;
+        y5_loan *loans = PyMem_Realloc(tensors->loans, (size_t)capacity * sizeof(*loans));
+        if (loans == NULL) {
+            return false;
+        }
+        tensors->loans = loans;
+        tensors->capacity = capacity;
+    }
+    for (int64_t i = 0; i < count; i++) {
+        Py_INCREF(objects[i]);
+        tensors->objects[tensors->count] = objects[i];
+        tensors->loans[tensors->count] = (y5_loan){0};
+        tensors->count++;
+    }
+    return true;
+}
+
+static void
+return_loans(y5_tensors *tensors)
+{
+    for (int64_t i = 0; i < tensors->count; i++) {
+        y5_return(&tensors->loans[i]);
+    }
+}
+
+static void
+free_tensors(y5_tensors *tensors)
+{
+    return_loans(tensors);
+    for (int64_t i = 0; i < tensors->count; i++) {
+        Py_DECREF(tensors->objects[i]);
+    }
+    PyMem_Free(tensors->objects);
+    PyMem_Free(tensors->loans);
+}
+
+/* Replaces each tensor by an alias that owns its storage: assigning to tensor.data in another
+ * thread then leaves the memory alone. */
 static y5_status
-refuse_again(y5_error *error, const y5_path *path)
+pin(const y5_state *state, y5_tensors *tensors)
 {
-    y5_path_text(path, error->argument, sizeof(error->argument));
-    return Y5_UNSUPPORTED;
+    return_loans(tensors);
+    for (int64_t i = 0; i < tensors->count; i++) {
+        PyObject *alias =
+            PyObject_CallFunctionObjArgs(state->torch.detach, tensors->objects[i], NULL);
+        if (alias == NULL) {
+            return Y5_PYTHON_RAISED;
+        }
+        Py_DECREF(tensors->objects[i]);
+        tensors->objects[i] = alias;
+    }
+    return Y5_OK;
 }
 
-/* Reallocates a list of `capacity` elements; false without memory, the list then as it was. */
-static bool
-resize(void *list, int64_t capacity, size_t element)
+static y5_status
+visit_pair(void *context, PyObject *average, PyObject *source, const y5_path *path, y5_error *error)
 {
-    void *old = NULL;
-    memcpy(&old, list, sizeof(old));
-    void *grown = PyMem_Realloc(old, (size_t)capacity * element);
-    if (grown == NULL) {
-        return false;
+    const collector *self = context;
+    bool plain = y5_is_plain_tensor(self->state, average) && source != NULL &&
+                 y5_is_plain_tensor(self->state, source);
+    if (!plain) {
+        int floating = y5_is_floating(self->state, average);
+        if (floating <= 0) { /* counters and other integers are never averaged */
+            return floating < 0 ? Y5_PYTHON_RAISED : Y5_OK;
+        }
+        if (source != NULL) {
+            return refuse(error, path, "a subclass of torch.Tensor, or no tensor");
+        }
+        PyObject *key = y5_path_key(path);
+        if (key != NULL) {
+            PyErr_SetObject(PyExc_KeyError, key);
+            Py_DECREF(key);
+        }
+        return Y5_PYTHON_RAISED;
     }
-    memcpy(list, &grown, sizeof(grown));
-    return true;
+    PyObject *const objects[2] = {average, source};
+    return append_tensors(self->tensors, objects, 2) ? Y5_OK : Y5_NO_MEMORY;
 }
 
-static bool
-reserve_pair(y5_pairs *pairs)
+y5_status
+y5_pairs_collect(const y5_state *state, PyObject *average, PyObject *source, y5_pairs *pairs,
+                 y5_error *error)
 {
-    if (pairs->count < pairs->capacity) {
-        return true;
-    }
-    int64_t capacity = pairs->capacity > 0 ? pairs->capacity * 2 : 512;
-    if (!resize(&pairs->items, capacity, sizeof(*pairs->items)) ||
-        !resize(&pairs->starts, capacity + 1, sizeof(*pairs->starts)) ||
-        !resize(&pairs->objects, 2 * capacity, sizeof(*pairs->objects)) ||
-        !resize(&pairs->loans, 2 * capacity, sizeof(*pairs->loans)) ||
-        !resize(&pairs->ranges, 2 * capacity, sizeof(*pairs->ranges))) {
-        return false;
-    }
-    if (pairs->capacity == 0) {
-        pairs->starts[0] = 0;
-    }
-    pairs->capacity = capacity;
-    return true;
+    collector context = {state, &pairs->tensors};
+    return y5_walk_states(state, average, source, visit_pair, &context, error);
 }
 
-/* tensor.dtype.is_floating_point, for a tensor that could not be borrowed. */
-static bool
-is_floating(const y5_state *state, PyObject *object)
-{
-    PyObject *dtype = PyObject_GetAttr(object, state->names[Y5_NAME_DTYPE]);
-    PyObject *answer =
-        dtype != NULL ? PyObject_GetAttr(dtype, state->names[Y5_NAME_IS_FLOATING_POINT]) : NULL;
-    bool floating = answer != Py_False; /* what cannot be told is left to torch */
-    Py_XDECREF(answer);
-    Py_XDECREF(dtype);
-    PyErr_Clear();
-    return floating;
-}
+/* Finds the key of a pair for a message: the walk is repeated until it meets it. */
+typedef struct {
+    PyObject *const *objects;
+    char *key;
+    size_t size;
+} key_search;
 
-/* True where the values read are not those in memory. Only views torch makes of complex tensors
- * carry the bit, and those have gaps or one element. */
-static bool
-has_negative_bit(const y5_state *state, PyObject *object, const y5_tensor *tensor)
+static y5_status
+visit_searching(void *context, PyObject *average, PyObject *source, const y5_path *path,
+                y5_error *error)
 {
-    if (tensor->numel != 1 && y5_tensor_is_dense(tensor)) {
-        return false;
+    (void)error;
+    key_search *search = context;
+    if (average == search->objects[0] && source == search->objects[1]) {
+        y5_path_text(path, search->key, search->size);
+        return Y5_BAD_VALUE; /* found: any status but Y5_OK ends the walk */
     }
-    PyObject *method = PyObject_GetAttr(object, state->names[Y5_NAME_IS_NEG]);
-    PyObject *answer = method != NULL ? PyObject_CallNoArgs(method) : NULL;
-    bool negative = answer != Py_False;
-    Py_XDECREF(answer);
-    Py_XDECREF(method);
-    PyErr_Clear();
-    return negative;
+    return Y5_OK;
 }
 
 static bool
@@ -101,126 +144,155 @@ is_half(y5_dtype dtype)
     return dtype == Y5_FLOAT16 || dtype == Y5_BFLOAT16;
 }
 
-static bool
-same_shape(const y5_tensor *a, const y5_tensor *b)
+/* 1 where the values are the negatives of those in memory, as in views that torch makes of complex
+ * tensors; -1 with an exception. A parameter without gaps is not asked: only torch's private
+ * _neg_view makes such a one, and asking 500 parameters costs as much as updating them. */
+static int
+is_negated(const y5_state *state, PyObject *object, const y5_tensor *tensor)
 {
-    return a->ndim == b->ndim &&
-           memcmp(a->shape, b->shape, (size_t)a->ndim * sizeof(a->shape[0])) == 0;
+    bool parameter = Py_TYPE(object) == state->torch.parameter_type;
+    if (parameter && tensor->numel != 1 && y5_tensor_is_dense(tensor)) {
+        return 0;
+    }
+    PyObject *answer = PyObject_CallFunctionObjArgs(state->torch.is_neg, object, NULL);
+    Py_XDECREF(answer); /* True and False outlive it */
+    return answer == NULL ? -1 : answer == Py_True;
 }
 
-/* Why this pair cannot be updated with the original's bits, or NULL. */
+/* Why two borrowed tensors cannot be updated with the original's bits, or NULL. */
 static const char *
-pair_refusal(const y5_state *state, PyObject *const objects[2], const y5_tensor tensors[2])
+pair_refusal(const y5_state *state, const y5_tensor tensors[2])
 {
+    if (tensors[0].dtype >= Y5_FLOATING_COUNT) {
+        return "8-bit floats";
+    }
     if (tensors[1].dtype >= Y5_FLOATING_COUNT) {
         return "the model's tensor is not of a floating type known here";
     }
-    if (!same_shape(&tensors[0], &tensors[1])) {
+    if (tensors[0].ndim != tensors[1].ndim ||
+        memcmp(tensors[0].shape, tensors[1].shape,
+               (size_t)tensors[0].ndim * sizeof(tensors[0].shape[0])) != 0) {
         return "shapes differ";
     }
     if (!state->torch.half_scalars_stay_float32 &&
         (is_half(tensors[0].dtype) || is_half(tensors[1].dtype))) {
         return "16-bit floats, and torch before 2.1 rounds them otherwise";
     }
-    if (has_negative_bit(state, objects[0], &tensors[0]) ||
-        has_negative_bit(state, objects[1], &tensors[1])) {
-        return "a negative bit is set";
-    }
     return NULL;
 }
 
-/* A layout for the pair where one is needed; false without memory or with `reason` set. */
-static bool
-add_layout(y5_ema_pair *pair, const y5_tensor tensors[2], const char **reason)
+/* Gives the pair a layout where it needs one. */
+static y5_status
+add_layout(y5_ema_pair *pair, const y5_tensor tensors[2], y5_error *error)
 {
     if (y5_tensor_same_order(&tensors[0], &tensors[1]) && y5_tensor_is_dense(&tensors[0])) {
-        return true;
+        return Y5_OK;
     }
     y5_ema_layout *layout = PyMem_Calloc(1, sizeof(*layout));
     if (layout == NULL) {
-        return false;
+        return Y5_NO_MEMORY;
     }
     pair->layout = layout;
     if (!y5_ema_layout_of(layout, &tensors[0], &tensors[1])) {
-        *reason = "elements of the average overlap each other";
-        return false;
+        return y5_fail(error, Y5_UNSUPPORTED, "", "elements of the average overlap each other");
     }
-    return true;
+    return Y5_OK;
 }
 
+/* Appends the pair of `objects` to the core's lists; *skipped for one that does not move. */
 static y5_status
-append_pair(const y5_state *state, y5_pairs *pairs, PyObject *const objects[2],
-            const y5_tensor tensors[2], const y5_path *path, y5_error *error)
+borrow_pair(const y5_state *state, y5_pairs *pairs, PyObject *const objects[2], y5_loan loans[2],
+            bool *skipped, y5_error *error)
 {
-    const char *reason = pair_refusal(state, objects, tensors);
-    if (reason != NULL) {
-        return refuse(error, path, reason);
+    y5_tensor tensors[2];
+    y5_status status = y5_borrow(state, objects[0], &tensors[0], &loans[0], error);
+    if (status == Y5_UNSUPPORTED) { /* quantised, sparse: is it one that would have to move? */
+        int floating = y5_is_floating(state, objects[0]);
+        *skipped = floating == 0;
+        return floating < 0 ? Y5_PYTHON_RAISED : floating == 0 ? Y5_OK : status;
     }
-    int64_t at = pairs->count;
-    y5_ema_pair *pair = &pairs->items[at];
-    *pair = (y5_ema_pair){
+    if (status != Y5_OK) {
+        return status;
+    }
+    *skipped = !y5_dtype_is_floating(tensors[0].dtype);
+    if (*skipped) {
+        return Y5_OK;
+    }
+    status = y5_borrow(state, objects[1], &tensors[1], &loans[1], error);
+    if (status != Y5_OK) {
+        return status;
+    }
+    const char *reason = pair_refusal(state, tensors);
+    for (int64_t side = 0; side < 2 && reason == NULL; side++) {
+        int negated = is_negated(state, objects[side], &tensors[side]);
+        if (negated < 0) {
+            return Y5_PYTHON_RAISED;
+        }
+        reason = negated ? "a negative bit is set" : NULL;
+    }
+    if (reason != NULL) {
+        return y5_fail(error, Y5_UNSUPPORTED, "", "%s", reason);
+    }
+    int64_t at = pairs->count++;
+    pairs->items[at] = (y5_ema_pair){
         .average = tensors[0].data,
         .source = tensors[1].data,
         .average_dtype = tensors[0].dtype,
         .source_dtype = tensors[1].dtype,
     };
-    if (!add_layout(pair, tensors, &reason)) {
-        PyMem_Free((void *)pair->layout);
-        return reason != NULL ? refuse(error, path, reason) : Y5_NO_MEMORY;
-    }
     for (int64_t side = 0; side < 2; side++) {
         y5_range *range = &pairs->ranges[2 * at + side];
         range->written = side == 0;
         y5_tensor_range(&tensors[side], &range->begin, &range->end);
-        Py_INCREF(objects[side]);
-        pairs->objects[2 * at + side] = objects[side];
     }
     pairs->starts[at + 1] = pairs->starts[at] + tensors[0].numel;
     pairs->bytes += tensors[0].numel * (int64_t)(2 * y5_dtype_bytes(tensors[0].dtype) +
                                                  y5_dtype_bytes(tensors[1].dtype));
-    pairs->count++;
-    return Y5_OK;
+    return add_layout(&pairs->items[at], tensors, error);
 }
 
-static y5_status
-visit_pair(void *context, PyObject *average, PyObject *source, const y5_path *path, y5_error *error)
+static void
+free_layouts(y5_pairs *pairs)
 {
-    const y5_state *state = ((collector *)context)->state;
-    y5_pairs *pairs = ((collector *)context)->list;
-    PyObject *const objects[2] = {average, source};
-    y5_tensor tensors[2];
-    if (!reserve_pair(pairs)) {
-        return Y5_NO_MEMORY;
+    for (int64_t i = 0; i < pairs->count; i++) {
+        PyMem_Free((void *)pairs->items[i].layout);
+        pairs->items[i].layout = NULL;
     }
-    y5_loan *loans = &pairs->loans[2 * pairs->count];
-    memset(loans, 0, 2 * sizeof(*loans));
+}
 
-    bool borrowed = y5_is_plain_tensor(state, average) &&
-                    y5_borrow(state, average, &tensors[0], &loans[0], error) == Y5_OK;
-    bool floating = borrowed ? tensors[0].dtype < Y5_FLOATING_COUNT : is_floating(state, average);
+/* Borrows all pairs anew; those that do not move leave the list. *refused is the index of the pair
+ * that a failure concerns. */
+static y5_status
+borrow_pairs(const y5_state *state, y5_pairs *pairs, int64_t *refused, y5_error *error)
+{
+    y5_tensors *tensors = &pairs->tensors;
+    return_loans(tensors);
+    free_layouts(pairs);
+    pairs->count = 0;
+    pairs->bytes = 0;
+    pairs->starts[0] = 0;
+    int64_t kept = 0;
     y5_status status = Y5_OK;
-    if (borrowed && (tensors[0].dtype == Y5_FLOAT8 || tensors[0].dtype == Y5_FLOAT8_FNUZ)) {
-        status = refuse(error, path, "8-bit floats");
-    } else if (!floating) {
-        y5_return(&loans[0]);
-        return Y5_OK; /* counters and other integers are never averaged */
-    } else if (source == NULL) {
-        char key[sizeof(error->message)];
-        y5_path_text(path, key, sizeof(key));
-        status = y5_fail(error, Y5_MISSING_KEY, "", "%s", key);
-    } else if (!borrowed && y5_is_plain_tensor(state, average)) {
-        status = refuse_again(error, path);
-    } else if (!borrowed || !y5_is_plain_tensor(state, source)) {
-        status = refuse(error, path, "a subclass of torch.Tensor, or no tensor");
-    } else if (y5_borrow(state, source, &tensors[1], &loans[1], error) != Y5_OK) {
-        status = refuse_again(error, path);
-    } else {
-        status = append_pair(state, pairs, objects, tensors, path, error);
+    for (int64_t i = 0; i < tensors->count; i += 2) {
+        PyObject *objects[2] = {tensors->objects[i], tensors->objects[i + 1]};
+        y5_loan loans[2] = {{0}, {0}};
+        bool skipped = false;
+        if (status == Y5_OK) {
+            *refused = kept;
+            status = borrow_pair(state, pairs, objects, loans, &skipped, error);
+        }
+        for (int64_t side = 0; side < 2; side++) {
+            if (skipped) {
+                y5_return(&loans[side]);
+                Py_DECREF(objects[side]);
+            } else {
+                tensors->objects[kept + side] = objects[side];
+                tensors->loans[kept + side] = loans[side];
+            }
+        }
+        kept += skipped ? 0 : 2;
     }
-    if (status != Y5_OK) {
-        y5_return(&loans[0]);
-        y5_return(&loans[1]);
-    }
+    tensors->count = kept;
     return status;
 }
 
@@ -240,71 +312,94 @@ check_overlap(y5_pairs *pairs, y5_error *error)
     return Y5_OK;
 }
 
-y5_status
-y5_collect_pairs(const y5_state *state, PyObject *average, PyObject *source, y5_pairs *pairs,
-                 y5_error *error)
-{
-    collector context = {state, pairs};
-    y5_status status = y5_walk_states(state, average, source, visit_pair, &context, error);
-    return status == Y5_OK && pairs->count > 0 ? check_overlap(pairs, error) : status;
-}
-
-y5_status
-y5_bump_versions(const y5_state *state, const y5_pairs *pairs, y5_error *error)
+static y5_status
+bump_versions(const y5_state *state, const y5_pairs *pairs, y5_error *error)
 {
     PyObject *list = PyList_New((Py_ssize_t)pairs->count);
     if (list == NULL) {
         return Y5_PYTHON_RAISED;
     }
     for (int64_t i = 0; i < pairs->count; i++) {
-        Py_INCREF(pairs->objects[2 * i]);
-        PyList_SetItem(list, (Py_ssize_t)i, pairs->objects[2 * i]);
+        PyObject *average = pairs->tensors.objects[2 * i];
+        Py_INCREF(average);
+        PyList_SetItem(list, (Py_ssize_t)i, average);
     }
     PyObject *result = PyObject_CallFunctionObjArgs(state->torch.bump_versions, list, NULL);
     Py_DECREF(list);
     if (result == NULL) { /* torch before 2.3 refuses inference tensors here */
-        PyErr_Clear();
-        return y5_fail(error, Y5_UNSUPPORTED, "", "torch refuses a write to the average");
+        return y5_refused(error, "torch's version counter");
     }
     Py_DECREF(result);
     return Y5_OK;
 }
 
+/* Everything of phase 2 but the message's key. Must run with the garbage collector off. */
+static y5_status
+borrow_and_announce(const y5_state *state, y5_pairs *pairs, int64_t *refused, y5_error *error)
+{
+    y5_status status = borrow_pairs(state, pairs, refused, error);
+    if (status != Y5_OK) {
+        return status;
+    }
+    *refused = -1; /* what follows concerns no single pair */
+    pairs->pinned = pairs->bytes >= atomic_load(&state->gil_bytes);
+    if (pairs->pinned) {
+        status = pin(state, &pairs->tensors);
+        status = status == Y5_OK ? borrow_pairs(state, pairs, refused, error) : status;
+        *refused = -1;
+    }
+    if (status == Y5_OK) {
+        status = check_overlap(pairs, error);
+    }
+    if (status == Y5_OK && pairs->count > 0) {
+        status = bump_versions(state, pairs, error);
+    }
+    if (status == Y5_OK && !pairs->pinned && !PyCFunction_Check(state->torch.bump_versions)) {
+        /* Python code ran (torch before 2.6): the pointers may be stale. */
+        status = borrow_pairs(state, pairs, refused, error);
+        *refused = -1;
+    }
+    return status;
+}
+
+y5_status
+y5_pairs_borrow(const y5_state *state, PyObject *average, PyObject *source, y5_pairs *pairs,
+                y5_error *error)
+{
+    size_t room = (size_t)pairs->tensors.count / 2 + 1;
+    pairs->items = PyMem_Malloc(room * sizeof(*pairs->items));
+    pairs->starts = PyMem_Malloc((room + 1) * sizeof(*pairs->starts));
+    pairs->ranges = PyMem_Malloc(2 * room * sizeof(*pairs->ranges));
+    if (pairs->items == NULL || pairs->starts == NULL || pairs->ranges == NULL) {
+        return Y5_NO_MEMORY;
+    }
+    /* A collection could run finalizers, and those any Python code. */
+    int collecting = PyGC_Disable();
+    int64_t refused = -1;
+    y5_status status = borrow_and_announce(state, pairs, &refused, error);
+    if (collecting) {
+        PyGC_Enable();
+    }
+    if (status == Y5_UNSUPPORTED && refused >= 0) {
+        y5_error ignored;
+        key_search search = {&pairs->tensors.objects[refused], error->argument,
+                             sizeof(error->argument)};
+        (void)y5_walk_states(state, average, source, visit_searching, &search, &ignored);
+        PyErr_Clear();
+    }
+    return status;
+}
+
 void
 y5_pairs_free(y5_pairs *pairs)
 {
-    for (int64_t i = 0; i < pairs->count; i++) {
-        PyMem_Free((void *)pairs->items[i].layout);
-        for (int64_t side = 0; side < 2; side++) {
-            y5_return(&pairs->loans[2 * i + side]);
-            Py_DECREF(pairs->objects[2 * i + side]);
-        }
+    if (pairs->items != NULL) {
+        free_layouts(pairs);
     }
+    free_tensors(&pairs->tensors);
     PyMem_Free(pairs->items);
     PyMem_Free(pairs->starts);
-    PyMem_Free(pairs->objects);
-    PyMem_Free(pairs->loans);
     PyMem_Free(pairs->ranges);
-}
-
-static bool
-reserve_parameter(y5_parameters *parameters)
-{
-    if (parameters->count < parameters->capacity) {
-        return true;
-    }
-    int64_t capacity = parameters->capacity > 0 ? parameters->capacity * 2 : 256;
-    if (!resize(&parameters->items, capacity, sizeof(*parameters->items)) ||
-        !resize(&parameters->starts, capacity + 1, sizeof(*parameters->starts)) ||
-        !resize(&parameters->objects, capacity, sizeof(*parameters->objects)) ||
-        !resize(&parameters->loans, capacity, sizeof(*parameters->loans))) {
-        return false;
-    }
-    if (parameters->capacity == 0) {
-        parameters->starts[0] = 0;
-    }
-    parameters->capacity = capacity;
-    return true;
 }
 
 static y5_status
@@ -312,53 +407,75 @@ visit_parameter(void *context, PyObject *object, PyObject *counterpart, const y5
                 y5_error *error)
 {
     (void)counterpart;
-    const y5_state *state = ((collector *)context)->state;
-    y5_parameters *parameters = ((collector *)context)->list;
-    y5_tensor tensor;
-    if (!reserve_parameter(parameters)) {
-        return Y5_NO_MEMORY;
-    }
-    if (!y5_is_plain_tensor(state, object)) {
+    const collector *self = context;
+    if (!y5_is_plain_tensor(self->state, object)) {
         return refuse(error, path, "a subclass of torch.Tensor, or no tensor");
     }
-    int64_t at = parameters->count;
-    y5_loan *loan = &parameters->loans[at];
-    memset(loan, 0, sizeof(*loan));
-    if (y5_borrow(state, object, &tensor, loan, error) != Y5_OK) {
-        return refuse_again(error, path);
+    return append_tensors(self->tensors, &object, 1) ? Y5_OK : Y5_NO_MEMORY;
+}
+
+y5_status
+y5_parameters_collect(const y5_state *state, PyObject *module, y5_parameters *parameters,
+                      y5_error *error)
+{
+    collector context = {state, &parameters->tensors};
+    return y5_walk_parameters(state, module, visit_parameter, &context, error);
+}
+
+static y5_status
+borrow_parameters(const y5_state *state, y5_parameters *parameters, y5_error *error)
+{
+    y5_tensors *tensors = &parameters->tensors;
+    return_loans(tensors);
+    parameters->count = tensors->count;
+    parameters->bytes = 0;
+    parameters->starts[0] = 0;
+    for (int64_t i = 0; i < tensors->count; i++) {
+        y5_tensor tensor;
+        y5_status status =
+            y5_borrow(state, tensors->objects[i], &tensor, &tensors->loans[i], error);
+        if (status != Y5_OK) {
+            return status;
+        }
+        if (!y5_tensor_is_dense(&tensor)) {
+            return y5_fail(error, Y5_UNSUPPORTED, "", "a parameter with gaps in its memory");
+        }
+        y5_zero_count *item = &parameters->items[i];
+        item->data = tensor.data;
+        item->dtype = tensor.dtype;
+        item->zeros = 0;
+        parameters->starts[i + 1] = parameters->starts[i] + tensor.numel;
+        parameters->bytes += tensor.numel * (int64_t)y5_dtype_bytes(tensor.dtype);
     }
-    if (!y5_tensor_is_dense(&tensor)) {
-        y5_return(loan);
-        return refuse(error, path, "a parameter with gaps between its elements");
-    }
-    parameters->items[at].data = tensor.data;
-    parameters->items[at].dtype = tensor.dtype;
-    parameters->items[at].zeros = 0;
-    parameters->starts[at + 1] = parameters->starts[at] + tensor.numel;
-    parameters->bytes += tensor.numel * (int64_t)y5_dtype_bytes(tensor.dtype);
-    Py_INCREF(object);
-    parameters->objects[at] = object;
-    parameters->count++;
     return Y5_OK;
 }
 
 y5_status
-y5_collect_parameters(const y5_state *state, PyObject *module, y5_parameters *parameters,
-                      y5_error *error)
+y5_parameters_borrow(const y5_state *state, y5_parameters *parameters, y5_error *error)
 {
-    collector context = {state, parameters};
-    return y5_walk_parameters(state, module, visit_parameter, &context, error);
+    size_t room = (size_t)parameters->tensors.count + 1;
+    parameters->items = PyMem_Malloc(room * sizeof(*parameters->items));
+    parameters->starts = PyMem_Malloc(room * sizeof(*parameters->starts));
+    if (parameters->items == NULL || parameters->starts == NULL) {
+        return Y5_NO_MEMORY;
+    }
+    int collecting = PyGC_Disable();
+    y5_status status = borrow_parameters(state, parameters, error);
+    parameters->pinned = parameters->bytes >= atomic_load(&state->gil_bytes);
+    if (status == Y5_OK && parameters->pinned) {
+        status = pin(state, &parameters->tensors);
+        status = status == Y5_OK ? borrow_parameters(state, parameters, error) : status;
+    }
+    if (collecting) {
+        PyGC_Enable();
+    }
+    return status;
 }
 
 void
 y5_parameters_free(y5_parameters *parameters)
 {
-    for (int64_t i = 0; i < parameters->count; i++) {
-        y5_return(&parameters->loans[i]);
-        Py_DECREF(parameters->objects[i]);
-    }
+    free_tensors(&parameters->tensors);
     PyMem_Free(parameters->items);
     PyMem_Free(parameters->starts);
-    PyMem_Free(parameters->objects);
-    PyMem_Free(parameters->loans);
 }

@@ -18,14 +18,6 @@ y5_raise(const y5_state *state, y5_status status, const y5_error *error)
     case Y5_BAD_BUFFER:
         type = PyExc_BufferError;
         break;
-    case Y5_MISSING_KEY: {
-        PyObject *key = PyUnicode_FromString(error->message);
-        if (key != NULL) {
-            PyErr_SetObject(PyExc_KeyError, key);
-            Py_DECREF(key);
-        }
-        return NULL;
-    }
     case Y5_NO_MEMORY:
         return PyErr_NoMemory();
     case Y5_OK:
@@ -35,7 +27,8 @@ y5_raise(const y5_state *state, y5_status status, const y5_error *error)
     if (error->argument[0] != '\0') {
         PyErr_Format(type, "%s: %s", error->argument, error->message);
     } else {
-        PyErr_SetString(type, error->message);
+        PyErr_Format(type, "%s",
+                     error->message); /* unlike SetString, takes text cut in a character */
     }
     return NULL;
 }

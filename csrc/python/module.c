@@ -18,9 +18,12 @@
  * idle and --busy, set it. */
 #define DEFAULT_PARALLEL_BYTES ((int64_t)32 << 20)
 
-/* Memory traffic below which a call keeps the GIL: giving it up and taking it back costs about
- * 0.1 microseconds when nobody waits, as long as moving a few KiB (benchmarks/bench_gil.py). */
-#define DEFAULT_GIL_BYTES ((int64_t)64 << 10)
+/* Memory traffic below which a call keeps the GIL. Letting other Python threads run means that they
+ * may replace the tensors' storage, so every tensor must be held by an alias of its own, 0.4
+ * microseconds each: a tenth of the update of YOLOv5s, nothing beside that of YOLOv5x. Up to this
+ * size a call lasts less than the 5 ms for which a Python thread waits in any case
+ * (sys.getswitchinterval; benchmarks/bench_gil.py). */
+#define DEFAULT_GIL_BYTES ((int64_t)96 << 20)
 
 static const char *const attribute_names[Y5_NAME_COUNT] = {
     [Y5_METHOD_STATE_DICT] = "state_dict",
@@ -38,7 +41,7 @@ static const char *const attribute_names[Y5_NAME_COUNT] = {
     [Y5_NAME_NON_PERSISTENT] = "_non_persistent_buffers_set",
     [Y5_NAME_HOOKS] = "_state_dict_hooks",
     [Y5_NAME_PRE_HOOKS] = "_state_dict_pre_hooks",
-    [Y5_NAME_IS_NEG] = "is_neg",
+    [Y5_NAME_GETATTRIBUTE] = "__getattribute__",
     [Y5_NAME_DTYPE] = "dtype",
     [Y5_NAME_IS_FLOATING_POINT] = "is_floating_point",
     [Y5_NAME_UNTYPED_STORAGE] = "untyped_storage",
@@ -54,14 +57,17 @@ forget_torch(y5_torch *torch)
     Py_CLEAR(torch->tensor_type);
     Py_CLEAR(torch->parameter_type);
     Py_CLEAR(torch->module_type);
+    Py_CLEAR(torch->ordered_dict_type);
     for (int32_t i = 0; i < Y5_METHOD_COUNT; i++) {
         Py_CLEAR(torch->methods[i]);
     }
+    Py_CLEAR(torch->getattribute);
+    Py_CLEAR(torch->guards);
+    Py_CLEAR(torch->is_neg);
+    Py_CLEAR(torch->detach);
+    Py_CLEAR(torch->storage_offset);
     Py_CLEAR(torch->bump_versions);
     Py_CLEAR(torch->to_dlpack);
-    Py_CLEAR(torch->function_mode_depth);
-    Py_CLEAR(torch->dispatch_mode_depth);
-    Py_CLEAR(torch->tracing_state);
     memset(torch, 0, sizeof(*torch));
 }
 
@@ -106,16 +112,23 @@ learn(const y5_state *state, PyObject *facts, y5_torch *torch)
     if (!take_type(facts, "tensor_type", &torch->tensor_type) ||
         !take_type(facts, "parameter_type", &torch->parameter_type) ||
         !take_type(facts, "module_type", &torch->module_type) ||
+        !take_type(facts, "ordered_dict_type", &torch->ordered_dict_type) ||
+        !take(facts, "guards", false, &torch->guards) ||
+        !take((PyObject *)torch->tensor_type, "is_neg", false, &torch->is_neg) ||
+        !take((PyObject *)torch->tensor_type, "detach", false, &torch->detach) ||
+        !take((PyObject *)torch->tensor_type, "storage_offset", false, &torch->storage_offset) ||
+        !take((PyObject *)torch->module_type, "__getattribute__", false, &torch->getattribute) ||
         !take(facts, "bump_versions", false, &torch->bump_versions) ||
         !take(facts, "to_dlpack", false, &torch->to_dlpack) ||
-        !take(facts, "function_mode_depth", false, &torch->function_mode_depth) ||
-        !take(facts, "dispatch_mode_depth", false, &torch->dispatch_mode_depth) ||
-        !take(facts, "tracing_state", false, &torch->tracing_state) ||
         !take(facts, "half_scalars_stay_float32", false, &half_scalars)) {
         return false;
     }
     torch->half_scalars_stay_float32 = half_scalars == Py_True;
     Py_XDECREF(half_scalars);
+    if (torch->guards == NULL || !PyTuple_Check(torch->guards)) {
+        PyErr_SetString(PyExc_TypeError, "guards: expected a tuple");
+        return false;
+    }
     for (int32_t i = 0; i < Y5_METHOD_COUNT; i++) {
         if (!take((PyObject *)torch->module_type, attribute_names[i], true, &torch->methods[i])) {
             return false;
@@ -338,14 +351,17 @@ module_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->torch.tensor_type);
     Py_VISIT(state->torch.parameter_type);
     Py_VISIT(state->torch.module_type);
+    Py_VISIT(state->torch.ordered_dict_type);
     for (int32_t i = 0; i < Y5_METHOD_COUNT; i++) {
         Py_VISIT(state->torch.methods[i]);
     }
+    Py_VISIT(state->torch.getattribute);
+    Py_VISIT(state->torch.guards);
+    Py_VISIT(state->torch.is_neg);
+    Py_VISIT(state->torch.detach);
+    Py_VISIT(state->torch.storage_offset);
     Py_VISIT(state->torch.bump_versions);
     Py_VISIT(state->torch.to_dlpack);
-    Py_VISIT(state->torch.function_mode_depth);
-    Py_VISIT(state->torch.dispatch_mode_depth);
-    Py_VISIT(state->torch.tracing_state);
     return 0;
 }
 

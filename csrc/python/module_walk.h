@@ -16,6 +16,9 @@ typedef struct y5_path {
 /* Writes the dotted key, cut to fit. */
 void y5_path_text(const y5_path *path, char *text, size_t size);
 
+/* The whole dotted key as a new str; NULL with an exception. */
+PyObject *y5_path_key(const y5_path *path);
+
 /* Called for each entry; references are borrowed. Anything but Y5_OK ends the walk. */
 typedef y5_status (*y5_visit)(void *context, PyObject *entry, PyObject *counterpart,
                               const y5_path *path, y5_error *error);

@@ -35,7 +35,7 @@ enum {
     Y5_NAME_NON_PERSISTENT,
     Y5_NAME_HOOKS,
     Y5_NAME_PRE_HOOKS,
-    Y5_NAME_IS_NEG,
+    Y5_NAME_GETATTRIBUTE,
     Y5_NAME_DTYPE,
     Y5_NAME_IS_FLOATING_POINT,
     Y5_NAME_UNTYPED_STORAGE,
@@ -51,13 +51,16 @@ typedef struct {
     PyTypeObject *tensor_type;
     PyTypeObject *parameter_type;
     PyTypeObject *module_type;
+    PyTypeObject *ordered_dict_type;    /* of modules in torch before 2.4 */
     PyObject *methods[Y5_METHOD_COUNT]; /* nn.Module's own; NULL where this torch lacks one */
-    PyObject *bump_versions;            /* called with a list of tensors about to be written */
-    PyObject *to_dlpack;                /* tensor -> capsule, the way of torch before 2.10 */
-    PyObject *function_mode_depth;      /* no arguments -> truth of "a mode is active" */
-    PyObject *dispatch_mode_depth;
-    PyObject *tracing_state;
-    const void *exchange; /* the tensor type's table, for tensor.c; NULL: none, or declined */
+    PyObject *getattribute;             /* nn.Module's */
+    PyObject *guards;                   /* tuple of (callable, reason): torch must run if true */
+    PyObject *is_neg;                   /* torch.Tensor's methods, unbound */
+    PyObject *detach;
+    PyObject *storage_offset;
+    PyObject *bump_versions;       /* called with a list of tensors about to be written */
+    PyObject *to_dlpack;           /* tensor -> capsule, the way of torch before 2.10 */
+    const void *exchange;          /* the tensor type's table, for tensor.c; NULL: none, declined */
     y5_pool_function parallel_for; /* NULL: this torch exports none */
     int32_t (*get_num_threads)(uint32_t *out);
     bool half_scalars_stay_float32; /* float16/bfloat16 arithmetic as in torch 2.1 and later */

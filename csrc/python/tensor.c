@@ -68,27 +68,34 @@ find_dtype(dlpack_dtype given, y5_dtype *out)
     return false;
 }
 
-/* numel, and the highest offset in bytes any element can have, without overflow on the way. */
+/* numel; false where the elements, or the bytes between two of them, are too many to count. */
 static bool
 measure(y5_tensor *tensor)
 {
     const int64_t limit = INT64_MAX / 32; /* room for the widest element and a sum of two */
     int64_t numel = 1;
     int64_t reach = 0;
+    bool empty = false;
     for (int32_t i = 0; i < tensor->ndim; i++) {
-        int64_t size = tensor->shape[i];
-        if (size < 0 || (size > 0 && numel > limit / size)) {
+        if (tensor->shape[i] < 0) {
             return false;
         }
-        numel *= size;
+        empty = empty || tensor->shape[i] == 0;
     }
-    for (int32_t i = 0; i < tensor->ndim && numel > 0; i++) {
-        int64_t stride = tensor->strides[i];
-        int64_t step = stride < 0 ? -stride : stride;
-        if (stride == INT64_MIN || (step > 0 && tensor->shape[i] - 1 > (limit - reach) / step)) {
+    if (empty) { /* whatever the other sizes */
+        tensor->numel = 0;
+        return true;
+    }
+    for (int32_t i = 0; i < tensor->ndim; i++) {
+        int64_t extent = 0;
+        if (__builtin_mul_overflow(numel, tensor->shape[i], &numel) || numel > limit ||
+            tensor->strides[i] == INT64_MIN ||
+            __builtin_mul_overflow(
+                tensor->shape[i] - 1,
+                tensor->strides[i] < 0 ? -tensor->strides[i] : tensor->strides[i], &extent) ||
+            __builtin_add_overflow(reach, extent, &reach) || reach > limit) {
             return false;
         }
-        reach += (tensor->shape[i] - 1) * step;
     }
     tensor->numel = numel;
     return true;
@@ -196,10 +203,12 @@ y5_return(y5_loan *loan)
     PyErr_Restore(type, value, traceback);
 }
 
-/* Turns the pending exception of a producer into a reason. */
-static y5_status
-refused(y5_error *error, const char *by)
+y5_status
+y5_refused(y5_error *error, const char *by)
 {
+    if (!PyErr_ExceptionMatches(PyExc_Exception) || PyErr_ExceptionMatches(PyExc_MemoryError)) {
+        return Y5_PYTHON_RAISED;
+    }
     PyObject *type = NULL;
     PyObject *value = NULL;
     PyObject *traceback = NULL;
@@ -218,10 +227,28 @@ refused(y5_error *error, const char *by)
     return Y5_UNSUPPORTED;
 }
 
+int
+y5_is_floating(const y5_state *state, PyObject *tensor)
+{
+    PyObject *dtype = PyObject_GetAttr(tensor, state->names[Y5_NAME_DTYPE]);
+    PyObject *answer =
+        dtype != NULL ? PyObject_GetAttr(dtype, state->names[Y5_NAME_IS_FLOATING_POINT]) : NULL;
+    int floating = answer != NULL ? PyObject_IsTrue(answer) : -1;
+    Py_XDECREF(answer);
+    Py_XDECREF(dtype);
+    return floating;
+}
+
 /* True where the tensor's storage was resized to 0 bytes. False also where torch cannot tell. */
 static bool
 storage_is_gone(const y5_state *state, PyObject *object)
 {
+    PyObject *offset = PyObject_CallFunctionObjArgs(state->torch.storage_offset, object, NULL);
+    bool starts_storage = offset != NULL && PyLong_AsLongLong(offset) == 0;
+    Py_XDECREF(offset);
+    if (starts_storage) {
+        return false; /* the address of an empty storage itself is NULL */
+    }
     PyObject *storage = PyObject_GetAttr(object, state->names[Y5_NAME_UNTYPED_STORAGE]);
     PyObject *made = storage != NULL ? PyObject_CallNoArgs(storage) : NULL;
     PyObject *nbytes = made != NULL ? PyObject_GetAttr(made, state->names[Y5_NAME_NBYTES]) : NULL;
@@ -235,6 +262,12 @@ storage_is_gone(const y5_state *state, PyObject *object)
     return gone;
 }
 
+static bool
+may_be_gone(const y5_tensor *tensor)
+{
+    return tensor->numel > 0 && (uintptr_t)tensor->data < LOW_ADDRESS;
+}
+
 y5_status
 y5_borrow(const y5_state *state, PyObject *object, y5_tensor *tensor, y5_loan *loan,
           y5_error *error)
@@ -245,13 +278,13 @@ y5_borrow(const y5_state *state, PyObject *object, y5_tensor *tensor, y5_loan *l
     y5_status status = Y5_OK;
     if (exchange != NULL) {
         if (exchange->borrow(object, &borrowed) != 0) {
-            return refused(error, "torch's exchange table");
+            return y5_refused(error, "torch's exchange table");
         }
         given = &borrowed;
     } else {
         PyObject *capsule = PyObject_CallFunctionObjArgs(state->torch.to_dlpack, object, NULL);
         if (capsule == NULL) {
-            return refused(error, "torch.utils.dlpack.to_dlpack");
+            return y5_refused(error, "torch.utils.dlpack.to_dlpack");
         }
         status = open_capsule(capsule, &given, loan, error);
         Py_DECREF(capsule);
@@ -262,13 +295,12 @@ y5_borrow(const y5_state *state, PyObject *object, y5_tensor *tensor, y5_loan *l
     if (status == Y5_OK && tensor->device != Y5_CPU) {
         status = y5_fail(error, Y5_UNSUPPORTED, "", "a CUDA tensor, and no CUDA library");
     }
-    if (status == Y5_OK && tensor->numel > 0 && (uintptr_t)tensor->data < LOW_ADDRESS &&
-        storage_is_gone(state, object)) {
+    if (status == Y5_OK && may_be_gone(tensor) && storage_is_gone(state, object)) {
         status = y5_fail(error, Y5_UNSUPPORTED, "", "its storage was resized to 0 bytes");
     }
     if (status != Y5_OK) {
         y5_return(loan);
-        return Y5_UNSUPPORTED;
+        return Y5_UNSUPPORTED; /* torch's tensors are never at fault */
     }
     return Y5_OK;
 }
@@ -308,6 +340,11 @@ check_device(const y5_state *state, PyObject *object, y5_error *error)
 {
     PyObject *method = PyObject_GetAttr(object, state->names[Y5_NAME_DLPACK_DEVICE]);
     if (method == NULL) {
+        if (PyErr_ExceptionMatches(PyExc_AttributeError)) {
+            PyErr_Format(PyExc_TypeError,
+                         "tensor: expected a torch.Tensor or an object with __dlpack__, got %R",
+                         (PyObject *)Py_TYPE(object));
+        }
         return Y5_PYTHON_RAISED;
     }
     PyObject *pair = PyObject_CallNoArgs(method);
@@ -333,13 +370,8 @@ y5_status
 y5_borrow_foreign(const y5_state *state, PyObject *object, y5_tensor *tensor, y5_loan *loan,
                   y5_error *error)
 {
-    if (!PyObject_HasAttrString(object, "__dlpack__") ||
-        !PyObject_HasAttrString(object, "__dlpack_device__")) {
-        PyErr_Format(PyExc_TypeError,
-                     "expected a torch.Tensor or an object with __dlpack__, got %R",
-                     (PyObject *)Py_TYPE(object));
-        return Y5_PYTHON_RAISED;
-    }
+    bool is_torch_tensor =
+        state->torch.tensor_type != NULL && PyObject_TypeCheck(object, state->torch.tensor_type);
     y5_status status = check_device(state, object, error);
     if (status != Y5_OK) {
         return status;
@@ -356,6 +388,10 @@ y5_borrow_foreign(const y5_state *state, PyObject *object, y5_tensor *tensor, y5
     }
     if (status == Y5_OK && tensor->device != Y5_CPU) {
         status = y5_fail(error, Y5_BAD_BUFFER, "", "a CUDA pointer, expected memory of the CPU");
+    }
+    if (status == Y5_OK && is_torch_tensor && may_be_gone(tensor) &&
+        storage_is_gone(state, object)) {
+        status = y5_fail(error, Y5_BAD_BUFFER, "", "its storage was resized to 0 bytes");
     }
     if (status != Y5_OK) {
         y5_return(loan);

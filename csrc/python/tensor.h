@@ -18,9 +18,17 @@ const void *y5_find_exchange(PyTypeObject *type);
 /* True for exactly torch.Tensor and torch.nn.Parameter. */
 bool y5_is_plain_tensor(const y5_state *state, PyObject *object);
 
+/* tensor.dtype.is_floating_point: 1, 0, or -1 with an exception. */
+int y5_is_floating(const y5_state *state, PyObject *tensor);
+
+/* Turns the pending exception into a Y5_UNSUPPORTED with its first line as the reason, said to come
+ * from `by`. What is no refusal (MemoryError, KeyboardInterrupt) stays: Y5_PYTHON_RAISED. */
+y5_status y5_refused(y5_error *error, const char *by);
+
 /* Fills `tensor` from a plain torch tensor, through the exchange table or a capsule.
  * The memory is valid while the caller holds `object` and has not returned the loan; nothing else
- * is kept. Everything that cannot be described is Y5_UNSUPPORTED; error->argument is left empty. */
+ * is kept. Everything that cannot be described is Y5_UNSUPPORTED, with an empty error->argument.
+ * Runs no Python code with torch 2.10 and later. */
 y5_status y5_borrow(const y5_state *state, PyObject *object, y5_tensor *tensor, y5_loan *loan,
                     y5_error *error);
 

@@ -6,10 +6,9 @@ import math
 from collections.abc import Callable, Collection
 from copy import deepcopy
 
-import torch
 from torch import nn
 
-from .. import _C, _native, reference
+from .. import _native, reference
 from ..modules import copy_attr, de_parallel
 
 
@@ -21,7 +20,7 @@ def update_modules(average: nn.Module, source: nn.Module, decay: float) -> None:
     `source` lacks, RuntimeError a shape that does not broadcast; nothing is written then.
     Paths: C on CPU tensors, otherwise torch. Source of the semantics: YOLOv5 1.0 and later.
     """
-    done, _ = _native.attempt("ema", _C.ema_update, average, source, decay)
+    done, _ = _native.attempt("ema", _native._C.ema_update, average, source, decay)
     if not done:
         reference.ema_update(average, source, decay)
 
@@ -49,9 +48,8 @@ class ModelEMA:
         """
         before = self.updates
         try:
-            with torch.no_grad():
-                self.updates += 1
-                update_modules(self.ema, de_parallel(model), self.decay(self.updates))
+            self.updates += 1
+            update_modules(self.ema, de_parallel(model), self.decay(self.updates))
         except BaseException:
             self.updates = before
             raise

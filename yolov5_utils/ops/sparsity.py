@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from .. import _C, _native, reference
+from .. import _native, reference
 
 
 def sparsity(model: nn.Module) -> Tensor:
@@ -17,12 +17,13 @@ def sparsity(model: nn.Module) -> Tensor:
     """
     dtype = torch.get_default_dtype()
     if dtype in (torch.float32, torch.float64):
-        done, counts = _native.attempt("sparsity", _C.count_module_zeros, model)
+        done, counts = _native.attempt("sparsity", _native._C.count_module_zeros, model)
         if done:
-            parameters, elements, zeros_float32, zeros_float64 = counts
-            if parameters:
-                zeros = zeros_float32 if dtype == torch.float32 else zeros_float64
-                return torch.tensor(zeros, dtype=dtype) / float(elements)
+            parameters, _, _, share_float32, share_float64 = counts
+            if parameters == 0:
+                raise ZeroDivisionError("float division by zero")
+            share = share_float32 if dtype == torch.float32 else share_float64
+            return torch.scalar_tensor(share, dtype=dtype)
     else:
         _native.note_torch("sparsity", f"default dtype {dtype}")
     return reference.sparsity(model)

@@ -100,10 +100,10 @@ def _replacement_sparsity(
         done, counts = _native.attempt("sparsity", count_module_zeros, model)
         if not done or not counts[0]:
             return original(model)
-        _, elements, zeros_float32, zeros_float64 = counts
-        if form.exact:  # the float64 sum is exact below 2**53 zeros
-            return torch.tensor(int(zeros_float64), dtype=torch.int64) / elements
-        zeros = zeros_float32 if dtype == torch.float32 else zeros_float64
-        return torch.tensor(zeros, dtype=dtype) / float(elements)
+        _, elements, zeros, share_float32, share_float64 = counts
+        if form.exact:
+            return torch.tensor(zeros, dtype=torch.int64) / elements
+        share = share_float32 if dtype == torch.float32 else share_float64
+        return torch.scalar_tensor(share, dtype=dtype)
 
     return sparsity

@@ -56,7 +56,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return problem
     if first in _COMMANDS:
         try:
-            return _COMMANDS[first](rest)
+            code = _COMMANDS[first](rest)
+            sys.stdout.flush()  # else a reader that is gone shows only at exit
+            return code
         except BrokenPipeError:  # the reader, `head` perhaps, has seen enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 1

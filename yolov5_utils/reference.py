@@ -8,56 +8,63 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import prune as torch_prune
 
+_USUAL_DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+
 
 def ema_update(average: nn.Module, source: nn.Module, decay: float) -> None:
     """average = decay · average + (1 − decay) · source over the floating entries of state_dict.
 
     KeyError for an entry that `source` lacks, RuntimeError for a shape that does not broadcast;
-    nothing is written when an error is raised.
+    nothing has changed then.
     """
     with torch.no_grad():
-        ema_update_states(average.state_dict(), source.state_dict(), decay)
+        entries = average.state_dict().items()
+        floating = [(key, value) for key, value in entries if value.dtype.is_floating_point]
+        state = source.state_dict()
+        _update_pairs([(value, state[key].detach()) for key, value in floating], decay)
 
 
-def ema_update_states(
-    average: Mapping[str, Tensor], source: Mapping[str, Tensor], decay: float
-) -> None:
-    """`ema_update` on two state dicts."""
-    floating = [(key, value) for key, value in average.items() if value.dtype.is_floating_point]
-    pairs = [(value, source[key].detach()) for key, value in floating]
-    _check_pairs(pairs, decay)
-    for value, new in pairs:
-        value *= decay
-        value += (1 - decay) * new
+def _update_pairs(pairs: list[tuple[Tensor, Tensor]], decay: float) -> None:
+    """The arithmetic, pair after pair; undone where one of them raises."""
+    risky = [i for i, (value, new) in enumerate(pairs) if _may_fail(value, new, decay)]
+    written: list[tuple[Tensor, Tensor]] = []  # with its value before, up to the last risky pair
+    try:
+        for i, (value, new) in enumerate(pairs):
+            before = value.clone() if risky and i <= risky[-1] else None
+            value *= decay
+            if before is not None:
+                written.append((value, before))
+            value += (1 - decay) * new
+    except BaseException:
+        for value, before in reversed(written):
+            value.copy_(before)
+        raise
 
 
-def _check_pairs(pairs: list[tuple[Tensor, Tensor]], decay: float) -> None:
-    """Raise what the update of any pair would raise, before the first write."""
-    seen = set()
-    for value, new in pairs:
-        if any(t.layout is not torch.strided or t.is_nested for t in (value, new)):
-            continue
-        if value.shape != new.shape:
-            # Operands without memory of their own: raises what the addition itself would.
-            torch.zeros(()).expand(value.shape) + torch.zeros(()).expand(new.shape)
-        if value.shape != new.shape or 0 in value.stride():
-            trial = torch.empty_strided(
-                value.shape, value.stride(), dtype=value.dtype, device="meta"
-            )
-            trial += torch.empty(new.shape, dtype=new.dtype, device="meta")
-        kind = (value.dtype, value.device, new.dtype, new.device)
-        if kind not in seen and not isinstance(decay, Tensor):
-            seen.add(kind)
-            one = torch.ones(1, dtype=value.dtype, device=value.device)
-            one *= decay
-            one += (1 - decay) * torch.ones(1, dtype=new.dtype, device=new.device)
+def _may_fail(value: Tensor, new: Tensor, decay: float) -> bool:
+    """False for pairs of which torch is sure to update all: the usual ones."""
+    transforms = getattr(torch._C, "_functorch", None)
+    return (
+        not isinstance(decay, (int, float))
+        or any(
+            tensor.layout is not torch.strided
+            or tensor.is_nested
+            or tensor.dtype not in _USUAL_DTYPES
+            or tensor.device.type not in ("cpu", "cuda")
+            or tensor._is_zerotensor()
+            for tensor in (value, new)
+        )
+        or value.device != new.device
+        or value.shape != new.shape
+        or 0 in value.stride()
+        or (transforms is not None and transforms.peek_interpreter_stack() is not None)
+    )
 
 
 def sparsity(model: nn.Module) -> Tensor:

@@ -105,7 +105,24 @@ take_type(PyObject *facts, const char *attribute, PyTypeObject **out)
 }
 
 static bool
-learn(const y5_state *state, PyObject *facts, y5_torch *torch)
+are_guards(PyObject *guards)
+{
+    if (guards == NULL || !PyTuple_Check(guards)) {
+        return false;
+    }
+    for (Py_ssize_t i = 0; i < PyTuple_Size(guards); i++) {
+        PyObject *guard = PyTuple_GetItem(guards, i);
+        if (!PyTuple_Check(guard) || PyTuple_Size(guard) != 2 ||
+            !PyCallable_Check(PyTuple_GetItem(guard, 0)) ||
+            !PyUnicode_Check(PyTuple_GetItem(guard, 1))) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static bool
+learn(PyObject *facts, y5_torch *torch)
 {
     PyObject *half_scalars = NULL;
     PyObject *use_exchange = NULL;
@@ -125,8 +142,8 @@ learn(const y5_state *state, PyObject *facts, y5_torch *torch)
     }
     torch->half_scalars_stay_float32 = half_scalars == Py_True;
     Py_XDECREF(half_scalars);
-    if (torch->guards == NULL || !PyTuple_Check(torch->guards)) {
-        PyErr_SetString(PyExc_TypeError, "guards: expected a tuple");
+    if (!are_guards(torch->guards)) {
+        PyErr_SetString(PyExc_TypeError, "guards: expected a tuple of (callable, str) tuples");
         return false;
     }
     for (int32_t i = 0; i < Y5_METHOD_COUNT; i++) {
@@ -139,7 +156,6 @@ learn(const y5_state *state, PyObject *facts, y5_torch *torch)
     }
     torch->exchange = use_exchange == Py_True ? y5_find_exchange(torch->tensor_type) : NULL;
     Py_XDECREF(use_exchange);
-    (void)state;
     y5_torch_find_pool(torch);
     return true;
 }
@@ -160,7 +176,7 @@ register_torch(PyObject *module, PyObject *const *arguments, Py_ssize_t count, P
         return NULL;
     }
     y5_torch torch = {0};
-    if (!learn(state, values[0], &torch)) {
+    if (!learn(values[0], &torch)) {
         forget_torch(&torch);
         return NULL;
     }

@@ -289,7 +289,7 @@ y5_borrow(const y5_state *state, PyObject *object, y5_tensor *tensor, y5_loan *l
         status = open_capsule(capsule, &given, loan, error);
         Py_DECREF(capsule);
     }
-    if (status == Y5_OK) {
+    if (status == Y5_OK && given != NULL) {
         status = describe(given, tensor, error);
     }
     if (status == Y5_OK && tensor->device != Y5_CPU) {
@@ -383,7 +383,7 @@ y5_borrow_foreign(const y5_state *state, PyObject *object, y5_tensor *tensor, y5
     const dlpack_tensor *given = NULL;
     status = open_capsule(capsule, &given, loan, error);
     Py_DECREF(capsule);
-    if (status == Y5_OK) {
+    if (status == Y5_OK && given != NULL) {
         status = describe(given, tensor, error);
     }
     if (status == Y5_OK && tensor->device != Y5_CPU) {

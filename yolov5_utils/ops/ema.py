@@ -48,7 +48,7 @@ class ModelEMA:
         """
         before = self.updates
         try:
-            self.updates += 1
+            self.updates = before + 1
             update_modules(self.ema, de_parallel(model), self.decay(self.updates))
         except BaseException:
             self.updates = before

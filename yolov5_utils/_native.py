@@ -12,7 +12,7 @@ from torch.utils.dlpack import to_dlpack
 from . import switches
 
 try:
-    from . import _C
+    from . import _C as _C
 except ImportError as error:
     raise ImportError(
         "yolov5_utils: the C extension yolov5_utils._C cannot be loaded "
@@ -90,7 +90,7 @@ def note_torch(operation: str, reason: str) -> None:
 
 
 def _bump_each(tensors: list[torch.Tensor]) -> None:
-    """autograd.graph.increment_version for a list, in torch where it takes one tensor or is absent."""
+    """increment_version for a list, in torch where it takes one tensor or is absent."""
     for tensor in tensors:
         if hasattr(torch.autograd.graph, "increment_version"):
             torch.autograd.graph.increment_version(tensor)

@@ -128,8 +128,8 @@ main(int count, char **arguments)
         const char *name;
         void (*run)(void);
     } groups[] = {
-        {"half", test_half},         {"geometry", test_geometry}, {"overlap", test_overlap},
-        {"parallel", test_parallel}, {"levels", test_levels},
+        {"address_set", test_address_set}, {"half", test_half},         {"geometry", test_geometry},
+        {"overlap", test_overlap},         {"parallel", test_parallel}, {"levels", test_levels},
     };
     for (size_t i = 0; i < sizeof(groups) / sizeof(groups[0]); i++) {
         groups[i].run();

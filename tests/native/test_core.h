@@ -4,6 +4,7 @@
 
 #include "core/levels.h"
 
+void test_address_set(void);
 void test_half(void);
 void test_geometry(void);
 void test_overlap(void);

@@ -118,12 +118,14 @@ check_other_shapes(void)
 }
 
 static void
-check_dtype_bytes(void)
+check_dtypes(void)
 {
     static const size_t expected[] = {4, 8, 2, 2, 4, 8, 16, 1, 2, 4, 8, 1, 1};
     CHECK(sizeof(expected) / sizeof(expected[0]) == Y5_DTYPE_COUNT, "a dtype is missing here");
     for (int dtype = 0; dtype < Y5_DTYPE_COUNT; dtype++) {
         CHECK(y5_dtype_bytes((y5_dtype)dtype) == expected[dtype], "dtype %d", dtype);
+        bool floating = dtype <= Y5_BFLOAT16 || dtype >= Y5_FLOAT8;
+        CHECK(y5_dtype_is_floating((y5_dtype)dtype) == floating, "dtype %d", dtype);
     }
 }
 
@@ -147,6 +149,6 @@ test_geometry(void)
 {
     check_random_tensors();
     check_other_shapes();
-    check_dtype_bytes();
+    check_dtypes();
     check_error_texts();
 }

@@ -154,16 +154,6 @@ def test_zero_dimensions_of_every_type(average: torch.dtype, source: torch.dtype
         assert_like_original(build, 0.9997)
 
 
-def test_negative_parameter() -> None:
-    def make(value: float) -> nn.Module:
-        module = nn.Module()
-        view = (complex_block() * value).conj().imag.as_strided((24,), (1,))
-        module.weight = nn.Parameter(view, requires_grad=False)
-        return module
-
-    assert_like_original(lambda: (make(1), make(3)))
-
-
 def overlapping(first: slice, second: slice, shared: bool) -> Callable[[], Pair]:
     """Two averages in one block; with `shared`, the second pair's source lies in it as well."""
 

@@ -69,9 +69,10 @@ static void
 prepare(update *to_do, y5_dtype to, y5_dtype from, double decay)
 {
     int64_t bytes[2] = {(int64_t)y5_dtype_bytes(to), (int64_t)y5_dtype_bytes(from)};
+    int64_t most = !brief ? BIG : to == from ? 33333 : 777;
     to_do->starts[0] = 0;
     for (int64_t i = 0; i < SIZES; i++) {
-        int64_t count = i < SIZES - 1 ? i : (brief ? 33333 : BIG);
+        int64_t count = i < SIZES - 1 ? i : most;
         char *arrays[2];
         for (int side = 0; side < 2; side++) {
             int64_t offset = random_between(0, 3) * bytes[side];
@@ -253,7 +254,7 @@ check_layouts(y5_level level)
             check_layout(level, &average, 1);
         }
     }
-    for (int32_t round = 0; round < 4; round++) { /* more than one task */
+    for (int32_t round = 0; round < (brief ? 1 : 4); round++) { /* more than one task */
         y5_tensor average = {.numel = 70070, .ndim = 4, .shape = {7, 10, 77, 13}};
         check_layout(level, &average, 2);
     }

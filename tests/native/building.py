@@ -97,6 +97,9 @@ def link_program(into: Path, compiler: str, *flags: str) -> Path:
 
 
 def build_program(into: Path, compiler: str, *flags: str) -> Path:
-    """The test program of the core, with setup.py's flags and `flags`."""
-    compile_objects(SOURCES, into, compiler, *flags)
+    """The test program: the core with setup.py's flags and `flags`, the tests themselves at -O1."""
+    compile_objects(
+        [path for path in SOURCES if path.parent == HERE], into, compiler, "-O1", *flags
+    )
+    compile_objects([path for path in SOURCES if path.parent == CORE], into, compiler, *flags)
     return link_program(into, compiler, *flags)

@@ -76,7 +76,7 @@ class Programs:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.built: dict[str, list[str | Path]] = {}
+        self.programs: dict[tuple[str, ...], Path] = {}
         self.outputs: dict[str, str] = {}
 
     def command(self, name: str) -> list[str | Path]:
@@ -86,11 +86,12 @@ class Programs:
             need_sanitizer(way.library)
         if way.prefix:
             need(way.prefix[0])
-        if name not in self.built:
-            into = self.folder / name
+        recipe = (way.compiler, *way.flags)
+        if recipe not in self.programs:
+            into = self.folder / str(len(self.programs))
             into.mkdir()
-            self.built[name] = [*way.prefix, build_program(into, way.compiler, *way.flags)]
-        return self.built[name]
+            self.programs[recipe] = build_program(into, *recipe)
+        return [*way.prefix, self.programs[recipe]]
 
     def output(self, name: str) -> str:
         """What it prints when every check passes."""

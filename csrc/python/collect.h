@@ -8,15 +8,7 @@
 #include "core/ops.h"
 #include "core/overlap.h"
 #include "python/state.h"
-#include "python/tensor.h"
-
-/* Tensors held by strong references, and what is owed for having borrowed them. */
-typedef struct {
-    PyObject **objects;
-    y5_loan *loans;
-    int64_t count;
-    int64_t capacity;
-} y5_tensors;
+#include "python/tensors.h"
 
 /* The pairs of one EMA update. Zero-initialise; release with y5_pairs_free on every path. */
 typedef struct {

@@ -236,16 +236,19 @@ is_hidden(const node *module, PyObject *name)
     return module->non_persistent != NULL && PySet_Contains(module->non_persistent, name) == 1;
 }
 
-/* The entry `name` of an opened module's own state, borrowed, or NULL. */
+/* The entry `name` of an opened module's own state, borrowed, or NULL. In a state dict, a buffer
+ * takes the place of a parameter of its name. */
 static PyObject *
 find_entry(const node *module, PyObject *name)
 {
-    PyObject *entry = PyDict_GetItemWithError(module->parameters, name);
-    if (entry != NULL && entry != Py_None) {
-        return entry;
+    if (PyDict_Size(module->buffers) > 0) {
+        PyObject *buffer = PyDict_GetItemWithError(module->buffers, name);
+        if (buffer != NULL && buffer != Py_None && !is_hidden(module, name)) {
+            return buffer;
+        }
     }
-    entry = PyDict_GetItemWithError(module->buffers, name);
-    return entry == NULL || entry == Py_None || is_hidden(module, name) ? NULL : entry;
+    PyObject *parameter = PyDict_GetItemWithError(module->parameters, name);
+    return parameter == Py_None ? NULL : parameter;
 }
 
 static y5_status

@@ -91,11 +91,17 @@ def note_torch(operation: str, reason: str) -> None:
 
 def _bump_each(tensors: list[torch.Tensor]) -> None:
     """increment_version for a list, in torch where it takes one tensor or is absent."""
-    for tensor in tensors:
-        if hasattr(torch.autograd.graph, "increment_version"):
-            torch.autograd.graph.increment_version(tensor)
-        else:  # write no element in place
-            (tensor if tensor.dim() else tensor.view(1)).narrow(0, 0, 0).zero_()
+    with torch.no_grad():
+        for tensor in tensors:
+            if hasattr(torch.autograd.graph, "increment_version"):
+                torch.autograd.graph.increment_version(tensor)
+            else:  # write no element in place
+                (tensor if tensor.dim() else tensor.view(1)).narrow(0, 0, 0).zero_()
+
+
+def _capsule(tensor: torch.Tensor) -> Any:
+    """to_dlpack, also for the booleans older torch refuses: as the bytes they are."""
+    return to_dlpack(tensor.view(torch.uint8) if tensor.dtype == torch.bool else tensor)
 
 
 def _find_bump_versions() -> Callable[[list[torch.Tensor]], None]:
@@ -132,7 +138,7 @@ class TorchFacts:
             if hasattr(owner, name)
         )
         self.bump_versions = _find_bump_versions()
-        self.to_dlpack = to_dlpack
+        self.to_dlpack = _capsule
         major, minor = (int(part) for part in torch.__version__.split(".")[:2])
         self.half_scalars_stay_float32 = (major, minor) >= (2, 1)
         self.use_exchange = use_exchange  # False: the capsule way of torch before 2.10

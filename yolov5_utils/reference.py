@@ -49,7 +49,7 @@ def _update_pairs(pairs: list[tuple[Tensor, Tensor]], decay: float) -> None:
 
 def _may_fail(value: Tensor, new: Tensor, decay: float) -> bool:
     """False for pairs of which torch is sure to update all: the usual ones."""
-    transforms = getattr(torch._C, "_functorch", None)
+    transforms = getattr(getattr(torch._C, "_functorch", None), "peek_interpreter_stack", None)
     return (
         not isinstance(decay, (int, float))
         or any(
@@ -63,7 +63,7 @@ def _may_fail(value: Tensor, new: Tensor, decay: float) -> bool:
         or value.device != new.device
         or value.shape != new.shape
         or 0 in value.stride()
-        or (transforms is not None and transforms.peek_interpreter_stack() is not None)
+        or (transforms is not None and transforms() is not None)
     )
 
 

@@ -154,7 +154,7 @@ y5_py_count_module_zeros(PyObject *module, PyObject *const *arguments, Py_ssize_
 const char y5_doc_count_zeros[] =
     "count_zeros(tensor)\n--\n\n"
     "The number of elements equal to zero (-0.0 is, NaN is not) of a torch tensor or any object\n"
-    "with __dlpack__ in the CPU's memory; any dtype, shape and strides. Nothing is copied.";
+    "with __dlpack__ in the CPU's memory; any dtype and strides, up to 12 dimensions; no copy.";
 
 PyObject *
 y5_py_count_zeros(PyObject *module, PyObject *const *arguments, Py_ssize_t count,

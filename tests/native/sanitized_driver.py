@@ -4,6 +4,7 @@ other tests; here the sanitizers watch. The argument names what to do."""
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import itertools
 import sys
@@ -58,7 +59,8 @@ def sizes_and_types() -> None:
         )
     for dtype in (*FLOATING, *OTHER):
         for n in SIZES:
-            _C.count_zeros(torch.zeros(n, dtype=dtype))
+            with contextlib.suppress(_C.Unsupported):  # torch 1.13 does not export bool
+                _C.count_zeros(torch.zeros(n, dtype=dtype))
 
 
 def layouts() -> None:

@@ -38,7 +38,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def drive(site: Path, what: str) -> subprocess.CompletedProcess[str]:
     """The driver on the instrumented build. Python's own allocator would hide small overruns, and
     what Python leaves to the system at its end is no leak of ours."""
-    # No detect_stack_use_after_return: gcc before 14 misaligns 64-byte vectors under it (its PR 110027).
+    # No detect_stack_use_after_return: gcc 12 misaligns wide vectors then (PR 110027).
     # torch throws C++ exceptions: the sanitizer has to find them when it starts.
     preloaded = [need_sanitizer(name) for name in ("libasan.so", "libstdc++.so")]
     environment = clean_environment(

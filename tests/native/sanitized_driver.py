@@ -104,6 +104,9 @@ def refusals() -> None:
     for _ in range(4000):
         deep = nn.Sequential(deep)
 
+    misaligned = torch.frombuffer(bytearray(41), dtype=torch.float32, offset=1)
+    _C.count_zeros(misaligned)
+
     class Odd(Tensor):
         pass
 
@@ -121,6 +124,8 @@ def refusals() -> None:
         (_C.ema_update, (Holder(ones), Holder(ones.to_sparse()), 0.5)),
         (_C.ema_update, (Holder(torch.ones(1).expand(4)), Holder(torch.ones(4)), 0.5)),
         (_C.ema_update, (Holder(ones[:3]), Holder(ones[1:]), 0.5)),
+        (_C.ema_update, (Holder(misaligned), Holder(torch.ones(10)), 0.5)),
+        (_C.ema_update, (Holder(torch.ones(10)), Holder(misaligned), 0.5)),
         (_C.count_zeros, ()),
         (_C.count_zeros, (None,)),
         (_C.count_zeros, (object(),)),

@@ -6,10 +6,10 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 
-/* Working memory of a thread is 1/8 of the largest layer, and at least this: what selecting among
- * 128 Ki elements needs. */
+/* Working memory of a thread is 1/8 of the largest layer, and at least this: what the bracket of
+ * a layer of 256 Ki elements needs. */
 #define SCRATCH_SHARE 8
-#define SCRATCH_BYTES ((int64_t)64 * 1024)
+#define SCRATCH_BYTES ((int64_t)256 * 1024)
 
 /* Elements counted before lanes of 16 bits could overflow, and gathered between two looks at how
  * much memory is left. */

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from operator import itemgetter
 from typing import NamedTuple
 
 import torch
@@ -27,13 +28,17 @@ _METHODS = (
     *("__setattr__", "__getattr__", "__delattr__"),
     *("register_parameter", "register_buffer", "register_forward_pre_hook"),
 )
-_NAMES = ("weight_orig", "weight_mask")
+_NAMES = frozenset(("weight_orig", "weight_mask"))
 _HOOKED = ("parameter", "buffer")
 # The dicts of a module that pruning changes.
 _DICTS = ("_parameters", "_buffers", "_forward_pre_hooks")
 
 
+_SIZE = itemgetter(0)
+
+
 class _Layer(NamedTuple):
+    size_bytes: int
     parameters: dict[str, nn.Parameter | None]  # of the module
     weight: nn.Parameter
     count: int  # of weights to prune
@@ -58,20 +63,40 @@ def prune(model: nn.Module, amount: float = 0.3, *, ties: str = "position") -> N
 
 def prune_layers(model: nn.Module, amount: float, *, ties: str = "position") -> None:
     """`prune` without the output."""
-    modules = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
+    modules = _convolutions(model)
     reason = _refusal(modules)
     if reason is None:
         weights = [module._parameters["weight"] for module in modules]
         counts = _counts(amount, [weight.numel() for weight in weights])
         done, _ = _native.attempt("prune", _C.prune, weights, None, counts)
         if done:
-            layers = map(_Layer, (module._parameters for module in modules), weights, counts)
-            for batch in _batches(list(layers)):
+            layers = [
+                _Layer(weight.numel() * weight.element_size(), module._parameters, weight, count)
+                for module, weight, count in zip(modules, weights, counts, strict=True)
+            ]
+            for batch in _batches(layers):
                 _prune_batch(batch, ties)
             return
     else:
         _native.note_torch("prune", reason)
     _prune_with_torch(model, modules, amount)
+
+
+def _convolutions(model: nn.Module) -> list[nn.Conv2d]:
+    """The Conv2d of model.modules(), in any order: its own generators take three times as long."""
+    seen, stack, found = {model}, [model], []
+    while stack:
+        module = stack.pop()
+        if isinstance(module, nn.Conv2d):
+            found.append(module)
+        for child in module._modules.values():
+            if child is not None and child not in seen:
+                seen.add(child)
+                stack.append(child)
+    for kind in {type(module) for module in seen}:
+        if kind.modules is not nn.Module.modules or kind.named_modules is not nn.Module.named_modules:
+            return [module for module in model.modules() if isinstance(module, nn.Conv2d)]
+    return found
 
 
 def _refusal(modules: list[nn.Conv2d]) -> str | None:
@@ -87,21 +112,17 @@ def _refusal(modules: list[nn.Conv2d]) -> str | None:
         if hasattr(kind, "weight"):
             return f"{kind.__qualname__} has a weight of its own kind"
     for module in modules:
-        weight = module._parameters.get("weight")
+        state = module.__dict__
+        parameters, buffers = state["_parameters"], state["_buffers"]
+        weight = parameters.get("weight")
         if type(weight) is not nn.Parameter:
             return "a weight that is no plain parameter, such as one with a mask already"
         if not weight.is_leaf or weight.is_inference():
             return "a weight that is computed from others, or an inference tensor"
-        state = module.__dict__
-        if (
-            "weight" in state
-            or (state["_forward_pre_hooks"] and torch_prune.is_pruned(module))
-            or any(name in state for name in _NAMES)
-            or any(name in state["_parameters"] for name in _NAMES)
-            or any(name in state["_buffers"] for name in _NAMES)
-            or any(name in state["_modules"] for name in _NAMES)
-        ):
-            return "a module that is being pruned, or uses the names pruning uses"
+        if state["_forward_pre_hooks"] and torch_prune.is_pruned(module):
+            return "a module with a pruning hook"
+        if "weight" in state or not all(map(_NAMES.isdisjoint, (parameters, buffers))):
+            return "a module that uses the names pruning uses"
     return None
 
 
@@ -155,16 +176,17 @@ def _batches(layers: list[_Layer]) -> Iterator[list[_Layer]]:
     enough = _SHARED_BATCH_BYTES if threads > 1 else _BATCH_BYTES
     batch: list[_Layer] = []
     inside: set[int] = set()
-    largest = total = 0
-    for layer in sorted(layers, key=lambda layer: -layer.weight.numel()):
-        size = layer.weight.numel() * layer.weight.element_size()
+    total = 0
+    for layer in sorted(layers, key=_SIZE, reverse=True):
         # With as much as the largest layer for every thread, none has to wait long.
-        if batch and (id(layer.weight) in inside or total >= max(enough, threads * largest)):
+        if batch and (
+            total >= max(enough, threads * batch[0].size_bytes) or id(layer.weight) in inside
+        ):
             yield batch
-            batch, inside, largest, total = [], set(), 0, 0
+            batch, inside, total = [], set(), 0
         batch.append(layer)
         inside.add(id(layer.weight))
-        largest, total = max(largest, size), total + size
+        total += layer.size_bytes
     if batch:
         yield batch
 

@@ -83,27 +83,32 @@ def prune_layers(model: nn.Module, amount: float, *, ties: str = "position") -> 
 
 
 def _convolutions(model: nn.Module) -> list[nn.Conv2d]:
-    """The Conv2d of model.modules(), in any order: its own generators take three times as long."""
-    seen, stack, found = {model}, [model], []
+    """The Conv2d of model.modules(), whose own generators take twice as long."""
+    seen: set[nn.Module] = set()
+    stack, found = [model], []
     while stack:
         module = stack.pop()
+        if module in seen:
+            continue
+        seen.add(module)
         if isinstance(module, nn.Conv2d):
             found.append(module)
-        for child in module._modules.values():
-            if child is not None and child not in seen:
-                seen.add(child)
-                stack.append(child)
+        stack += [child for child in reversed(module._modules.values()) if child is not None]
     for kind in {type(module) for module in seen}:
-        if kind.modules is not nn.Module.modules or kind.named_modules is not nn.Module.named_modules:
+        if (
+            kind.modules is not nn.Module.modules
+            or kind.named_modules is not nn.Module.named_modules
+        ):
             return [module for module in model.modules() if isinstance(module, nn.Conv2d)]
     return found
 
 
 def _refusal(modules: list[nn.Conv2d]) -> str | None:
-    """Why these modules are for torch's own pruning, or None; the tensors' memory is C's to judge."""
+    """Why these modules are for torch's own pruning, or None; C judges the tensors' memory."""
     if any(getattr(torch_module, f"_global_{what}_registration_hooks", None) for what in _HOOKED):
         return "a global registration hook is set"
-    if torch.is_inference_mode_enabled():
+    has_inference = hasattr(torch, "is_inference_mode_enabled")  # torch 1.9 and later
+    if has_inference and torch.is_inference_mode_enabled():
         return "inference mode is on"
     types = {type(module) for module in modules}
     for kind in types - {nn.Conv2d}:
@@ -117,11 +122,15 @@ def _refusal(modules: list[nn.Conv2d]) -> str | None:
         weight = parameters.get("weight")
         if type(weight) is not nn.Parameter:
             return "a weight that is no plain parameter, such as one with a mask already"
-        if not weight.is_leaf or weight.is_inference():
+        if not weight.is_leaf or (has_inference and weight.is_inference()):
             return "a weight that is computed from others, or an inference tensor"
         if state["_forward_pre_hooks"] and torch_prune.is_pruned(module):
             return "a module with a pruning hook"
-        if "weight" in state or not all(map(_NAMES.isdisjoint, (parameters, buffers))):
+        if (
+            ("weight" in state or "weight_orig" in state or "weight_mask" in state)
+            or not _NAMES.isdisjoint(parameters)
+            or not (_NAMES.isdisjoint(buffers) and _NAMES.isdisjoint(state["_modules"]))
+        ):
             return "a module that uses the names pruning uses"
     return None
 

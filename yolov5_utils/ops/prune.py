@@ -41,7 +41,7 @@ class _Layer(NamedTuple):
     size_bytes: int
     parameters: dict[str, nn.Parameter | None]  # of the module
     weight: nn.Parameter
-    count: int  # of weights to prune
+    pruned: int  # number of weights to zero
 
 
 def prune(model: nn.Module, amount: float = 0.3, *, ties: str = "position") -> None:
@@ -203,10 +203,10 @@ def _batches(layers: list[_Layer]) -> Iterator[list[_Layer]]:
 def _prune_batch(batch: list[_Layer], ties: str) -> None:
     weights = [layer.weight for layer in batch]
     pruned = [torch.empty_like(w, memory_format=torch.contiguous_format) for w in weights]
-    ambiguous = _C.prune(weights, pruned, [layer.count for layer in batch])
+    ambiguous = _C.prune(weights, pruned, [layer.pruned for layer in batch])
     if ties == "torch":
         for i in ambiguous:
-            pruned[i] = _prune_as_torch(weights[i], batch[i].count)
+            pruned[i] = _prune_as_torch(weights[i], batch[i].pruned)
     for layer, data in zip(batch, pruned, strict=True):
         layer.weight.data = data
         del layer.parameters["weight"]  # goes to the end, as after torch's pruning

@@ -22,7 +22,6 @@ _BATCH_BYTES = 1 << 20
 # The same where several threads share a call: it has to be worth starting them.
 _SHARED_BATCH_BYTES = 16 << 20
 
-
 # What torch's pruning calls on a module, and the names it uses there meanwhile.
 _METHODS = (
     *("__setattr__", "__getattr__", "__delattr__"),
@@ -33,8 +32,7 @@ _HOOKED = ("parameter", "buffer")
 # The dicts of a module that pruning changes.
 _DICTS = ("_parameters", "_buffers", "_forward_pre_hooks")
 
-
-_SIZE = itemgetter(0)
+_SIZE = itemgetter(0)  # of a _Layer
 
 
 class _Layer(NamedTuple):
@@ -181,8 +179,9 @@ def _counts(amount: float, sizes: list[int]) -> list[int]:
 
 def _batches(layers: list[_Layer]) -> Iterator[list[_Layer]]:
     """The layers, largest first, in lists that one call of C fills. No weight twice in a list."""
-    threads = torch.get_num_threads()
-    enough = _SHARED_BATCH_BYTES if threads > 1 else _BATCH_BYTES
+    threads, enough = torch.get_num_threads(), _SHARED_BATCH_BYTES
+    if threads == 1 or sum(map(_SIZE, layers)) < enough:
+        threads, enough = 1, _BATCH_BYTES
     batch: list[_Layer] = []
     inside: set[int] = set()
     total = 0

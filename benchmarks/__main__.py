@@ -6,7 +6,15 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from . import bench_ema, bench_gil, bench_import, bench_memory, bench_sparsity, harness
+from . import (
+    bench_ema,
+    bench_gil,
+    bench_import,
+    bench_memory,
+    bench_prune,
+    bench_sparsity,
+    harness,
+)
 
 BEGIN = "<!-- figures: begin -->"
 END = "<!-- figures: end -->"
@@ -19,6 +27,8 @@ def run(quick: bool) -> list[harness.Table]:
         bench_ema.table(names, [1, 2], seconds),
         bench_ema.busy_table(names, seconds),
         bench_sparsity.table(names, [1, 2], seconds),
+        bench_prune.table(names, [1, 2], seconds),
+        bench_prune.data_table(names[-1:], seconds),
         bench_memory.table(["n"] if quick else ["n", "x"], 100 if quick else 1000),
         bench_gil.table(names, seconds),
         bench_import.table(3 if quick else 15),

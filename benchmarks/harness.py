@@ -29,6 +29,8 @@ TURN_S = 0.004
 # More calls than this in one turn add nothing to a minimum or a median.
 MAX_CALLS_PER_TURN = 40
 MIN_ROUNDS = 5
+# A call of this length does not gain from caches filled by one before it, which is left out then.
+LONG_CALL_S = 1.0
 
 
 class Candidate(NamedTuple):
@@ -37,6 +39,7 @@ class Candidate(NamedTuple):
     name: str
     call: Callable[[], object]
     prepare: Callable[[], object] | None = None  # untimed, at the start of each turn
+    renew: Callable[[], object] | None = None  # untimed, before every call
 
 
 class Timing(NamedTuple):
@@ -80,16 +83,21 @@ def _turn(candidate: Candidate) -> list[float]:
     """The seconds of each timed call of one turn."""
     if candidate.prepare is not None:
         candidate.prepare()
+    first = _timed(candidate)
+    if first >= LONG_CALL_S:
+        return [first]
+    calls = max(1, min(MAX_CALLS_PER_TURN, int(TURN_S / max(first, 1e-9))))
+    return [_timed(candidate) for _ in range(calls)]
+
+
+def _timed(candidate: Candidate) -> float:
+    """The seconds of one call."""
+    if candidate.renew is not None:
+        candidate.renew()
     call, clock = candidate.call, time.perf_counter
     start = clock()
     call()
-    calls = max(1, min(MAX_CALLS_PER_TURN, int(TURN_S / max(clock() - start, 1e-9))))
-    taken = []
-    for _ in range(calls):
-        start = clock()
-        call()
-        taken.append(clock() - start)
-    return taken
+    return clock() - start
 
 
 def update_bandwidth(elements: int) -> Candidate:

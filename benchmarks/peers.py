@@ -12,8 +12,10 @@ from collections.abc import Callable
 from copy import deepcopy
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import prune as torch_prune
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 DECAY = 0.9999
@@ -101,3 +103,36 @@ def count_nonzero_sparsity(model: nn.Module) -> float:
         elements += parameter.numel()
         nonzero += torch.count_nonzero(parameter)
     return 1 - nonzero.item() / elements
+
+
+def original_prune(model: nn.Module, amount: float) -> None:
+    """YOLOv5's formula: torch's pruning by magnitude, made permanent, per convolution."""
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            torch_prune.l1_unstructured(module, name="weight", amount=amount)
+            torch_prune.remove(module, "weight")
+
+
+def partition_prune(model: nn.Module, amount: float) -> None:
+    """np.partition, a SIMD quickselect where NumPy has one, for the threshold; then a mask."""
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            weight = module.weight.data
+            magnitude = weight.abs()
+            count = round(amount * weight.numel())
+            if count:
+                keys = magnitude.view(-1).numpy()
+                threshold = float(np.partition(keys, count - 1)[count - 1])
+                module.weight.data = weight * (magnitude > threshold)
+
+
+def kthvalue_prune(model: nn.Module, amount: float) -> None:
+    """torch.kthvalue for the threshold, then a mask."""
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            weight = module.weight.data
+            magnitude = weight.abs()
+            count = round(amount * weight.numel())
+            if count:
+                threshold = magnitude.view(-1).kthvalue(count).values
+                module.weight.data = weight * (magnitude > threshold)

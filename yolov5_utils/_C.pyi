@@ -2,7 +2,7 @@
 
 from typing import Any, TypedDict
 
-from torch import nn
+from torch import Tensor, nn
 
 class Unsupported(Exception):
     """C cannot do this call with the original's bits. Nothing was changed; torch can do it."""
@@ -32,6 +32,9 @@ def count_module_zeros(module: nn.Module) -> tuple[int, int, int, float, float]:
 
 def count_zeros(tensor: Any) -> int:
     """The number of zeros of a tensor or any object with __dlpack__ in the CPU's memory."""
+
+def prune(weights: list[Tensor], pruned: list[Tensor] | None, counts: list[int]) -> list[int]:
+    """Fill `pruned` with the weights, counts[i] of each zeroed; the numbers of ambiguous layers."""
 
 def register_torch(facts: object) -> bool:
     """Tell the extension of torch: an object with the attributes of _native.TorchFacts."""

@@ -181,10 +181,34 @@ def _check_sparsity_models() -> str:
     return f"{tensors} parameters of convolution models"
 
 
+def _compare_prune(weights: Tensor, count: int) -> None:
+    """Prune a tensor both ways, or AssertionError: the smallest by magnitude and position."""
+    pruned = torch.empty_like(weights)
+    _C.prune([weights], [pruned], [count])
+    mask = torch.ones_like(weights)
+    mask[torch.sort(weights.abs(), stable=True).indices[:count]] = 0
+    if not _same_bits(pruned, mask * weights):
+        raise AssertionError(f"{weights.numel()} elements of {weights.dtype}, {count} pruned")
+
+
+def _check_prune() -> str:
+    generator = torch.Generator().manual_seed(3)
+    sizes = (*range(98), 1023, 1025, 5000, 70_000)
+    for dtype in _FLOATS:
+        for size in sizes:
+            weights = _values(size, dtype, generator).clone()
+            for count in {0, round(0.3 * size), size // 2, size}:
+                _compare_prune(weights, count)
+    return (
+        f"{len(sizes) * len(_FLOATS)} layers of {len(_FLOATS)} dtypes with 0 to {sizes[-1]} weights"
+    )
+
+
 _CHECKS: dict[str, Callable[[], Any]] = {
     "ema, dtypes": _check_ema_dtypes,
     "ema, mixed dtypes": _check_ema_mixed,
     "ema, models": _check_ema_models,
     "sparsity, dtypes": _check_sparsity_dtypes,
     "sparsity, models": _check_sparsity_models,
+    "prune": _check_prune,
 }

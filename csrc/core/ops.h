@@ -12,7 +12,7 @@ typedef struct {
     y5_pool pool;
 } y5_run;
 
-/* Both operations take a list of `count` items and `starts`, count + 1 numbers: the sum of the
+/* ema and sparsity take a list of `count` items and `starts`, count + 1 numbers: the sum of the
  * numbers of elements in front of each item, and at the end the sum of all. */
 
 /* Shape and strides (in elements) of a pair that does not walk its memory in one gapless order. */
@@ -57,5 +57,22 @@ void y5_sparsity_count(const y5_run *run, y5_zero_count *items, const int64_t *s
 
 /* Zeros of one tensor with any strides, on the calling thread. */
 int64_t y5_sparsity_count_tensor(y5_level level, const y5_tensor *tensor);
+
+/* One gapless layer and the memory, of the same size and apart from it, that takes the result. */
+typedef struct {
+    const void *weights;
+    void *pruned;
+    int64_t numel;
+    int64_t count;  /* of weights to prune, 0 <= count <= numel */
+    y5_dtype dtype; /* below Y5_FLOATING_COUNT */
+    bool ambiguous; /* result, set where true: more weights than needed are equally small and the
+                     * choice among them shows */
+} y5_prune_layer;
+
+/* pruned = weights, but 0 * weight for the layer's `count` smallest by (magnitude, position), NaN
+ * being the largest. Reads each element twice and writes it once in the ordinary case; linear time
+ * in every case. Needs 1/8 of the largest layer per thread, or 64 KiB if that is more, and does
+ * without where that cannot be had. Threads take layers in the order given: largest first. */
+void y5_prune(const y5_run *run, y5_prune_layer *layers, int64_t count);
 
 #endif

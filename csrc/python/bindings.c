@@ -6,6 +6,7 @@
 #include "python/args.h"
 #include "python/collect.h"
 #include "python/errors.h"
+#include "python/layers.h"
 #include "python/torch_runtime.h"
 
 #include <string.h>
@@ -183,4 +184,57 @@ y5_py_count_zeros(PyObject *module, PyObject *const *arguments, Py_ssize_t count
         return y5_raise(state, status, &error);
     }
     return PyLong_FromLongLong(zeros);
+}
+
+const char y5_doc_prune[] =
+    "prune(weights, pruned, counts)\n--\n\n"
+    "Fill each tensor of the list pruned with the weights at the same place, the counts[i] "
+    "smallest\n"
+    "by magnitude and position multiplied by 0; largest layer first is fastest. Returns a list of\n"
+    "the layers in which the choice among equally small weights shows. With None for pruned only\n"
+    "the checks are made. Unsupported, with nothing changed, where torch must do it.";
+
+/* A new list of the numbers of the ambiguous layers. */
+static PyObject *
+ambiguous_layers(const y5_layers *layers)
+{
+    PyObject *list = PyList_New(0);
+    for (int64_t i = 0; list != NULL && i < layers->count; i++) {
+        PyObject *number = layers->items[i].ambiguous ? PyLong_FromLongLong(i) : NULL;
+        if ((number == NULL && PyErr_Occurred()) ||
+            (number != NULL && PyList_Append(list, number) < 0)) {
+            Py_CLEAR(list);
+        }
+        Py_XDECREF(number);
+    }
+    return list;
+}
+
+PyObject *
+y5_py_prune(PyObject *module, PyObject *const *arguments, Py_ssize_t count, PyObject *keywords)
+{
+    static const y5_signature signature = {"prune", 3, {"weights", "pruned", "counts"}};
+    const y5_state *state = PyModule_GetState(module);
+    PyObject *values[3];
+    if (!y5_parse(&signature, arguments, count, keywords, values)) {
+        return NULL;
+    }
+    y5_error error = {0};
+    y5_layers layers = {0};
+    PyObject *ambiguous = NULL;
+    y5_status status = check_environment(state, &error);
+    if (status == Y5_OK) {
+        status = y5_collect_layers(state, values[0], values[1], values[2], &layers, &error);
+    }
+    if (status == Y5_OK && values[1] != Py_None && layers.count > 0) {
+        y5_run run = y5_torch_run(state, layers.bytes);
+        /* The GIL stays: nothing else would keep others from replacing the weights' memory, and the
+         * caller passes batches that last a few milliseconds. */
+        y5_prune(&run, layers.items, layers.count);
+    }
+    if (status == Y5_OK) {
+        ambiguous = ambiguous_layers(&layers);
+    }
+    y5_layers_free(&layers);
+    return status != Y5_OK ? y5_raise(state, status, &error) : ambiguous;
 }

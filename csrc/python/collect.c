@@ -101,21 +101,6 @@ is_half(y5_dtype dtype)
     return dtype == Y5_FLOAT16 || dtype == Y5_BFLOAT16;
 }
 
-/* 1 where the values are the negatives of those in memory, as in views that torch makes of complex
- * tensors; -1 with an exception. A parameter without gaps is not asked: such a one takes
- * as_strided on a view of a complex tensor, and asking each parameter of YOLOv5n costs 20 µs. */
-static int
-is_negated(const y5_state *state, PyObject *object, const y5_tensor *tensor)
-{
-    bool parameter = Py_TYPE(object) == state->torch.parameter_type;
-    if (parameter && tensor->numel != 1 && y5_tensor_is_dense(tensor)) {
-        return 0;
-    }
-    PyObject *answer = PyObject_CallFunctionObjArgs(state->torch.is_neg, object, NULL);
-    Py_XDECREF(answer); /* True and False outlive it */
-    return answer == NULL ? -1 : answer == Py_True;
-}
-
 /* Why two borrowed tensors cannot be updated with the original's bits, or NULL. */
 static const char *
 pair_refusal(const y5_state *state, const y5_tensor tensors[2])
@@ -186,7 +171,7 @@ borrow_pair(const y5_state *state, y5_pairs *pairs, PyObject *const objects[2], 
     }
     const char *reason = pair_refusal(state, tensors);
     for (int64_t side = 0; side < 2 && reason == NULL; side++) {
-        int negated = is_negated(state, objects[side], &tensors[side]);
+        int negated = y5_is_negated(state, objects[side], &tensors[side]);
         if (negated < 0) {
             return Y5_PYTHON_RAISED;
         }

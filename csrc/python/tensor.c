@@ -239,6 +239,18 @@ y5_is_floating(const y5_state *state, PyObject *tensor)
     return floating;
 }
 
+int
+y5_is_negated(const y5_state *state, PyObject *object, const y5_tensor *tensor)
+{
+    bool parameter = Py_TYPE(object) == state->torch.parameter_type;
+    if (parameter && tensor->numel != 1 && y5_tensor_is_dense(tensor)) {
+        return 0;
+    }
+    PyObject *answer = PyObject_CallFunctionObjArgs(state->torch.is_neg, object, NULL);
+    Py_XDECREF(answer); /* True and False outlive it */
+    return answer == NULL ? -1 : answer == Py_True;
+}
+
 /* True where the tensor's storage was resized to 0 bytes. False also where torch cannot tell. */
 static bool
 storage_is_gone(const y5_state *state, PyObject *object)

@@ -225,7 +225,7 @@ def test_info_says_how_each_hot_path_runs() -> None:
     assert facts["switches"]["YOLOV5_UTILS_BACKEND"] == "auto"
     assert set(facts["hot_paths"]) == set(_native.HOT_PATHS)
     assert facts["hot_paths"]["ema"]["way"] == "C"
-    assert facts["hot_paths"]["prune"]["why"] == "not in C in this version"
+    assert facts["hot_paths"]["prune"]["way"] == "C"
     assert facts["hot_paths"]["ema"]["calls"] == {"C": 0, "torch": 0}
 
     text = run(OURS, "info").stdout

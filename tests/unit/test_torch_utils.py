@@ -34,7 +34,7 @@ SIGNATURES = {
     "ModelEMA.update": "(self, model)",
     "ModelEMA.update_attr": "(self, model, include=(), exclude=('process_group', 'reducer'))",
     "profile": "(x, ops, n=100, device=None)",
-    "prune": "(model, amount=0.3)",
+    "prune": "(model, amount=0.3, *, ties='position')",
     "scale_img": "(img, ratio=1.0, same_shape=False, gs=32)",
     "select_device": "(device='', batch_size=None)",
     "sparsity": "(model)",
@@ -55,7 +55,9 @@ def written(signature: inspect.Signature) -> str:
     """A signature without annotations, classes by their names."""
     parts = []
     for parameter in signature.parameters.values():
-        assert parameter.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY and "*" not in parts:
+            parts.append("*")
+        assert parameter.kind is not inspect.Parameter.POSITIONAL_ONLY
         default = parameter.default
         shown = default.__name__ if isinstance(default, type) else repr(default)
         parts.append(parameter.name + ("" if default is parameter.empty else f"={shown}"))

@@ -2,19 +2,220 @@
 
 from __future__ import annotations
 
-from torch import nn
+from collections.abc import Callable, Iterator
+from operator import itemgetter
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules import module as torch_module
+from torch.nn.utils import prune as torch_prune
 
 from .. import _native, reference
 from .sparsity import sparsity
 
+TIES = ("position", "torch")
 
-def prune(model: nn.Module, amount: float = 0.3) -> None:
+# Bytes of new weights that are filled by one call of C and then take the place of the old ones,
+# whose memory the next call's can have: small enough for a private L2 cache.
+_BATCH_BYTES = 1 << 20
+# The same where several threads share a call: it has to be worth starting them.
+_SHARED_BATCH_BYTES = 16 << 20
+
+# What torch's pruning calls on a module, and the names it uses there meanwhile.
+_METHODS = (
+    *("__setattr__", "__getattr__", "__delattr__"),
+    *("register_parameter", "register_buffer", "register_forward_pre_hook"),
+)
+_NAMES = frozenset(("weight_orig", "weight_mask"))
+_HOOKED = ("parameter", "buffer")
+# The dicts of a module that pruning changes.
+_DICTS = ("_parameters", "_buffers", "_forward_pre_hooks")
+
+_SIZE = itemgetter(0)  # of a _Layer
+
+
+class _Layer(NamedTuple):
+    size_bytes: int
+    parameters: dict[str, nn.Parameter | None]  # of the module
+    weight: nn.Parameter
+    pruned: int  # number of weights to zero
+
+
+def prune(model: nn.Module, amount: float = 0.3, *, ties: str = "position") -> None:
     """Set the `amount` smallest weights by magnitude of each Conv2d to zero, layer by layer.
 
-    `amount` is a share in [0, 1] (float) or a count (int); ValueError and TypeError come from
-    torch's pruning. Prints the global sparsity reached. Path: torch.
+    `amount` is a share in [0, 1] (float; the count is rounded half to even) or a count (int);
+    ValueError and TypeError come from torch's pruning, and no layer is changed then. `ties` says
+    which of several equally small weights go: the first ones, or "torch" for torch's own, arbitrary
+    choice. Each weight stays the same Parameter, with new memory, and moves behind the bias. Prints
+    the global sparsity reached. Paths: C on CPU tensors, otherwise torch. Source of the semantics:
+    YOLOv5 5.0.
     """
+    if ties not in TIES:
+        raise ValueError(f"ties: got {ties!r}, allowed are {', '.join(map(repr, TIES))}")
     print("Pruning model... ", end="")
-    _native.note_torch("prune", "not in C in this version")
-    reference.prune_layers(model, amount)
+    prune_layers(model, amount, ties=ties)
     print(f" {sparsity(model):.3g} global sparsity")
+
+
+def prune_layers(model: nn.Module, amount: float, *, ties: str = "position") -> None:
+    """`prune` without the output."""
+    modules = _convolutions(model)
+    reason = _refusal(modules)
+    if reason is None:
+        weights = [module._parameters["weight"] for module in modules]
+        counts = _counts(amount, [weight.numel() for weight in weights])
+        done, _ = _native.attempt("prune", _native._C.prune, weights, None, counts)
+        if done:
+            layers = [
+                _Layer(weight.numel() * weight.element_size(), module._parameters, weight, count)
+                for module, weight, count in zip(modules, weights, counts, strict=True)
+            ]
+            for batch in _batches(layers):
+                _prune_batch(batch, ties)
+            return
+    else:
+        _native.note_torch("prune", reason)
+    _prune_with_torch(model, modules, amount)
+
+
+def _convolutions(model: nn.Module) -> list[nn.Conv2d]:
+    """The Conv2d of model.modules(), whose own generators take twice as long."""
+    seen: set[nn.Module] = set()
+    stack, found = [model], []
+    while stack:
+        module = stack.pop()
+        if module in seen:
+            continue
+        seen.add(module)
+        if isinstance(module, nn.Conv2d):
+            found.append(module)
+        stack += [child for child in reversed(module._modules.values()) if child is not None]
+    for kind in {type(module) for module in seen}:
+        if (
+            kind.modules is not nn.Module.modules
+            or kind.named_modules is not nn.Module.named_modules
+        ):
+            return [module for module in model.modules() if isinstance(module, nn.Conv2d)]
+    return found
+
+
+def _refusal(modules: list[nn.Conv2d]) -> str | None:
+    """Why these modules are for torch's own pruning, or None; C judges the tensors' memory."""
+    if any(getattr(torch_module, f"_global_{what}_registration_hooks", None) for what in _HOOKED):
+        return "a global registration hook is set"
+    has_inference = hasattr(torch, "is_inference_mode_enabled")  # torch 1.9 and later
+    if has_inference and torch.is_inference_mode_enabled():
+        return "inference mode is on"
+    types = {type(module) for module in modules}
+    for kind in types - {nn.Conv2d}:
+        if any(getattr(kind, name) is not getattr(nn.Module, name) for name in _METHODS):
+            return f"{kind.__qualname__} overrides methods of nn.Module"
+        if hasattr(kind, "weight"):
+            return f"{kind.__qualname__} has a weight of its own kind"
+    for module in modules:
+        state = module.__dict__
+        parameters, buffers = state["_parameters"], state["_buffers"]
+        weight = parameters.get("weight")
+        if type(weight) is not nn.Parameter:
+            return "a weight that is no plain parameter, such as one with a mask already"
+        if not weight.is_leaf or (has_inference and weight.is_inference()):
+            return "a weight that is computed from others, or an inference tensor"
+        if state["_forward_pre_hooks"] and torch_prune.is_pruned(module):
+            return "a module with a pruning hook"
+        if (
+            ("weight" in state or "weight_orig" in state or "weight_mask" in state)
+            or not _NAMES.isdisjoint(parameters)
+            or not (_NAMES.isdisjoint(buffers) and _NAMES.isdisjoint(state["_modules"]))
+        ):
+            return "a module that uses the names pruning uses"
+    return None
+
+
+def _prune_with_torch(model: nn.Module, modules: list[nn.Conv2d], amount: float) -> None:
+    """The reference; when it raises, every module is as it was before."""
+    before = [_snapshot(module) for module in modules]
+    try:
+        reference.prune_layers(model, amount)
+    except BaseException:
+        for undo in before:
+            undo()
+        raise
+
+
+def _snapshot(module: nn.Module) -> Callable[[], None]:
+    """A function that takes back what pruning did to the module: dicts, and parameters' memory."""
+    attributes = dict(module.__dict__)
+    inside = {name: dict(attributes[name]) for name in _DICTS}
+    memory = [(p, p.data) for p in module._parameters.values() if type(p) is nn.Parameter]
+
+    def undo() -> None:
+        for name, content in inside.items():
+            attributes[name].clear()
+            attributes[name].update(content)
+        module.__dict__.clear()
+        module.__dict__.update(attributes)
+        for parameter, data in memory:
+            if parameter.data_ptr() != data.data_ptr():
+                parameter.data = data
+
+    return undo
+
+
+def _counts(amount: float, sizes: list[int]) -> list[int]:
+    """How many weights each layer loses; torch's own exception for an amount it refuses."""
+    if type(amount) is float and 0.0 <= amount <= 1.0:
+        return [round(amount * size) for size in sizes]
+    if type(amount) is int and sizes and 0 <= amount <= min(sizes):
+        return [amount] * len(sizes)
+    counts = []
+    for size in sizes:
+        method = torch_prune.L1Unstructured(amount)
+        mask = method.compute_mask(torch.ones(size), torch.ones(size))
+        counts.append(size - int(torch.count_nonzero(mask)))
+    return counts
+
+
+def _batches(layers: list[_Layer]) -> Iterator[list[_Layer]]:
+    """The layers, largest first, in lists that one call of C fills. No weight twice in a list."""
+    threads, enough = torch.get_num_threads(), _SHARED_BATCH_BYTES
+    if threads == 1 or sum(map(_SIZE, layers)) < enough:
+        threads, enough = 1, _BATCH_BYTES
+    batch: list[_Layer] = []
+    inside: set[int] = set()
+    total = 0
+    for layer in sorted(layers, key=_SIZE, reverse=True):
+        # With as much as the largest layer for every thread, none has to wait long.
+        if batch and (
+            total >= max(enough, threads * batch[0].size_bytes) or id(layer.weight) in inside
+        ):
+            yield batch
+            batch, inside, total = [], set(), 0
+        batch.append(layer)
+        inside.add(id(layer.weight))
+        total += layer.size_bytes
+    if batch:
+        yield batch
+
+
+def _prune_batch(batch: list[_Layer], ties: str) -> None:
+    weights = [layer.weight for layer in batch]
+    pruned = [torch.empty_like(w, memory_format=torch.contiguous_format) for w in weights]
+    ambiguous = _native._C.prune(weights, pruned, [layer.pruned for layer in batch])
+    if ties == "torch":
+        for i in ambiguous:
+            pruned[i] = _prune_as_torch(weights[i], batch[i].pruned)
+    for layer, data in zip(batch, pruned, strict=True):
+        layer.weight.data = data
+        del layer.parameters["weight"]  # goes to the end, as after torch's pruning
+        layer.parameters["weight"] = layer.weight
+
+
+def _prune_as_torch(weight: Tensor, count: int) -> Tensor:
+    """The pruned weight, with torch's choice among equally small ones."""
+    weight = weight.detach()
+    mask = torch.ones_like(weight)
+    smallest = torch.topk(weight.abs().view(-1), k=count, largest=False)
+    mask.view(-1)[smallest.indices] = 0
+    return mask * weight

@@ -1,0 +1,195 @@
+"""prune: YOLOv5's formula, other ways to find the threshold, and the package, interleaved.
+
+Every call prunes fresh weights: pruning a second time takes a third of the time in torch.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from yolov5_utils import _native
+from yolov5_utils.ops.prune import prune_layers
+
+from . import harness, models, peers
+
+AMOUNT = 0.3
+BYTES_PER_ELEMENT = 8  # every weight read once and written once
+ORIGINAL = "original (l1_unstructured, remove)"
+LIMIT = "clone every weight"
+# Faster than the original, faster than the best peer: by model and torch threads.
+TARGETS = {
+    ("n", 1): ("≥ 40×", "≥ 2.5×"),
+    ("s", 1): ("≥ 40×", None),
+    ("x", 1): ("≥ 50×", "≥ 2.5×"),
+    ("x", 2): ("≥ 70×", None),
+}
+DATA_TARGET = "≤ 2×"
+DATA_COLUMNS = (
+    harness.Column("model", "model"),
+    harness.Column("weights", "who"),
+    harness.Column("min ms", "min_ms", "{:.3f}"),
+    harness.Column("median ms", "median_ms", "{:.3f}"),
+    harness.Column("of random weights' time", "ratio", "{:.2f}×"),
+    harness.Column("by medians", "ratio_median", "{:.2f}×"),
+    harness.Column("target", "target"),
+)
+
+
+class Weights:
+    """The convolutions of a model and the weights they start with."""
+
+    def __init__(self, model: nn.Module) -> None:
+        modules = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
+        self.weights = [module.weight for module in modules]
+        self.start = [weight.detach().clone() for weight in self.weights]
+
+    def renew(self, make: Callable[[Tensor], Tensor] = Tensor.clone) -> None:
+        """Give every convolution new memory with `make` of its first weights."""
+        for weight, start in zip(self.weights, self.start, strict=True):
+            weight.data = make(start)
+
+    def bits(self) -> list[Tensor]:
+        """The weights as integers."""
+        return [weight.detach().clone().view(torch.int32) for weight in self.weights]
+
+
+def assert_same_bits(model: nn.Module, weights: Weights, ties: str) -> None:
+    """The package leaves the original's bits, and got them from C.
+
+    With ties="position" the choice among equals is another, so the magnitudes are compared.
+    """
+    calls = _native.HOT_PATHS["prune"].calls
+    before = calls["C"]
+    weights.renew()
+    prune_layers(model, AMOUNT, ties=ties)
+    found = weights.bits()
+    assert calls["C"] == before + 1, f"ran in torch: {_native.HOT_PATHS['prune'].reasons}"
+    weights.renew()
+    peers.original_prune(model, AMOUNT)
+    for ours, theirs in zip(found, weights.bits(), strict=True):
+        if ties == "torch":
+            assert torch.equal(ours, theirs)
+        else:
+            magnitudes = [bits.view(torch.float32).abs().view(-1) for bits in (ours, theirs)]
+            assert torch.equal(*(values.sort().values for values in magnitudes))
+
+
+def measure(name: str, threads: int, seconds: float, half_once: bool) -> list[dict[str, Any]]:
+    """The rows of one model at one thread count."""
+    model = models.build(name, half_once=half_once)
+    weights = Weights(model)
+    elements = sum(weight.numel() for weight in weights.weights)
+    torch.set_num_threads(threads)
+    for ties in ("position", "torch"):
+        assert_same_bits(model, weights, ties)
+    called: dict[str, Callable[[], object]] = {
+        ORIGINAL: lambda: peers.original_prune(model, AMOUNT),
+        "np.partition + mask": lambda: peers.partition_prune(model, AMOUNT),
+        "kthvalue + mask": lambda: peers.kthvalue_prune(model, AMOUNT),
+        "package": lambda: prune_layers(model, AMOUNT),
+        'package, ties="torch"': lambda: prune_layers(model, AMOUNT, ties="torch"),
+        LIMIT: weights.renew,
+    }
+    compared = [harness.Candidate(who, call, renew=weights.renew) for who, call in called.items()]
+    timings = harness.interleave(compared, seconds)
+    rows = harness.speed_rows(
+        timings, moved_bytes=elements * BYTES_PER_ELEMENT, limits=[LIMIT], hidden=[]
+    )
+    ours = [row for row in rows if row["who"].startswith("package,")]
+    best_peer = harness.mark_best_peer([row for row in rows if row not in ours], ORIGINAL)
+    targets = TARGETS.get((name, threads), (None, None)) if not half_once else (None, None)
+    for row in rows:
+        row.update(model=f"{name}, once float16" if half_once else name, threads=threads)
+        if row["who"] == ORIGINAL:
+            row["target"] = targets[0]
+        elif row is best_peer:
+            row["target"] = targets[1]
+    return rows
+
+
+def table(names: list[str], threads: list[int], seconds: float) -> harness.Table:
+    """The table of speeds: random weights, and for the first model also released checkpoints'."""
+    rows = [row for t in threads for name in names for row in measure(name, t, seconds, False)]
+    rows += measure(names[0], threads[0], seconds, True)
+    notes = [
+        f"{AMOUNT:.0%} of every layer, fresh weights for every call, without the sparsity printed",
+        "weights equal to the original's, checked before timing",
+    ]
+    return harness.Table("prune", harness.SPEED_COLUMNS, rows, notes)
+
+
+def organ_pipe(weights: Tensor) -> Tensor:
+    """Rising to the middle, falling behind it."""
+    rising = weights.abs().view(-1).sort().values
+    return torch.cat([rising[::2], rising[1::2].flip(0)]).view(weights.shape)
+
+
+# What selection algorithms are slow on.
+KINDS: dict[str, Callable[[Tensor], Tensor]] = {
+    "random": Tensor.clone,
+    "once float16": lambda w: w.half().float(),
+    "sorted": lambda w: w.view(-1).sort().values.view(w.shape),
+    "reversed": lambda w: w.abs().view(-1).sort(descending=True).values.view(w.shape),
+    "organ pipe": organ_pipe,
+    "two values": lambda w: (w > 0).float() + 1,
+    "all equal": torch.ones_like,
+}
+
+
+def measure_data(name: str, seconds: float) -> list[dict[str, Any]]:
+    """The package on weights of every kind, with 1 thread."""
+    model = models.build(name)
+    weights = Weights(model)
+    torch.set_num_threads(1)
+    made = {kind: [make(start) for start in weights.start] for kind, make in KINDS.items()}
+
+    def renew(kind: str) -> None:
+        for weight, start in zip(weights.weights, made[kind], strict=True):
+            weight.data = start.clone()
+
+    compared = [
+        harness.Candidate(
+            kind, lambda: prune_layers(model, AMOUNT), renew=lambda kind=kind: renew(kind)
+        )
+        for kind in KINDS
+    ]
+    timings = harness.interleave(compared, seconds)
+    random, rows = timings["random"], []
+    for who, timing in timings.items():
+        row = {"model": name, "who": who, "min_ms": timing.best_s * 1e3}
+        row.update(median_ms=timing.median_s * 1e3)
+        if timing is not random:
+            row.update(ratio=timing.best_s / random.best_s, target=DATA_TARGET)
+            row.update(ratio_median=timing.median_s / random.median_s)
+        rows.append(row)
+    return rows
+
+
+def data_table(names: list[str], seconds: float) -> harness.Table:
+    """The table of data that slows selection down."""
+    rows = [row for name in names for row in measure_data(name, seconds)]
+    return harness.Table("prune: weights of every kind, 1 thread", DATA_COLUMNS, rows, [])
+
+
+def main(arguments: list[str]) -> None:
+    """Run from the command line."""
+    options = harness.parser(__doc__ or "")
+    options.add_argument("--data", action="store_true", help="only: weights of every kind")
+    chosen = options.parse_args(arguments)
+    about = harness.machine()
+    names = harness.names_of(chosen.models)
+    if chosen.data:
+        found = data_table(names, chosen.seconds)
+    else:
+        threads = [int(part) for part in harness.names_of(chosen.threads)]
+        found = table(names, threads, chosen.seconds)
+    harness.show(about, [found], chosen.json)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

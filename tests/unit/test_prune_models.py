@@ -1,0 +1,466 @@
+"""prune on models: what torch's own pruning leaves behind, its errors, what it must not touch."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+from torch.nn.utils import prune as torch_prune
+
+from yolov5_utils import _C, _native, reference
+from yolov5_utils.ops import prune as ops_prune
+from yolov5_utils.ops.prune import prune_layers
+from yolov5_utils.torch_utils import prune
+
+from .test_ema import FLOATING, assert_same_bits
+
+
+def distinct(shape: torch.Size, seed: int) -> Tensor:
+    """Values of different magnitudes in every floating type: neighbours in bfloat16."""
+    count = shape.numel()
+    assert count < 2000
+    generator = torch.Generator().manual_seed(seed)
+    bits = 0x3C00 + torch.randperm(count, generator=generator)
+    bits[torch.rand(count, generator=generator) < 0.5] -= 0x8000
+    return bits.to(torch.int16).view(torch.bfloat16).float().view(shape)
+
+
+def small_model(seed: int = 0) -> nn.Sequential:
+    """Layers with and without bias, of which one weight is frozen and one has a gradient."""
+    model = nn.Sequential(
+        nn.Conv2d(3, 16, 3, bias=False),
+        nn.BatchNorm2d(16),
+        nn.Sequential(nn.Conv2d(16, 8, 1), nn.SiLU(), nn.Conv2d(8, 8, 3, groups=2)),
+        nn.ConvTranspose2d(8, 4, 2),
+        nn.Conv1d(4, 4, 3),
+        nn.Linear(4, 4),
+        nn.Conv2d(8, 240, 1),
+    )
+    with torch.no_grad():
+        for i, parameter in enumerate(model.parameters()):
+            parameter.copy_(distinct(parameter.shape, seed + i))
+    model[2][0].weight.requires_grad_(False)
+    model[0].weight.grad = torch.full_like(model[0].weight, 5)
+    return model
+
+
+def tied_values(model: nn.Module) -> nn.Module:
+    """The model with weights of few magnitudes, so that most thresholds are ambiguous."""
+    generator = torch.Generator().manual_seed(7)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            small = torch.randint(-3, 4, parameter.shape, generator=generator)
+            parameter.copy_(small + 0.5)
+    return model
+
+
+def calls() -> dict[str, int]:
+    return dict(_native.HOT_PATHS["prune"].calls)
+
+
+def describe(model: nn.Module) -> list[object]:
+    """Everything pruning could leave behind, apart from values and addresses."""
+    found: list[object] = []
+    for name, module in model.named_modules():
+        found += [name, type(module), sorted(module.__dict__), len(module._forward_pre_hooks)]
+        found += [list(module._parameters), list(module._buffers)]
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        found += [name, type(parameter), parameter.shape, parameter.stride(), parameter.dtype]
+        found += [parameter.requires_grad, parameter.is_leaf]
+        found.append(list(parameter.__dict__))
+    return found
+
+
+def check(
+    model: nn.Module,
+    amount: object = 0.3,
+    ties: str = "position",
+    takes: str = "C",
+    theirs: nn.Module | None = None,
+) -> nn.Module:
+    """Prune the model and, as torch does, a copy: bits and everything else must agree."""
+    theirs = copy.deepcopy(model) if theirs is None else theirs
+    reference.prune_layers(theirs, amount)
+    objects = dict(model.named_parameters(remove_duplicate=False))
+    grads = {name: parameter.grad for name, parameter in objects.items()}
+    layers = {n for n, m in model.named_modules(remove_duplicate=False) if isinstance(m, nn.Conv2d)}
+    addresses = {name: parameter.data_ptr() for name, parameter in objects.items()}
+    versions = {name: parameter._version for name, parameter in objects.items()}
+    held = [parameter.data for parameter in objects.values()]  # so that no address is used again
+    before = calls()
+    prune_layers(model, amount, ties=ties)
+    after = calls()
+    assert {way for way in after if after[way] > before[way]} == {takes}
+    assert describe(model) == describe(theirs)
+    state = theirs.state_dict()
+    assert list(model.state_dict()) == list(state)
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        assert_same_bits(parameter.data, state[name])
+        if name not in objects:  # was "weight_orig" under a mask
+            continue
+        assert parameter is objects[name]
+        assert parameter.grad is grads[name]
+        assert parameter._version == versions[name]  # torch's pruning does not count as a write
+        layer, _, last = name.rpartition(".")
+        if takes == "C" and layer in layers and last == "weight":
+            assert parameter.data_ptr() != addresses[name]
+        elif layer not in layers or last != "weight":
+            assert parameter.data_ptr() == addresses[name]
+    del held
+    return model
+
+
+def snapshot(model: nn.Module) -> tuple[list[object], dict[str, Tensor], dict[str, int]]:
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    addresses = {name: value.data_ptr() for name, value in model.state_dict().items()}
+    return describe(model), state, addresses
+
+
+def assert_untouched(model: nn.Module, before: tuple) -> None:
+    described, state, addresses = before
+    assert describe(model) == described
+    assert {name: value.data_ptr() for name, value in model.state_dict().items()} == addresses
+    for name, value in model.state_dict().items():
+        assert_same_bits(value, state[name])
+
+
+@pytest.mark.parametrize("dtype", FLOATING, ids=str)
+def test_as_torch_leaves_it(level: str, threads: int, dtype: torch.dtype) -> None:
+    check(small_model().to(dtype))
+    with torch.no_grad():
+        check(small_model().to(dtype))
+
+
+def test_bias_comes_first_then(level: str) -> None:
+    model = check(nn.Sequential(nn.Conv2d(3, 4, 1)))
+    assert list(model.state_dict()) == ["0.bias", "0.weight"]
+
+
+@pytest.mark.parametrize("batch", [1, 3000, 1 << 30])
+def test_any_batch(monkeypatch: pytest.MonkeyPatch, threads: int, batch: int) -> None:
+    monkeypatch.setattr(ops_prune, "_BATCH_BYTES", batch)
+    monkeypatch.setattr(ops_prune, "_SHARED_BATCH_BYTES", batch)
+    check(small_model(3))
+    check(tied_values(small_model()), ties="torch")
+
+
+@pytest.mark.parametrize(
+    "amount",
+    [
+        *(0, 1, 7, 0.0, 1.0, 0.5, 0.123, 1e-9, -0.0, 5e-324, False),
+        *(np.float32(0.3), np.float64(0.3), np.int64(5), Fraction(1, 3)),
+    ],
+    ids=repr,
+)
+def test_amounts(amount: object) -> None:
+    check(small_model(), amount)
+
+
+@pytest.mark.parametrize(("numel", "kept"), [(5, 3), (15, 7), (25, 13), (35, 17)])
+def test_half_rounds_to_even(numel: int, kept: int) -> None:
+    """1.5 to 2, 2.5 to 2, as Python's round."""
+    model = nn.Conv2d(1, numel, 1)
+    prune_layers(model, 0.5)
+    assert int(torch.count_nonzero(model.weight)) == kept
+
+
+WRONG_AMOUNTS = [-0.1, 1.5, float("inf"), float("nan"), -1, 65, 10**30, True, "0.3", None, [0.3]]
+
+
+@pytest.mark.parametrize("amount", [*WRONG_AMOUNTS, torch.tensor(0.3), 1j], ids=repr)
+def test_wrong_amounts(amount: object) -> None:
+    """torch's exception and text, and not one layer changed."""
+    model = nn.Sequential(nn.Conv2d(16, 8, 1), nn.Conv2d(8, 8, 1))
+    before, theirs = snapshot(model), copy.deepcopy(model)
+    with pytest.raises(Exception) as original:  # noqa: PT011
+        reference.prune_layers(theirs, amount)
+    with pytest.raises(original.type) as ours:
+        prune_layers(model, amount)
+    assert str(ours.value) == str(original.value)
+    assert_untouched(model, before)
+
+
+def test_no_layers_need_no_amount() -> None:
+    prune_layers(nn.Linear(3, 3), "anything")
+    reference.prune_layers(nn.Linear(3, 3), "anything")
+
+
+@pytest.mark.parametrize("ties", ["first", None, "Torch"])
+def test_wrong_ties(ties: object) -> None:
+    model = small_model()
+    before = snapshot(model)
+    with pytest.raises(ValueError, match="allowed are 'position', 'torch'"):
+        prune(model, 0.3, ties=ties)
+    with pytest.raises(TypeError):
+        prune(model, 0.3, "torch")
+    assert_untouched(model, before)
+
+
+def test_output(capsys: pytest.CaptureFixture[str]) -> None:
+    assert prune(small_model()) is None
+    share = float(reference.sparsity(check(small_model())))
+    assert capsys.readouterr().out == f"Pruning model...  {share:.3g} global sparsity\n"
+
+
+def test_output_starts_before_the_error(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ValueError, match="amount=2.0"):
+        prune(small_model(), 2.0)
+    assert capsys.readouterr().out == "Pruning model... "
+    with pytest.raises(ZeroDivisionError):
+        prune(nn.ReLU())
+
+
+@pytest.mark.parametrize("dtype", FLOATING, ids=str)
+@pytest.mark.parametrize("make", [lambda m: tied_values(m), lambda m: m.half()])
+def test_ties_as_torch_has_them(
+    level: str, threads: int, make: Callable, dtype: torch.dtype
+) -> None:
+    check(make(small_model()).to(dtype), ties="torch")
+    check(make(small_model()).to(dtype), 7, ties="torch")
+
+
+def test_position_prunes_the_first_of_equals(level: str) -> None:
+    model = nn.Conv2d(10, 10, 1)
+    nn.init.constant_(model.weight, -2.0)
+    prune_layers(model, 0.3)
+    assert (model.weight.view(-1)[:30] == 0).all()
+    assert model.weight.view(-1)[:30].signbit().all()
+    assert (model.weight.view(-1)[30:] == -2).all()
+
+
+def test_not_finite(level: str) -> None:
+    model = nn.Conv2d(4, 5, 1, bias=False)
+    special = [float("inf"), float("-inf"), float("nan"), 1.0, -1.0, 0.0, -0.0, 1e-40, -1e-40, 3e38]
+    for seed in range(20):
+        order = torch.randperm(20, generator=torch.Generator().manual_seed(seed))
+        model.weight.data = torch.tensor(special * 2)[order].view(5, 4, 1, 1)
+        for amount in (0.1, 0.5, 0.75, 0.9, 1.0):
+            check(copy.deepcopy(model), amount, ties="torch")
+
+
+def test_pruning_again(level: str) -> None:
+    """The zeros go first; which of them makes no difference, so no tie needs torch."""
+    model = check(small_model(), 0.5)
+    check(model, 0.5)
+    check(model, 0.2)
+    check(model, 0.8)
+
+
+def test_shared_modules_and_tied_weights(threads: int) -> None:
+    conv, other, third = (nn.Conv2d(6, 6, 3) for _ in range(3))
+    other.weight = conv.weight
+    model = nn.ModuleList([conv, conv, other, third])
+    check(model)
+    with torch.no_grad():
+        conv.weight.view(-1)[:200] = float("inf")  # pruned a second time, other ones become NaN
+    check(model, 0.6, ties="torch")
+
+
+def test_memory_seen_from_elsewhere_stays() -> None:
+    base = distinct(torch.Size((8, 4, 1, 1)), 0)
+    conv = nn.Conv2d(4, 8, 1)
+    conv.weight = nn.Parameter(base)
+    before = base.clone()
+    check(conv)
+    assert_same_bits(base, before)
+
+
+class OwnParameter(nn.Parameter):
+    pass
+
+
+class Own(nn.Conv2d):
+    """A subclass that changes nothing pruning needs."""
+
+
+class Watching(nn.Conv2d):
+    def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
+        super().register_parameter(name, param)
+
+
+def masked(model: nn.Module) -> nn.Module:
+    torch_prune.random_unstructured(model[0], "weight", 0.1)
+    return model
+
+
+def biased(model: nn.Module) -> nn.Module:
+    torch_prune.l1_unstructured(model[2][0], "bias", 0.5)
+    return model
+
+
+def channels_last_1x1(model: nn.Module) -> nn.Module:
+    model[6].weight.data = model[6].weight.data.contiguous(memory_format=torch.channels_last)
+    return model
+
+
+def with_hook(model: nn.Module) -> nn.Module:
+    model[0].register_forward_pre_hook(lambda module, args: None)
+    return model
+
+
+@pytest.mark.parametrize("change", [channels_last_1x1, with_hook])
+def test_runs_in_c(change: Callable[[nn.Module], nn.Module]) -> None:
+    check(change(small_model()))
+    check(nn.Sequential(Own(3, 4, 3), nn.Conv2d(4, 4, 3)))
+
+
+REFUSED: dict[str, Callable[[], nn.Module]] = {
+    "mask": lambda: masked(small_model()),
+    "mask on the bias": lambda: biased(small_model()),
+    "overridden method": lambda: nn.Sequential(Watching(3, 4, 3)),
+    "gaps": lambda: gaps(small_model()),
+    "subclass": lambda: own_tensor(small_model()),
+    "buffer of that name": lambda: buffer_taken(small_model()),
+}
+
+
+def gaps(model: nn.Module) -> nn.Module:
+    model[0].weight = nn.Parameter(torch.rand(16, 3, 3, 6)[..., ::2])
+    return model
+
+
+def own_tensor(model: nn.Module) -> nn.Module:
+    model[0].weight = OwnParameter(model[0].weight.data)
+    return model
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_as_torch_where_c_refuses(case: str) -> None:
+    made = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        made.append(REFUSED[case]())
+    check(made[0], takes="torch", theirs=made[1])
+
+
+def channels_last_3x3(model: nn.Module) -> nn.Module:
+    conv = model[2][2]
+    conv.weight.data = conv.weight.data.contiguous(memory_format=torch.channels_last)
+    return model
+
+
+def computed(model: nn.Module) -> nn.Module:
+    conv = model[2][2]
+    with torch.no_grad():
+        weight = nn.Parameter(torch.empty_like(conv.weight), requires_grad=False)
+    weight.copy_(torch.ones_like(weight).requires_grad_() * 2)  # as a fused convolution's
+    conv._parameters["weight"] = weight
+    return model
+
+
+def parametrized(model: nn.Module) -> nn.Module:
+    parametrize.register_parametrization(model[2][2], "weight", nn.Identity())
+    return model
+
+
+def name_taken(model: nn.Module) -> nn.Module:
+    model[2][2].weight_orig = 1
+    return model
+
+
+def buffer_taken(model: nn.Module) -> nn.Module:
+    model[2][2].register_buffer("weight_mask", torch.ones(3))
+    return model
+
+
+def two_hooks(model: nn.Module) -> nn.Module:
+    torch_prune.random_unstructured(model[2][2], "weight", 0.1)
+    hook = next(iter(model[2][2]._forward_pre_hooks.values()))
+    model[2][2].register_forward_pre_hook(hook)
+    return model
+
+
+@pytest.mark.parametrize("break_it", [channels_last_3x3, computed, name_taken, two_hooks])
+def test_torchs_errors_leave_everything_untouched(break_it: Callable) -> None:
+    """The layer at fault is not the first one; none is changed."""
+    model, theirs = break_it(small_model()), break_it(small_model())
+    before = snapshot(model)
+    with pytest.raises(Exception) as original:  # noqa: PT011
+        reference.prune_layers(theirs, 0.3)
+    with pytest.raises(original.type) as ours:
+        prune_layers(model, 0.3)
+    assert str(ours.value).splitlines()[0] == str(original.value).splitlines()[0]
+    assert_untouched(model, before)
+
+
+@pytest.fixture
+def registration_hook() -> Iterator[None]:
+    handle = nn.modules.module.register_module_parameter_registration_hook(lambda m, n, p: None)
+    yield
+    handle.remove()
+
+
+def test_registration_hooks(registration_hook: None) -> None:
+    check(small_model(), takes="torch")
+
+
+def test_modes() -> None:
+    class Counting(torch.overrides.TorchFunctionMode):
+        def __torch_function__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+            return func(*args, **(kwargs or {}))
+
+    model = small_model()
+    with Counting():
+        check(model, takes="torch")
+    with torch.device("cpu"):
+        check(model, takes="torch")
+    if torch.set_flush_denormal(True):
+        try:
+            check(model, takes="torch")
+        finally:
+            torch.set_flush_denormal(False)
+
+
+def test_inference_tensors() -> None:
+    with torch.inference_mode():
+        inside = small_model()
+    with torch.inference_mode():
+        prune_layers(inside, 0.3)
+    assert _native.HOT_PATHS["prune"].reasons["inference mode is on"] > 0
+
+
+def test_deterministic_algorithms() -> None:
+    torch.use_deterministic_algorithms(True)
+    try:
+        check(small_model())
+        check(tied_values(small_model()), ties="torch")
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+def test_meta_tensors() -> None:
+    with torch.device("meta"):
+        model = nn.Sequential(nn.Conv2d(3, 4, 3))
+    before = calls()["torch"]
+    prune_layers(model, 0.3)
+    assert calls()["torch"] == before + 1
+
+
+def test_overridden_modules_are_respected() -> None:
+    class Last(nn.Sequential):
+        def modules(self) -> Iterator[nn.Module]:
+            return iter([self[1]])
+
+    model = Last(nn.Conv2d(3, 4, 3), nn.Conv2d(3, 4, 3))
+    prune_layers(model, 0.5)
+    assert (model[0].weight != 0).all()
+    assert (model[1].weight == 0).sum() == 54
+
+
+def test_levels_agree_on_a_model() -> None:
+    results = []
+    for level in _C.info()["levels_found"]:
+        before = _C.configure(level=level)
+        try:
+            results.append(check(small_model()).state_dict())
+        finally:
+            _C.configure(**before)
+    for other in results[1:]:
+        for name, value in other.items():
+            assert_same_bits(value, results[0][name])

@@ -2,7 +2,7 @@
 
 from typing import Any, TypedDict
 
-from torch import nn
+from torch import Tensor, nn
 
 class Unsupported(Exception):
     """C cannot do this call with the original's bits. Nothing was changed; torch can do it."""
@@ -32,6 +32,14 @@ def count_module_zeros(module: nn.Module) -> tuple[int, int, float, float]:
 
 def count_zeros(tensor: Any) -> int:
     """The number of zeros of a tensor or any object with __dlpack__ in the CPU's memory."""
+
+def scale_img(
+    image: Tensor,
+    output: Tensor = ...,
+    size: tuple[int, int] = ...,
+    variant: int = ...,
+) -> None:
+    """Resize `image` to `size` (height, width) into `output`, or with it alone only check it."""
 
 def register_torch(facts: object) -> bool:
     """Tell the extension of torch: an object with the attributes of _native.TorchFacts."""

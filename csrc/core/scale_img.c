@@ -119,14 +119,15 @@ y5_status
 y5_scale_img_plan(y5_scale_img *job, const y5_tensor *image, const y5_tensor *output,
                   const int64_t resized[2], int32_t variant, y5_error *error)
 {
-    bool interleaved = !is_laid_out(image, false);
     int64_t channels = image->shape[1];
     if (output->ndim != 4 || output->dtype != Y5_FLOAT32 || output->shape[0] != image->shape[0] ||
         output->shape[1] != channels) {
         return y5_fail(error, Y5_BAD_VALUE, "output",
                        "expected 4 dimensions, float32 and the image's batch and channels");
     }
-    if (output->numel > 0 && !is_laid_out(output, interleaved)) {
+    bool interleaved =
+        output->numel > 0 && !(is_laid_out(image, false) && is_laid_out(output, false));
+    if (interleaved && !(is_laid_out(image, true) && is_laid_out(output, true))) {
         return y5_fail(error, Y5_BAD_VALUE, "output", "not in the image's order of dimensions");
     }
     if (variant < 0 || variant >= Y5_SCALE_VARIANTS) {

@@ -11,14 +11,14 @@
 #include <string.h>
 
 /* What the padding holds: 0.447 rounded as torch rounds a fill value. */
-#define Y5_PAD_VALUE 0.447F
+#define PAD_VALUE 0.447F
 
-/* Columns of the resized image worked on at a time: their table and the two rows that are kept, 24
- * bytes a column, stay in L1. A multiple of every vector width. */
-#define TILE_COLUMNS 1024
+/* Elements of a resized row worked on at a time. Their taps (20 bytes each) and the two rows that a
+ * thread keeps (8 bytes) lie on stacks. A multiple of every vector width. */
+#define TILE_COLUMNS 2048
 
-/* Elements a task writes: 256 KiB, so that the table a task makes for itself costs under 1 %. */
-#define TASK_ELEMENTS ((int64_t)64 * 1024)
+/* Elements a task writes, 128 KiB: enough of them to keep threads evenly busy. */
+#define TASK_ELEMENTS ((int64_t)32 * 1024)
 
 /* Outputs from this size on are asked to be backed by huge pages of 2 MiB: fresh memory otherwise
  * costs a page fault per 4 KiB, more than the arithmetic (benchmarks/bench_scale_img.py). */
@@ -32,32 +32,45 @@ typedef struct {
     float weight;
 } y5_tap;
 
-/* The taps of a tile's columns. Where `windowed`, indices count from their block's start. */
+/* The taps of a tile's columns, and per block of a vector's width its first input. Where
+ * `windowed`, taps count from there. */
 typedef struct {
     int32_t count;
     bool windowed;
-    int32_t start[TILE_COLUMNS];
+    int32_t nearby[TILE_COLUMNS];
     int32_t first[TILE_COLUMNS];
     int32_t second[TILE_COLUMNS];
     float left[TILE_COLUMNS];
     float right[TILE_COLUMNS];
 } y5_columns;
 
-/* What one task works with. */
+/* What all threads read: elements of the resized rows from `begin` on. */
 typedef struct {
     const y5_scale_img *job;
+    int64_t begin;
+    int64_t input_elements; /* of an input row */
+    int64_t input_ahead;    /* bytes from an input row to the one to be fetched early */
+    int64_t output_ahead;   /* and for the output */
+    int32_t room;           /* elements of an output row from `begin` to the next tile or the end */
+    y5_columns columns;
+} y5_tile;
+
+/* What one task works with. */
+typedef struct {
+    const y5_tile *tile;
     const float *kept[2]; /* the input row that each of `rows` was made from */
     float rows[2][TILE_COLUMNS];
-    y5_columns columns;
 } y5_band;
 
-typedef void (*scale_kernel)(const y5_scale_img *job, int64_t begin, int64_t end, int64_t first,
-                             int64_t last);
+typedef void (*column_filler)(y5_columns *columns, const y5_scale_img *job, int64_t begin,
+                              int64_t end);
+typedef void (*row_scaler)(const y5_tile *tile, int64_t first, int64_t last);
 
 #define Y5_KERNEL_FILE "core/scale_img.inc"
 #include "core/levels.h"
 
-static const scale_kernel kernels[Y5_LEVEL_COUNT] = Y5_EACH_LEVEL(scale_band);
+static const column_filler fillers[Y5_LEVEL_COUNT] = Y5_EACH_LEVEL(fill_columns);
+static const row_scaler scalers[Y5_LEVEL_COUNT] = Y5_EACH_LEVEL(scale_rows);
 
 /* Elements of a row, and of a tensor's longest side, stay within int32_t with room for a block. */
 #define SIDE_LIMIT ((int64_t)1 << 30)
@@ -169,10 +182,9 @@ advise_huge_pages(const y5_scale_img *job, int64_t elements)
 }
 
 typedef struct {
-    const y5_scale_img *job;
-    scale_kernel kernel;
-    int64_t tiles;
-    int64_t rows_in_all;
+    const y5_tile *tile;
+    row_scaler scale_rows;
+    int64_t rows; /* of all planes */
     int64_t rows_per_task;
 } scale_work;
 
@@ -180,34 +192,43 @@ static void
 run_task(int64_t task, void *context)
 {
     const scale_work *work = context;
-    int64_t columns = work->job->used_columns;
-    int64_t begin = task % work->tiles * TILE_COLUMNS;
-    int64_t end = columns - begin < TILE_COLUMNS ? columns : begin + TILE_COLUMNS;
-    int64_t first = task / work->tiles * work->rows_per_task;
+    int64_t first = task * work->rows_per_task;
     int64_t last = first + work->rows_per_task;
-    last = last < work->rows_in_all ? last : work->rows_in_all;
-    work->kernel(work->job, begin, end, first, last);
+    work->scale_rows(work->tile, first, last < work->rows ? last : work->rows);
+}
+
+static void
+scale_tile(const y5_run *run, const y5_scale_img *job, int64_t begin)
+{
+    int64_t end = begin + TILE_COLUMNS;
+    bool is_last = end >= job->used_columns;
+    int64_t output_elements = job->columns.output * job->interleaved;
+    y5_tile tile; /* not zeroed: 40 KiB that are filled as far as they are used */
+    tile.job = job;
+    tile.begin = begin;
+    tile.input_elements = job->columns.input * job->interleaved;
+    tile.input_ahead = 2 * tile.input_elements * (int64_t)sizeof(float);
+    tile.output_ahead = output_elements * (int64_t)sizeof(float);
+    tile.room = (int32_t)((is_last ? output_elements : end) - begin);
+    fillers[run->level](&tile.columns, job, begin, is_last ? job->used_columns : end);
+
+    bool serial = run->pool.run == NULL || run->pool.threads < 2;
+    int64_t rows = job->planes * job->rows.output;
+    int64_t per_task = (TASK_ELEMENTS + tile.room - 1) / tile.room;
+    scale_work work = {&tile, scalers[run->level], rows, serial ? rows : per_task};
+    int64_t tasks = (rows + work.rows_per_task - 1) / work.rows_per_task;
+    y5_parallel_for(&run->pool, tasks, run_task, &work);
 }
 
 void
 y5_scale_img_run(const y5_run *run, const y5_scale_img *job)
 {
-    int64_t row_elements = job->columns.output * job->interleaved;
-    int64_t rows = job->planes * job->rows.output;
-    if (rows == 0 || row_elements == 0) {
+    int64_t elements = job->planes * job->rows.output * job->columns.output * job->interleaved;
+    if (elements == 0) {
         return;
     }
-    advise_huge_pages(job, rows * row_elements);
-    bool serial = run->pool.run == NULL || run->pool.threads < 2;
-    int64_t tile_elements = row_elements < TILE_COLUMNS ? row_elements : TILE_COLUMNS;
-    int64_t rows_per_task = (TASK_ELEMENTS + tile_elements - 1) / tile_elements;
-    scale_work work = {
-        .job = job,
-        .kernel = kernels[run->level],
-        .tiles = (job->used_columns + TILE_COLUMNS - 1) / TILE_COLUMNS,
-        .rows_in_all = rows,
-        .rows_per_task = serial ? rows : rows_per_task,
-    };
-    int64_t bands = (rows + work.rows_per_task - 1) / work.rows_per_task;
-    y5_parallel_for(&run->pool, bands * work.tiles, run_task, &work);
+    advise_huge_pages(job, elements);
+    for (int64_t begin = 0; begin < job->used_columns; begin += TILE_COLUMNS) {
+        scale_tile(run, job, begin);
+    }
 }

@@ -237,7 +237,7 @@ parse_size(PyObject *given, int64_t size[2], y5_error *error)
 
 /* The memory traffic that costs as much time as resizing one byte, for the thresholds that are
  * stated in memory traffic. */
-#define RESIZE_TRAFFIC 4
+#define RESIZE_TRAFFIC 8
 
 const char y5_doc_scale_img[] =
     "scale_img(image, output=None, size=None, variant=0)\n--\n\n"

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from . import bench_ema, bench_import, bench_memory, bench_sparsity, harness
+from . import bench_ema, bench_import, bench_memory, bench_scale_img, bench_sparsity, harness
 
 BEGIN = "<!-- figures: begin -->"
 END = "<!-- figures: end -->"
@@ -19,6 +19,7 @@ def run(quick: bool) -> list[harness.Table]:
         bench_ema.table(names, [1, 2], seconds),
         bench_ema.busy_table(names, seconds),
         bench_sparsity.table(names, [1, 2], seconds),
+        bench_scale_img.table(bench_scale_img.CASES[: 1 if quick else None], [1, 2], seconds),
         bench_memory.table(["n"] if quick else ["n", "x"], 100 if quick else 1000),
         bench_import.table(3 if quick else 15),
     ]

@@ -13,6 +13,7 @@ from copy import deepcopy
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -101,3 +102,12 @@ def count_nonzero_sparsity(model: nn.Module) -> float:
         elements += parameter.numel()
         nonzero += torch.count_nonzero(parameter)
     return 1 - nonzero.item() / elements
+
+
+def original_scale_img(img: Tensor, ratio: float, gs: int = 32) -> Tensor:
+    """YOLOv5's formula: bilinear interpolation, then padding to multiples of gs."""
+    height, width = img.shape[2:]
+    size = (int(height * ratio), int(width * ratio))
+    img = F.interpolate(img, size=size, mode="bilinear", align_corners=False)
+    height, width = (math.ceil(x * ratio / gs) * gs for x in (height, width))
+    return F.pad(img, [0, width - size[1], 0, height - size[0]], value=0.447)

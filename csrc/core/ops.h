@@ -88,7 +88,7 @@ typedef struct {
 } y5_scale_img;
 
 /* Y5_OK for an image that C resizes: (batch, channels, height, width) in float32, row by row in
- * memory, or channels last with at most 3 channels. Else Y5_UNSUPPORTED; argument is left empty. */
+ * memory, or channels last with at most 3 channels. Else Y5_UNSUPPORTED. */
 y5_status y5_scale_img_check(const y5_tensor *image, y5_error *error);
 
 /* Fills `job` for a checked image. `output` has the image's batch, channels and order in memory,

@@ -96,27 +96,27 @@ y5_status
 y5_scale_img_check(const y5_tensor *image, y5_error *error)
 {
     if (image->ndim != 4) {
-        return y5_fail(error, Y5_UNSUPPORTED, "", "%d dimensions, not 4", (int)image->ndim);
+        return y5_fail(error, Y5_UNSUPPORTED, "image", "%d dimensions, not 4", (int)image->ndim);
     }
     if (image->dtype != Y5_FLOAT32) {
-        return y5_fail(error, Y5_UNSUPPORTED, "", "not float32");
+        return y5_fail(error, Y5_UNSUPPORTED, "image", "not float32");
     }
     for (int32_t i = 1; i < 4; i++) {
         if (image->shape[i] < 1) {
-            return y5_fail(error, Y5_UNSUPPORTED, "", "no channels, rows or columns");
+            return y5_fail(error, Y5_UNSUPPORTED, "image", "no channels, rows or columns");
         }
     }
     if (image->shape[2] > SIDE_LIMIT || image->shape[3] > SIDE_LIMIT / image->shape[1]) {
-        return y5_fail(error, Y5_UNSUPPORTED, "", "more than 2^30 rows or elements of a row");
+        return y5_fail(error, Y5_UNSUPPORTED, "image", "more than 2^30 rows or elements of a row");
     }
     if (image->numel == 0 || is_laid_out(image, false)) {
         return Y5_OK;
     }
     if (!is_laid_out(image, true)) {
-        return y5_fail(error, Y5_UNSUPPORTED, "", "neither contiguous nor channels last");
+        return y5_fail(error, Y5_UNSUPPORTED, "image", "neither contiguous nor channels last");
     }
     if (image->shape[1] > 3) { /* torch has a kernel of its own for these */
-        return y5_fail(error, Y5_UNSUPPORTED, "", "channels last with more than 3 channels");
+        return y5_fail(error, Y5_UNSUPPORTED, "image", "channels last with more than 3 channels");
     }
     return Y5_OK;
 }

@@ -184,8 +184,8 @@ def test_memory_around_stays(level: str, threads: int, pool: None) -> None:
 def emulate(img: Tensor, size: tuple[int, int], variant: int) -> Tensor:
     """A variant's arithmetic in float64, rounded to float32 where it rounds: slow and plain.
 
-    A product of two float32 is exact in float64; adding to it rounds twice, which a value or two in
-    10⁸ shows, so the data below are few enough bits to be exact.
+    A product of two float32 is exact in float64. Adding to it rounds once there and once more to
+    float32, which shows in a value or two of 10⁸: none of the images below is hit.
     """
     fused_index, fused, four = variant & 1, variant & 2, variant & 4
 
@@ -226,8 +226,12 @@ def emulate(img: Tensor, size: tuple[int, int], variant: int) -> Tensor:
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_variant(level: str, threads: int, pool: None, variant: int) -> None:
     """Also those that the torch at hand does not use."""
-    img = torch.randint(0, 2**10, (1, 3, 61, 83), generator=torch.Generator().manual_seed(1)) / 2**10
-    for order, size in itertools.product(ORDERS, ((50, 68), (40, 55), (83, 113), (20, 30), (61, 99))):
+    img = (
+        torch.randint(0, 2**10, (1, 3, 61, 83), generator=torch.Generator().manual_seed(1)) / 2**10
+    )
+    for order, size in itertools.product(
+        ORDERS, ((50, 68), (40, 55), (83, 113), (20, 30), (61, 99))
+    ):
         given = img.contiguous(memory_format=order)
         output = torch.empty((1, 3, *size)).contiguous(memory_format=order)
         _C.scale_img(given, output, size, variant)

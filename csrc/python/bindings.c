@@ -257,8 +257,8 @@ y5_py_scale_img(PyObject *module, PyObject *const *arguments, Py_ssize_t count, 
     }
     y5_error error = {0};
     y5_loan loans[2] = {{0}};
-    y5_tensor image;
-    y5_tensor output;
+    y5_tensor image = {0};
+    y5_tensor output = {0};
     y5_scale_img job;
     int64_t size[2] = {0, 0};
     y5_status status = check_environment(state, &error);

@@ -7,7 +7,7 @@ import itertools
 import math
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -245,11 +245,11 @@ def test_bad_calls_of_the_extension() -> None:
 
 
 @pytest.fixture
-def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[object, object]]:
+def fresh(monkeypatch: pytest.MonkeyPatch) -> dict[object, object]:
     """A calibration that has tried nothing; what it finds."""
     calibration = OP.Calibration()
     monkeypatch.setattr(OP, "_calibration", calibration)
-    yield calibration._found
+    return calibration._found
 
 
 def test_probes_tell_all_variants_apart(level: str) -> None:

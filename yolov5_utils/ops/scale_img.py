@@ -82,7 +82,7 @@ def _in_channels_last(img: Tensor, size: tuple[int, int]) -> bool:
     raise _native.Unsupported("neither contiguous nor channels last")
 
 
-def _resize(img: Tensor, ratio: float, same_shape: bool, gs: int) -> Tensor:
+def resize(img: Tensor, ratio: float, same_shape: bool = False, gs: int = 32) -> Tensor:
     """scale_img in C; Unsupported, before anything was made, where torch must do it."""
     _C.scale_img(img)  # only checks
     if img.requires_grad and torch.is_grad_enabled():
@@ -119,5 +119,5 @@ def scale_img(img: Tensor, ratio: float = 1.0, same_shape: bool = False, gs: int
     """
     if ratio == 1.0:
         return img
-    done, output = _native.attempt("scale_img", _resize, img, ratio, same_shape, gs)
+    done, output = _native.attempt("scale_img", resize, img, ratio, same_shape, gs)
     return output if done else reference.scale_img(img, ratio, same_shape, gs)

@@ -12,6 +12,7 @@ from . import (
     bench_import,
     bench_memory,
     bench_prune,
+    bench_scale_img,
     bench_sparsity,
     harness,
 )
@@ -29,6 +30,7 @@ def run(quick: bool) -> list[harness.Table]:
         bench_sparsity.table(names, [1, 2], seconds),
         bench_prune.table(names, [1, 2], seconds),
         bench_prune.data_table(names[-1:], seconds),
+        bench_scale_img.table(bench_scale_img.CASES[: 1 if quick else None], [1, 2], seconds),
         bench_memory.table(["n"] if quick else ["n", "x"], 100 if quick else 1000),
         bench_gil.table(names, seconds),
         bench_import.table(3 if quick else 15),

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import prune as torch_prune
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -136,3 +137,12 @@ def kthvalue_prune(model: nn.Module, amount: float) -> None:
             if count:
                 threshold = magnitude.view(-1).kthvalue(count).values
                 module.weight.data = weight * (magnitude > threshold)
+
+
+def original_scale_img(img: Tensor, ratio: float, gs: int = 32) -> Tensor:
+    """YOLOv5's formula: bilinear interpolation, then padding to multiples of gs."""
+    height, width = img.shape[2:]
+    size = (int(height * ratio), int(width * ratio))
+    img = F.interpolate(img, size=size, mode="bilinear", align_corners=False)
+    height, width = (math.ceil(x * ratio / gs) * gs for x in (height, width))
+    return F.pad(img, [0, width - size[1], 0, height - size[0]], value=0.447)

@@ -36,6 +36,14 @@ def count_zeros(tensor: Any) -> int:
 def prune(weights: list[Tensor], pruned: list[Tensor] | None, counts: list[int]) -> list[int]:
     """Fill `pruned` with the weights, counts[i] of each zeroed; the numbers of ambiguous layers."""
 
+def scale_img(
+    image: Tensor,
+    output: Tensor = ...,
+    size: tuple[int, int] = ...,
+    variant: int = ...,
+) -> None:
+    """Resize `image` to `size` (height, width) into `output`, or with it alone only check it."""
+
 def register_torch(facts: object) -> bool:
     """Tell the extension of torch: an object with the attributes of _native.TorchFacts."""
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from . import _C, _native, reference
+from .ops.scale_img import resize
 
 _SIZES = range(98)  # below, at and above every vector width and unrolled step of the kernels
 _DECAYS = (0.0, 0.0005, 0.5, 0.9999, 1.0)
@@ -204,6 +205,20 @@ def _check_prune() -> str:
     )
 
 
+def _check_scale_img() -> str:
+    generator = torch.Generator().manual_seed(3)
+    images = 0
+    for height, width in ((33, 47), (150, 90), (64, 1030), (301, 210)):
+        for ratio in (0.5, 0.67, 0.83, 1.3):
+            for order in (torch.contiguous_format, torch.channels_last):
+                img = torch.randn(2, 3, height, width, generator=generator)
+                img = img.contiguous(memory_format=order)
+                if not _same_bits(resize(img, ratio), reference.scale_img(img, ratio)):
+                    raise AssertionError(f"{height}×{width}, ratio {ratio}, {order}")
+                images += 1
+    return f"{images} batches, contiguous and channels last, {torch.get_num_threads()} threads"
+
+
 _CHECKS: dict[str, Callable[[], Any]] = {
     "ema, dtypes": _check_ema_dtypes,
     "ema, mixed dtypes": _check_ema_mixed,
@@ -211,4 +226,5 @@ _CHECKS: dict[str, Callable[[], Any]] = {
     "sparsity, dtypes": _check_sparsity_dtypes,
     "sparsity, models": _check_sparsity_models,
     "prune": _check_prune,
+    "scale_img": _check_scale_img,
 }

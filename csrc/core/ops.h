@@ -74,5 +74,47 @@ typedef struct {
  * in every case. Needs 1/8 of the largest layer per thread, or 64 KiB if that is more, and does
  * without where that cannot be had. Threads take layers in the order given: largest first. */
 void y5_prune(const y5_run *run, y5_prune_layer *layers, int64_t count);
+/* torch's bilinear kernels differ in three independent ways, and so do the bits of their results.
+ * A variant is a sum of these; a variant below 2^3 exists. */
+#define Y5_SCALE_FUSED_INDEX                                                                       \
+    1 /* where an output lies among the inputs: one FMA, or two roundings */
+#define Y5_SCALE_FUSED_BLEND 2 /* sums of products by FMA, or every product rounded */
+#define Y5_SCALE_FOUR_TAPS 4   /* weights multiplied with each other, or columns before rows */
+#define Y5_SCALE_VARIANTS 8
+
+/* One axis: elements of the input, of the resized image, of the padded (or cropped) output. */
+typedef struct {
+    int64_t input;
+    int64_t resized;
+    int64_t output;
+    float scale; /* input / resized as torch rounds it */
+} y5_axis;
+
+/* A resize that y5_scale_img_plan() checked. Planes are images of one channel, one after another,
+ * or with `interleaved` above 1 images of that many channels side by side in each pixel. */
+typedef struct {
+    const float *image;
+    float *output;
+    int64_t planes;
+    int64_t interleaved;
+    y5_axis rows;
+    y5_axis columns;
+    int64_t used_columns; /* elements of an output row that come from the image */
+    int32_t variant;
+} y5_scale_img;
+
+/* Y5_OK for an image that C resizes: (batch, channels, height, width) in float32, row by row in
+ * memory, or channels last with at most 3 channels. Else Y5_UNSUPPORTED. */
+y5_status y5_scale_img_check(const y5_tensor *image, y5_error *error);
+
+/* Fills `job` for a checked image. `output` has the image's batch, channels and order in memory,
+ * any height and width; `resized` is the height and width in front of padding. Y5_BAD_VALUE for
+ * anything else. */
+y5_status y5_scale_img_plan(y5_scale_img *job, const y5_tensor *image, const y5_tensor *output,
+                            const int64_t resized[2], int32_t variant, y5_error *error);
+
+/* Bilinear, corners not aligned; 0.447 to the right and below. Reads the input about once, writes
+ * the output once; under 64 KiB of stack a thread, no other memory. They must not overlap. */
+void y5_scale_img_run(const y5_run *run, const y5_scale_img *job);
 
 #endif

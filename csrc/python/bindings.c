@@ -7,8 +7,10 @@
 #include "python/collect.h"
 #include "python/errors.h"
 #include "python/layers.h"
+#include "python/tensors.h"
 #include "python/torch_runtime.h"
 
+#include <stdio.h>
 #include <string.h>
 
 /* Y5_UNSUPPORTED where torch operations would not do just what they do by default: then they have
@@ -237,4 +239,108 @@ y5_py_prune(PyObject *module, PyObject *const *arguments, Py_ssize_t count, PyOb
     }
     y5_layers_free(&layers);
     return status != Y5_OK ? y5_raise(state, status, &error) : ambiguous;
+}
+
+/* Borrows one of the tensors of `held`; error->argument names it. */
+static y5_status
+borrow_held(const y5_state *state, y5_tensors *held, int64_t at, const char *name,
+            y5_tensor *tensor, y5_error *error)
+{
+    y5_status status = Y5_OK;
+    if (!y5_is_plain_tensor(state, held->objects[at])) {
+        status = y5_fail(error, Y5_UNSUPPORTED, "", "not a plain torch.Tensor");
+    } else {
+        status = y5_borrow(state, held->objects[at], tensor, &held->loans[at], error);
+    }
+    snprintf(error->argument, sizeof(error->argument), "%s", name);
+    return status;
+}
+
+/* Two integers out of a tuple. */
+static y5_status
+parse_size(PyObject *given, int64_t size[2], y5_error *error)
+{
+    bool valid = given != NULL && PyTuple_Check(given) && PyTuple_Size(given) == 2;
+    for (Py_ssize_t i = 0; i < 2 && valid; i++) {
+        size[i] = PyLong_AsLongLong(PyTuple_GetItem(given, i));
+        valid = !PyErr_Occurred();
+    }
+    if (!valid) {
+        PyErr_Clear();
+        return y5_fail(error, Y5_BAD_TYPE, "size", "expected a tuple of two integers");
+    }
+    return Y5_OK;
+}
+
+/* The memory traffic that costs as much time as resizing one byte of the image and writing what it
+ * becomes, for the thresholds that are stated in memory traffic. */
+#define RESIZE_TRAFFIC 14
+
+const char y5_doc_scale_img[] =
+    "scale_img(image, output=None, size=None, variant=0)\n--\n\n"
+    "Resize image, (batch, channels, height, width) in float32, to size (height, width) and write\n"
+    "it to output, which is as large or larger (the rest becomes 0.447) or smaller (cropped).\n"
+    "variant is a sum of 1 (fused index), 2 (fused blend), 4 (four taps). With the image alone:\n"
+    "only checks it. Unsupported, with nothing changed, where torch must do it.";
+
+PyObject *
+y5_py_scale_img(PyObject *module, PyObject *const *arguments, Py_ssize_t count, PyObject *keywords)
+{
+    static const y5_signature signature = {"scale_img", 1, {"image", "output", "size", "variant"}};
+    const y5_state *state = PyModule_GetState(module);
+    PyObject *values[4];
+    if (!y5_parse(&signature, arguments, count, keywords, values)) {
+        return NULL;
+    }
+    y5_error error = {0};
+    y5_tensors held = {0};
+    y5_tensor image = {0};
+    y5_tensor output = {0};
+    y5_scale_img job;
+    int64_t size[2] = {0, 0};
+    y5_status status = check_environment(state, &error);
+    if (status == Y5_OK && !y5_tensors_append(&held, values, values[1] != NULL ? 2 : 1)) {
+        status = Y5_NO_MEMORY;
+    }
+    if (status == Y5_OK) {
+        status = borrow_held(state, &held, 0, "image", &image, &error);
+    }
+    if (status == Y5_OK) {
+        status = y5_scale_img_check(&image, &error);
+    }
+    if (status != Y5_OK || values[1] == NULL) {
+        goto done;
+    }
+    int64_t bytes = image.numel * (int64_t)sizeof(float) * RESIZE_TRAFFIC;
+    bool pinned = bytes >= atomic_load(&state->gil_bytes);
+    if (pinned) { /* from here on aliases are used, whose memory nobody can replace */
+        status = y5_tensors_pin(state, &held);
+        if (status == Y5_OK) {
+            status = borrow_held(state, &held, 0, "image", &image, &error);
+        }
+    }
+    if (status == Y5_OK) {
+        status = borrow_held(state, &held, 1, "output", &output, &error);
+    }
+    if (status == Y5_OK) {
+        status = parse_size(values[2], size, &error);
+    }
+    if (status == Y5_OK) {
+        int overflow = 0;
+        long variant = values[3] != NULL ? PyLong_AsLongAndOverflow(values[3], &overflow) : 0;
+        variant = overflow || variant < 0 || variant >= Y5_SCALE_VARIANTS ? -1 : variant;
+        status = y5_scale_img_plan(&job, &image, &output, size, (int32_t)variant, &error);
+    }
+    if (status == Y5_OK) {
+        y5_run run = y5_torch_run(state, bytes);
+        PyThreadState *released = release_gil(pinned);
+        y5_scale_img_run(&run, &job);
+        take_gil(released);
+    }
+done:
+    y5_tensors_free(&held);
+    if (status != Y5_OK) {
+        return y5_raise(state, status, &error);
+    }
+    Py_RETURN_NONE;
 }

@@ -330,6 +330,7 @@ static PyMethodDef methods[] = {
     {"count_module_zeros", FASTCALL(y5_py_count_module_zeros), y5_doc_count_module_zeros},
     {"count_zeros", FASTCALL(y5_py_count_zeros), y5_doc_count_zeros},
     {"prune", FASTCALL(y5_py_prune), y5_doc_prune},
+    {"scale_img", FASTCALL(y5_py_scale_img), y5_doc_scale_img},
     {"register_torch", FASTCALL(register_torch), doc_register_torch},
     {"configure", FASTCALL(configure), doc_configure},
     {"info", info, METH_NOARGS, doc_info},

@@ -1,0 +1,186 @@
+"""scale_img: YOLOv5's interpolation and padding, OpenCV's resize and the package, interleaved."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.util
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from yolov5_utils import _C, _native
+from yolov5_utils.torch_utils import scale_img
+
+from . import harness, peers
+
+ORIGINAL = "original (interpolate, pad)"
+OPENCV = "OpenCV, planes, reused memory, no padding"
+BYTES_PER_ELEMENT = 4
+
+
+class Case(NamedTuple):
+    """The shape of a batch and the ratio."""
+
+    batch: int
+    side: int
+    ratio: float
+
+    def image(self) -> Tensor:
+        generator = torch.Generator().manual_seed(0)
+        return torch.rand(self.batch, 3, self.side, self.side, generator=generator)
+
+    def size(self) -> tuple[int, int]:
+        return (int(self.side * self.ratio),) * 2
+
+    def __str__(self) -> str:
+        return f"{self.batch}×3×{self.side}² r {self.ratio}"
+
+
+CASES = (
+    Case(1, 640, 0.83),
+    Case(1, 640, 0.67),
+    Case(1, 1280, 0.83),
+    Case(16, 640, 0.83),
+    Case(16, 640, 0.67),
+)
+# Faster than the original, faster than OpenCV: by case and torch threads.
+TARGETS = {
+    (CASES[0], 1): ("≥ 11×", "≥ 1.6×"),
+    (CASES[0], 2): ("≥ 5×", "≥ 2×"),
+    (CASES[1], 1): ("≥ 11×", "≥ 1.6×"),
+    (CASES[1], 2): ("≥ 5×", "≥ 2×"),
+    (CASES[2], 1): ("≥ 8×", "≥ 1×"),
+    (CASES[2], 2): ("≥ 3×", "≥ 1×"),
+    (CASES[3], 1): ("≥ 9×", "≥ 0.8×"),
+    (CASES[3], 2): ("≥ 2×", "≥ 0.8×"),
+}
+COLUMNS = (
+    harness.Column("images", "model"),
+    *(column for column in harness.SPEED_COLUMNS if column.key not in ("model", "host_share")),
+)
+
+
+def assert_ran_in_c(image: Tensor, ratio: float) -> Tensor:
+    """The package's result, which came from C and has the original's bits."""
+    path = _native.HOT_PATHS["scale_img"]
+    before = path.calls["C"]
+    found, expected = scale_img(image, ratio), peers.original_scale_img(image, ratio)
+    assert path.calls["C"] == before + 1, f"ran in torch: {path.reasons}"
+    assert torch.equal(found.view(torch.int32), expected.view(torch.int32))
+    assert found.stride() == expected.stride()
+    return found
+
+
+def variant_in_use(image: Tensor, case: Case) -> int:
+    """The variant the package takes for this image now."""
+    operation = importlib.import_module("yolov5_utils.ops.scale_img")
+    return int(operation._calibration.variant(image.shape[1], False, sum(case.size()) <= 128))
+
+
+def opencv_resize(image: Tensor, case: Case, threads: int) -> Callable[[], object] | None:
+    """OpenCV on each plane into memory that is kept, or None where it is not installed."""
+    if importlib.util.find_spec("cv2") is None:
+        return None
+    cv2 = importlib.import_module("cv2")
+    cv2.setNumThreads(threads if threads > 1 else 0)
+    height, width = case.size()
+    planes = [plane.numpy() for plane in image.flatten(0, 1)]
+    outputs = [torch.empty(height, width).numpy() for _ in planes]
+
+    def resize() -> None:
+        for plane, output in zip(planes, outputs, strict=True):
+            cv2.resize(plane, (width, height), dst=output, interpolation=cv2.INTER_LINEAR)
+
+    return resize
+
+
+@contextlib.contextmanager
+def deterministic() -> Iterator[None]:
+    """torch's deterministic mode, in which torch.empty fills the memory."""
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+def candidates(case: Case, threads: int) -> tuple[list[harness.Candidate], int]:
+    """Everything timed for one case, and the bytes of input and output."""
+    image = case.image()
+    output = assert_ran_in_c(image, case.ratio)
+    variant, size = variant_in_use(image, case), case.size()
+    last = image.contiguous(memory_format=torch.channels_last)
+    assert_ran_in_c(last, case.ratio)
+    calls: dict[str, Callable[[], object] | None] = {
+        ORIGINAL: lambda: peers.original_scale_img(image, case.ratio),
+        "original, channels last": lambda: peers.original_scale_img(last, case.ratio),
+        OPENCV: opencv_resize(image, case, threads),
+        "package": lambda: scale_img(image, case.ratio),
+        "package, reused output": lambda: _C.scale_img(image, output, size, variant),
+        "package, channels last": lambda: scale_img(last, case.ratio),
+    }
+    if case.batch == 1:
+        calls["original, deterministic mode"] = lambda: _deterministic(
+            peers.original_scale_img, image, case.ratio
+        )
+        calls["package, deterministic mode"] = lambda: _deterministic(scale_img, image, case.ratio)
+    limit = [
+        harness.Candidate("read input, fill output", lambda: (image.sum(), output.fill_(0.447)))
+    ]
+    timed = [harness.Candidate(name, call) for name, call in calls.items() if call is not None]
+    return timed + limit, (image.numel() + output.numel()) * BYTES_PER_ELEMENT
+
+
+def _deterministic(
+    function: Callable[[Tensor, float], Tensor], image: Tensor, ratio: float
+) -> None:
+    with deterministic():
+        function(image, ratio)
+
+
+def measure(case: Case, threads: int, seconds: float) -> list[dict[str, Any]]:
+    """The rows of one case at one thread count."""
+    torch.set_num_threads(threads)
+    compared, moved_bytes = candidates(case, threads)
+    timings = harness.interleave(compared, seconds)
+    limit = compared[-1].name
+    rows = harness.speed_rows(timings, moved_bytes=moved_bytes, limits=[limit], hidden=[])
+    targets = TARGETS.get((case, threads), (None, None))
+    for row in rows:
+        row.update(model=str(case), threads=threads)
+        if row["who"] == ORIGINAL:
+            row["target"] = targets[0]
+        elif row["who"] == OPENCV:
+            row["target"] = targets[1]
+    return rows
+
+
+def table(cases: tuple[Case, ...], threads: list[int], seconds: float) -> harness.Table:
+    """The table of speeds."""
+    rows = [row for t in threads for case in cases for row in measure(case, t, seconds)]
+    notes = [
+        "float32; every result has the original's bits, checked before timing",
+        "limit: torch sums the input and fills the output; the package may overlap the two",
+    ]
+    if not any(row["who"] == OPENCV for row in rows):
+        notes.append("OpenCV not installed (pip install opencv-python-headless): rows left out")
+    return harness.Table("scale_img", COLUMNS, rows, notes)
+
+
+def main(arguments: list[str]) -> None:
+    """Run from the command line."""
+    options = harness.parser(__doc__ or "")
+    options.add_argument("--cases", default="0,1,2,3,4", help="of " + ", ".join(map(str, CASES)))
+    chosen = options.parse_args(arguments)
+    about = harness.machine()
+    threads = [int(part) for part in harness.names_of(chosen.threads)]
+    cases = tuple(CASES[int(part)] for part in harness.names_of(chosen.cases))
+    harness.show(about, [table(cases, threads, chosen.seconds)], chosen.json)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,234 @@
+/* scale_img: checks shapes, cuts the padded output into bands of rows and hands them to the active
+ * level. Everything a band needs lies on its thread's stack; knows neither ratios nor Python. */
+#if defined(__linux__)
+#define _DEFAULT_SOURCE /* madvise */
+#include <sys/mman.h>
+#endif
+
+#include "core/ops.h"
+
+#include <math.h>
+#include <string.h>
+
+/* What the padding holds: 0.447 rounded as torch rounds a fill value. */
+#define PAD_VALUE 0.447F
+
+/* Elements of a resized row worked on at a time. Their taps (20 bytes each) and the two rows that a
+ * thread keeps (8 bytes) lie on stacks. A multiple of every vector width. */
+#define TILE_COLUMNS 2048
+
+/* Elements a task writes, 128 KiB: enough of them to keep threads evenly busy. */
+#define TASK_ELEMENTS ((int64_t)32 * 1024)
+
+/* Outputs from this size on are asked to be backed by huge pages of 2 MiB: fresh memory otherwise
+ * costs a page fault per 4 KiB, more than the arithmetic (benchmarks/bench_scale_img.py). */
+#define HUGE_OUTPUT_BYTES ((int64_t)4 << 20)
+#define HUGE_PAGE_BYTES ((uintptr_t)2 << 20)
+
+/* The two inputs an output lies between, and the second one's weight. */
+typedef struct {
+    int32_t first;
+    int32_t second;
+    float weight;
+} y5_tap;
+
+/* The taps of a tile's columns, and per block of a vector's width its first input. Where
+ * `windowed`, taps count from there. */
+typedef struct {
+    int32_t count;
+    bool windowed;
+    int32_t nearby[TILE_COLUMNS];
+    int32_t first[TILE_COLUMNS];
+    int32_t second[TILE_COLUMNS];
+    float left[TILE_COLUMNS];
+    float right[TILE_COLUMNS];
+} y5_columns;
+
+/* What all threads read: elements of the resized rows from `begin` on. */
+typedef struct {
+    const y5_scale_img *job;
+    int64_t begin;
+    int64_t input_elements; /* of an input row */
+    int64_t input_ahead;    /* bytes from an input row to the one to be fetched early */
+    int64_t output_ahead;   /* and for the output */
+    int32_t room;           /* elements of an output row from `begin` to the next tile or the end */
+    y5_columns columns;
+} y5_tile;
+
+/* What one task works with. */
+typedef struct {
+    const y5_tile *tile;
+    const float *kept[2]; /* the input row that each of `rows` was made from */
+    float rows[2][TILE_COLUMNS];
+} y5_band;
+
+typedef void (*column_filler)(y5_columns *columns, const y5_scale_img *job, int64_t begin,
+                              int64_t end);
+typedef void (*row_scaler)(const y5_tile *tile, int64_t first, int64_t last);
+
+#define Y5_KERNEL_FILE "core/scale_img.inc"
+#include "core/levels.h"
+
+static const column_filler fillers[Y5_LEVEL_COUNT] = Y5_EACH_LEVEL(fill_columns);
+static const row_scaler scalers[Y5_LEVEL_COUNT] = Y5_EACH_LEVEL(scale_rows);
+
+/* Elements of a row, and of a tensor's longest side, stay within int32_t with room for a block. */
+#define SIDE_LIMIT ((int64_t)1 << 30)
+
+/* True where memory walks row by row (`interleaved` 1), or pixel by pixel with all channels side by
+ * side. Strides of dimensions of size 1 do not matter. */
+static bool
+is_laid_out(const y5_tensor *tensor, bool interleaved)
+{
+    static const int32_t order[2][4] = {{3, 2, 1, 0}, {1, 3, 2, 0}};
+    int64_t expected = 1;
+    for (int32_t i = 0; i < 4; i++) {
+        int32_t dimension = order[interleaved][i];
+        if (tensor->shape[dimension] != 1 && tensor->strides[dimension] != expected) {
+            return false;
+        }
+        expected *= tensor->shape[dimension];
+    }
+    return true;
+}
+
+y5_status
+y5_scale_img_check(const y5_tensor *image, y5_error *error)
+{
+    if (image->ndim != 4) {
+        return y5_fail(error, Y5_UNSUPPORTED, "image", "%d dimensions, not 4", (int)image->ndim);
+    }
+    if (image->dtype != Y5_FLOAT32) {
+        return y5_fail(error, Y5_UNSUPPORTED, "image", "not float32");
+    }
+    for (int32_t i = 1; i < 4; i++) {
+        if (image->shape[i] < 1) {
+            return y5_fail(error, Y5_UNSUPPORTED, "image", "no channels, rows or columns");
+        }
+    }
+    if (image->shape[2] > SIDE_LIMIT || image->shape[3] > SIDE_LIMIT / image->shape[1]) {
+        return y5_fail(error, Y5_UNSUPPORTED, "image", "more than 2^30 rows or elements of a row");
+    }
+    if (image->numel == 0 || is_laid_out(image, false)) {
+        return Y5_OK;
+    }
+    if (!is_laid_out(image, true)) {
+        return y5_fail(error, Y5_UNSUPPORTED, "image", "neither contiguous nor channels last");
+    }
+    if (image->shape[1] > 3) { /* torch has a kernel of its own for these */
+        return y5_fail(error, Y5_UNSUPPORTED, "image", "channels last with more than 3 channels");
+    }
+    return Y5_OK;
+}
+
+static bool
+fill_axis(y5_axis *axis, int64_t input, int64_t resized, int64_t output)
+{
+    *axis = (y5_axis){input, resized, output, (float)input / (float)resized};
+    return resized >= 1 && resized <= SIDE_LIMIT && output <= SIDE_LIMIT;
+}
+
+y5_status
+y5_scale_img_plan(y5_scale_img *job, const y5_tensor *image, const y5_tensor *output,
+                  const int64_t resized[2], int32_t variant, y5_error *error)
+{
+    int64_t channels = image->shape[1];
+    if (output->ndim != 4 || output->dtype != Y5_FLOAT32 || output->shape[0] != image->shape[0] ||
+        output->shape[1] != channels) {
+        return y5_fail(error, Y5_BAD_VALUE, "output",
+                       "expected 4 dimensions, float32 and the image's batch and channels");
+    }
+    bool interleaved =
+        output->numel > 0 && !(is_laid_out(image, false) && is_laid_out(output, false));
+    if (interleaved && !(is_laid_out(image, true) && is_laid_out(output, true))) {
+        return y5_fail(error, Y5_BAD_VALUE, "output", "not in the image's order of dimensions");
+    }
+    if (variant < 0 || variant >= Y5_SCALE_VARIANTS) {
+        return y5_fail(error, Y5_BAD_VALUE, "variant", "got %d, allowed are 0 to %d", (int)variant,
+                       Y5_SCALE_VARIANTS - 1);
+    }
+    job->image = image->data;
+    job->output = output->data;
+    job->interleaved = interleaved ? channels : 1;
+    job->planes = interleaved ? image->shape[0] : image->shape[0] * channels;
+    job->variant = variant;
+    if (!fill_axis(&job->rows, image->shape[2], resized[0], output->shape[2]) ||
+        !fill_axis(&job->columns, image->shape[3], resized[1], output->shape[3]) ||
+        resized[1] > SIDE_LIMIT / channels || output->shape[3] > SIDE_LIMIT / channels) {
+        return y5_fail(error, Y5_BAD_VALUE, "size", "rows and columns from 1 to 2^30 are allowed");
+    }
+    int64_t used =
+        job->columns.resized < job->columns.output ? job->columns.resized : job->columns.output;
+    job->used_columns = used * job->interleaved;
+    return Y5_OK;
+}
+
+/* Asks for huge pages where the output covers some. A hint: what it costs to ignore is time. */
+static void
+advise_huge_pages(const y5_scale_img *job, int64_t elements)
+{
+#if defined(__linux__) && defined(MADV_HUGEPAGE)
+    int64_t bytes = elements * (int64_t)sizeof(float);
+    if (bytes >= HUGE_OUTPUT_BYTES) {
+        uintptr_t begin = (uintptr_t)job->output;
+        uintptr_t first = (begin + HUGE_PAGE_BYTES - 1) & ~(HUGE_PAGE_BYTES - 1);
+        uintptr_t last = (begin + (uintptr_t)bytes) & ~(HUGE_PAGE_BYTES - 1);
+        (void)madvise((char *)job->output + (first - begin), last - first, MADV_HUGEPAGE);
+    }
+#else
+    (void)job;
+    (void)elements;
+#endif
+}
+
+typedef struct {
+    const y5_tile *tile;
+    row_scaler scale_rows;
+    int64_t rows; /* of all planes */
+    int64_t rows_per_task;
+} scale_work;
+
+static void
+run_task(int64_t task, void *context)
+{
+    const scale_work *work = context;
+    int64_t first = task * work->rows_per_task;
+    int64_t last = first + work->rows_per_task;
+    work->scale_rows(work->tile, first, last < work->rows ? last : work->rows);
+}
+
+static void
+scale_tile(const y5_run *run, const y5_scale_img *job, int64_t begin)
+{
+    int64_t end = begin + TILE_COLUMNS;
+    bool is_last = end >= job->used_columns;
+    int64_t output_elements = job->columns.output * job->interleaved;
+    y5_tile tile; /* not zeroed: 40 KiB that are filled as far as they are used */
+    tile.job = job;
+    tile.begin = begin;
+    tile.input_elements = job->columns.input * job->interleaved;
+    tile.input_ahead = 2 * tile.input_elements * (int64_t)sizeof(float);
+    tile.output_ahead = output_elements * (int64_t)sizeof(float);
+    tile.room = (int32_t)((is_last ? output_elements : end) - begin);
+    fillers[run->level](&tile.columns, job, begin, is_last ? job->used_columns : end);
+
+    bool serial = run->pool.run == NULL || run->pool.threads < 2;
+    int64_t rows = job->planes * job->rows.output;
+    int64_t per_task = (TASK_ELEMENTS + tile.room - 1) / tile.room;
+    scale_work work = {&tile, scalers[run->level], rows, serial ? rows : per_task};
+    int64_t tasks = (rows + work.rows_per_task - 1) / work.rows_per_task;
+    y5_parallel_for(&run->pool, tasks, run_task, &work);
+}
+
+void
+y5_scale_img_run(const y5_run *run, const y5_scale_img *job)
+{
+    int64_t elements = job->planes * job->rows.output * job->columns.output * job->interleaved;
+    if (elements == 0) {
+        return;
+    }
+    advise_huge_pages(job, elements);
+    for (int64_t begin = 0; begin < job->used_columns; begin += TILE_COLUMNS) {
+        scale_tile(run, job, begin);
+    }
+}

@@ -74,8 +74,8 @@ add_layer(const y5_state *state, PyObject *weights, PyObject *pruned, PyObject *
           y5_layers *layers, y5_error *error)
 {
     long long at = layers->count++;
-    y5_tensor tensor;
-    y5_tensor result;
+    y5_tensor tensor = {0};
+    y5_tensor result = {0};
     y5_status status = borrow(state, weights, "weight", layers, &tensor, error);
     if (status != Y5_OK) {
         return status;

@@ -9,15 +9,18 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from synthetic import text_of
+from synthetic import PACKAGES, known_forms, text_of
 
-from yolov5_utils import overlay
+from yolov5_utils import _native, overlay, switches
+from yolov5_utils.overlay.fingerprint import examine
+from yolov5_utils.overlay.forms import HOT
 
 Loader = Callable[..., ModuleType]
+CLIENTS = ("utils", "yolov5", "ultralytics", "vendored")
 
 
 def forget_clients() -> None:
-    for name in [name for name in sys.modules if name.split(".")[0] in ("utils", "yolov5")]:
+    for name in [name for name in sys.modules if name.split(".")[0] in CLIENTS]:
         del sys.modules[name]
     importlib.invalidate_caches()
 
@@ -25,8 +28,10 @@ def forget_clients() -> None:
 @pytest.fixture(autouse=True)
 def clean(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """No overlay, no client and none of the switches before and after each test."""
-    for name in ("RANK", "YOLOV5_UTILS_BACKEND", "YOLOV5_UTILS_STRICT", "YOLOV5_UTILS_CPU"):
+    for name in ("RANK", *(switch.name for switch in switches.ALL)):
         monkeypatch.delenv(name, raising=False)
+    for name, digest, form in known_forms():
+        monkeypatch.setitem(HOT[name].forms, digest, form)
     overlay.uninstall()
     forget_clients()
     yield
@@ -54,11 +59,11 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path
 
 @pytest.fixture
 def client(write: Callable[..., Path]) -> Loader:
-    """client(release="7.0", text=None): the imported utils.torch_utils of a synthetic client."""
+    """client(release="7.0", text=None): the imported torch_utils of a synthetic client."""
 
     def load(release: str = "7.0", text: str | None = None) -> ModuleType:
-        write(text or text_of(release))
-        return importlib.import_module("utils.torch_utils")
+        write(text or text_of(release), package=PACKAGES[release])
+        return importlib.import_module(f"{PACKAGES[release]}.torch_utils")
 
     return load
 
@@ -73,3 +78,9 @@ def stock() -> Loader:
         return module
 
     return load
+
+
+def replaceable(release: str = "7.0") -> tuple[str, ...]:
+    """The names that the overlay replaces in a synthetic client: those that C has."""
+    forms = examine(text_of(release)).forms
+    return tuple(name for name in forms if _native.refusal(HOT[name].operation) is None)

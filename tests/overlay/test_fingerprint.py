@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import py_compile
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from unittest.mock import MagicMock
 
 import pytest
-from conftest import Loader
-from synthetic import RELEASES, edited, text_of
+from conftest import Loader, replaceable
+from synthetic import RELEASES, ULTRALYTICS, YOLOV5, edited, text_of
 
 from yolov5_utils import overlay
 from yolov5_utils.overlay.fingerprint import NotRecognised, digest, identify
 
 UPDATES = {  # what the record says of each release
-    "5.0": "5.0 to 6.0",
-    "6.0": "5.0 to 6.0",
-    "between": "between 6.0 and 6.1",
-    "6.1": "6.1",
-    "6.2": "6.2",
-    "7.0": "7.0 or later",
+    "5.0": "YOLOv5 5.0 to 6.0",
+    "6.0": "YOLOv5 5.0 to 6.0",
+    "between": "YOLOv5 between 6.0 and 6.1",
+    "6.1": "YOLOv5 6.1",
+    "6.2": "YOLOv5 6.2",
+    "7.0": "YOLOv5 7.0 or later, ultralytics 8.0",
+    "u8.0": "ultralytics 8.0 to 8.3",
+    "u8.3": "ultralytics 8.3 to 8.4",
+    "u8.4": "ultralytics 8.3 to 8.4",
 }
 SCALED = "old *= share"
 ADDED = "old += (1 - share) * new[name].detach()"
@@ -42,7 +45,9 @@ OTHER_AVERAGES = {
     "more after it": (ADDED, f"{ADDED}\n        self.report()"),
 }
 NOT_THE_FILE = {
-    "function missing": ("def prune(model, amount=0.3): ...", ""),
+    "function missing": ("def profile(input, ops, n=10, device=None): ...", ""),
+    "function added": ("def profile(", "def shrink(model): ...\ndef profile("),
+    "head": ("# YOLOv5, as", "# YOLOv3, as"),
     "function renamed": ("def scale_img(", "def resize_img("),
     "signature": ("def prune(model, amount=0.3)", "def prune(model, amount=0.3, structured=False)"),
     "update signature": ("def update(self, model)", "def update(self, model, step=1)"),
@@ -54,11 +59,16 @@ NOT_THE_FILE = {
 def test_releases_are_recognised(client: Loader, release: str) -> None:
     found = identify(client(release))
     assert found.release == UPDATES[release]
-    assert found.update is not None
-    assert found.update.guard == ("smart_inference_mode" if release == "6.2" else None)
-    assert found.sparsity is not None
-    assert found.sparsity.exact == (release not in ("5.0", "6.0"))
     assert found.left == {}
+    update = found.forms["ModelEMA.update"]
+    assert update.guard == ("smart_inference_mode" if release == "6.2" else None)
+    assert update.switch == ("enabled" if release in ULTRALYTICS else None)
+    hot = {"ModelEMA.update", "fuse_conv_and_bn", "scale_img"}
+    hot.add("time_synchronized" if release == "5.0" else "time_sync")
+    if release in YOLOV5:
+        hot |= {"sparsity", "prune"}
+        assert found.forms["sparsity"].exact == (release not in ("5.0", "6.0"))
+    assert set(found.forms) == hot
 
 
 @pytest.mark.parametrize("change", OTHER_AVERAGES)
@@ -67,7 +77,7 @@ def test_other_averages_are_left_alone(client: Loader, change: str) -> None:
     module = client(text=edited(*OTHER_AVERAGES[change]))
     assert not hasattr(module.ModelEMA.update, "__yolov5_utils__")
     [record] = overlay.status()
-    assert record.replaced == ("sparsity",)
+    assert record.replaced == tuple(n for n in replaceable() if n != "ModelEMA.update")
     assert "differs from every release" in record.left["ModelEMA.update"]
 
 
@@ -77,7 +87,7 @@ def test_other_count_is_left_alone(client: Loader) -> None:
     module = client(text=text)
     assert not hasattr(module.sparsity, "__yolov5_utils__")
     [record] = overlay.status()
-    assert record.replaced == ("ModelEMA.update",)
+    assert record.replaced == tuple(n for n in replaceable() if n != "sparsity")
     assert "differs" in record.left["sparsity"]
 
 
@@ -95,7 +105,7 @@ def test_unrelated_file_of_that_name_is_left_alone(client: Loader) -> None:
     overlay.install()
     assert client(text="answer = 42\n").answer == 42
     [record] = overlay.status()
-    assert record.left == {"module": "not YOLOv5's (no function select_device)"}
+    assert record.left == {"module": "not YOLOv5's: it defines no class ModelEMA"}
 
 
 def test_stand_ins_are_not_modules() -> None:
@@ -111,8 +121,8 @@ def test_functions_of_another_module_are_left_alone(
     other.write_text(text_of("7.0"))
     text = text_of("7.0") + "\n\nfrom utils.averaging import ModelEMA  # noqa\n"
     found = identify(client(text=text))
-    assert found.update is None
-    assert found.left == {"ModelEMA.update": "is not a function of this module"}
+    assert "ModelEMA.update" not in found.forms
+    assert found.left == {"ModelEMA.update": "is not the function of this module's source"}
 
 
 def test_without_source_nothing_is_replaced(
@@ -128,15 +138,10 @@ def test_without_source_nothing_is_replaced(
     assert "source cannot be read" in record.left["module"]
 
 
-def function(text: str) -> object:
-    """The function `f` of `text`, with source that inspect finds."""
-    module = ModuleType("text_of_f")
-    name = f"<{abs(hash(text))}>"
-    import linecache
-
-    linecache.cache[name] = (len(text), None, text.splitlines(keepends=True), name)
-    exec(compile(text, name, "exec"), vars(module))
-    return module.f
+def function(text: str) -> ast.FunctionDef:
+    definition = ast.parse(text).body[0]
+    assert isinstance(definition, ast.FunctionDef)
+    return definition
 
 
 def test_digest_sees_what_is_computed_and_nothing_else() -> None:

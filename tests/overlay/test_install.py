@@ -17,13 +17,12 @@ from pathlib import Path
 from unittest.mock import MagicMock
 
 import pytest
-from conftest import Loader
+from conftest import Loader, replaceable
 from synthetic import edited, text_of
 
 from yolov5_utils import overlay
 
-BOTH = ("ModelEMA.update", "sparsity")
-FORK = edited("def prune(model, amount=0.3): ...", "")
+FORK = edited("def prune(model, amount=0.3):", "def prune_all(model, amount=0.3):")
 
 
 def ours(function: object) -> bool:
@@ -53,7 +52,13 @@ def test_names_imported_by_value_are_the_replaced_ones(write: Callable[..., Path
     assert ours(module.ModelEMA.update)
     assert ours(module.sparsity)
     [record] = overlay.status()
-    assert record == ("utils.torch_utils", str(file), "7.0 or later", BOTH, {})
+    assert record == (
+        "utils.torch_utils",
+        str(file),
+        "YOLOv5 7.0 or later, ultralytics 8.0",
+        replaceable(),
+        record.left,
+    )
 
 
 def test_module_of_the_pypi_package_is_watched_too(write: Callable[..., Path]) -> None:
@@ -70,7 +75,10 @@ def test_both_modules_in_one_process(write: Callable[..., Path]) -> None:
     early = importlib.import_module("utils.torch_utils")
     assert ours(late.sparsity)
     assert ours(early.sparsity)
-    assert [record.release for record in overlay.status()] == ["7.0 or later", "5.0 to 6.0"]
+    assert [record.release for record in overlay.status()] == [
+        "YOLOv5 7.0 or later, ultralytics 8.0",
+        "YOLOv5 5.0 to 6.0",
+    ]
 
 
 def test_other_modules_are_not_looked_at(write: Callable[..., Path]) -> None:
@@ -118,7 +126,7 @@ def test_reload_is_replaced_again(client: Loader, write: Callable[..., Path]) ->
     importlib.reload(module)
     assert module.ModelEMA is not before
     assert ours(module.ModelEMA.update)
-    assert [record.release for record in overlay.status()] == ["5.0 to 6.0"]
+    assert [record.release for record in overlay.status()] == ["YOLOv5 5.0 to 6.0"]
 
 
 def test_installing_twice_changes_nothing(client: Loader) -> None:
@@ -130,7 +138,7 @@ def test_installing_twice_changes_nothing(client: Loader) -> None:
     assert sys.meta_path == finders
     assert module.ModelEMA.update is update
     assert module.sparsity is sparsity
-    assert [record.replaced for record in overlay.status()] == [BOTH]
+    assert [record.replaced for record in overlay.status()] == [replaceable()]
 
 
 def test_installing_late_patches_what_is_there(client: Loader) -> None:
@@ -209,7 +217,7 @@ def test_client_in_a_zip_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     with zipfile.ZipFile(tmp_path / "client.zip", "w") as archive:
         archive.writestr("utils/__init__.py", "")
         archive.writestr("utils/general.py", "loaded = True\n")
-        archive.writestr("utils/torch_utils.py", "from utils import general\n" + text_of("7.0"))
+        archive.writestr("utils/torch_utils.py", text_of("7.0") + "\n\nfrom utils import general\n")
     monkeypatch.syspath_prepend(str(tmp_path / "client.zip"))
     overlay.install()
     module = importlib.import_module("utils.torch_utils")
@@ -283,7 +291,8 @@ def test_one_line_in_the_clients_own_log(
     [line] = caplog.records
     assert line.name == "client"
     assert line.levelno == logging.INFO
-    assert "ModelEMA.update, sparsity of utils.torch_utils replaced" in line.getMessage()
+    names = ", ".join(replaceable("5.0"))
+    assert f"{names} of utils.torch_utils replaced" in line.getMessage()
 
 
 @pytest.mark.parametrize(("rank", "lines"), [("-1", 1), ("0", 1), ("1", 0), ("17", 0)])
@@ -308,7 +317,7 @@ def test_a_fork_is_told_that_nothing_happens(
     client(text=FORK)
     [line] = caplog.records
     assert line.levelno == logging.WARNING
-    assert line.getMessage().endswith("runs as it is: not YOLOv5's (no function prune)")
+    assert line.getMessage().endswith("runs as it is: not YOLOv5's: it defines no prune")
 
 
 def test_backend_torch_leaves_the_client_as_it_is(

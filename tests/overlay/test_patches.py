@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import Loader
-from synthetic import RELEASES
+from synthetic import RELEASES, ULTRALYTICS, YOLOV5
 from torch import nn
 
 from yolov5_utils import _native, overlay
@@ -49,6 +49,20 @@ def pair(request: pytest.FixtureRequest, client: Loader, stock: Loader) -> tuple
     return client(request.param), stock(request.param)
 
 
+@pytest.fixture(params=YOLOV5)
+def yolov5(request: pytest.FixtureRequest, client: Loader, stock: Loader) -> tuple[Any, Any]:
+    """`pair`, of the releases that have sparsity and prune."""
+    overlay.install()
+    return client(request.param), stock(request.param)
+
+
+@pytest.fixture(params=ULTRALYTICS)
+def ultralytics(request: pytest.FixtureRequest, client: Loader, stock: Loader) -> tuple[Any, Any]:
+    """`pair`, of the releases whose average can be switched off."""
+    overlay.install()
+    return client(request.param), stock(request.param)
+
+
 def calls(operation: str) -> int:
     return _native.HOT_PATHS[operation].calls["C"]
 
@@ -74,13 +88,29 @@ def test_wrapped_models_are_unwrapped(pair: tuple[Any, Any]) -> None:
     assert same_bits(ours.ema.state_dict(), theirs.ema.state_dict())
 
 
-def test_subclasses_of_wrappers_are_not_unwrapped(pair: tuple[Any, Any]) -> None:
+class Wrapper(nn.DataParallel):
+    pass
+
+
+def test_subclasses_of_wrappers_are_unwrapped(ultralytics: tuple[Any, Any]) -> None:
+    """The client's rule asks for an instance."""
+    ours, theirs = (module.ModelEMA(model_of()) for module in ultralytics)
+    for average in (ours, theirs):
+        average.update(Wrapper(model_of(1)))
+    assert same_bits(ours.ema.state_dict(), theirs.ema.state_dict())
+
+
+def test_average_that_is_switched_off(ultralytics: tuple[Any, Any]) -> None:
+    average, before = ultralytics[0].ModelEMA(model_of()), model_of().state_dict()
+    average.enabled = False
+    average.update(model_of(1))
+    assert average.updates == 0
+    assert same_bits(average.ema.state_dict(), before)
+
+
+def test_subclasses_of_wrappers_are_not_unwrapped(yolov5: tuple[Any, Any]) -> None:
     """The client's rule asks for the exact type; the keys then have a prefix and are missing."""
-
-    class Wrapper(nn.DataParallel):
-        pass
-
-    for module in pair:
+    for module in yolov5:
         with pytest.raises(KeyError, match="anchors"):
             module.ModelEMA(model_of()).update(Wrapper(model_of()))
 
@@ -145,7 +175,7 @@ def test_subclasses_instances_and_copies_work(pair: tuple[Any, Any]) -> None:
     average.update(model_of(1))
     copied.update(model_of(1))
     assert same_bits(average.ema.state_dict(), copied.ema.state_dict())
-    assert set(vars(average)) == {"ema", "updates", "decay"}
+    assert set(vars(average)) - {"enabled"} == {"ema", "updates", "decay"}
 
 
 def test_half_precision_average(pair: tuple[Any, Any]) -> None:
@@ -206,7 +236,7 @@ def equal_results(ours: Any, theirs: Any) -> bool:
 
 
 @pytest.mark.parametrize("mode", [torch.enable_grad, torch.no_grad, torch.inference_mode])
-def test_sparsity_is_the_stock_sparsity(pair: tuple[Any, Any], mode: Any) -> None:
+def test_sparsity_is_the_stock_sparsity(yolov5: tuple[Any, Any], mode: Any) -> None:
     model = model_of()
     with torch.no_grad():
         model[0].weight[model[0].weight.abs() < 0.1] = 0.0
@@ -214,42 +244,42 @@ def test_sparsity_is_the_stock_sparsity(pair: tuple[Any, Any], mode: Any) -> Non
         model[2].weight[1] = -0.0
     before = calls("sparsity")
     with mode():
-        ours, theirs = (module.sparsity(model) for module in pair)
+        ours, theirs = (module.sparsity(model) for module in yolov5)
     assert theirs.item() > 0.1
     assert equal_results(ours, theirs)
     assert calls("sparsity") == before + 1
 
 
-def test_zeros_add_up_as_the_release_does(pair: tuple[Any, Any]) -> None:
+def test_zeros_add_up_as_the_release_does(yolov5: tuple[Any, Any]) -> None:
     """Above 2**24 a float32 sum loses single zeros, an int64 sum does not."""
     one = torch.zeros(1, dtype=torch.uint8)
     model = Weights(torch.zeros(2**24, dtype=torch.uint8), *(one.clone() for _ in range(5)))
     before = calls("sparsity")
-    ours, theirs = (module.sparsity(model) for module in pair)
+    ours, theirs = (module.sparsity(model) for module in yolov5)
     assert calls("sparsity") == before + 1
-    assert (theirs.item() == 1.0) == identify(pair[0]).sparsity.exact
+    assert (theirs.item() == 1.0) == identify(yolov5[0]).forms["sparsity"].exact
     assert equal_results(ours, theirs)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
-def test_sparsity_under_another_default_dtype(pair: tuple[Any, Any], dtype: torch.dtype) -> None:
+def test_sparsity_under_another_default_dtype(yolov5: tuple[Any, Any], dtype: torch.dtype) -> None:
     model = Weights(*(torch.tensor([0.0, 1.0] * n) for n in range(1, 300, 7)))
     torch.set_default_dtype(dtype)
     try:
-        ours, theirs = (module.sparsity(model) for module in pair)
+        ours, theirs = (module.sparsity(model) for module in yolov5)
     finally:
         torch.set_default_dtype(torch.float32)
     assert ours.dtype == dtype
     assert equal_results(ours, theirs)
 
 
-def test_sparsity_of_nothing(pair: tuple[Any, Any]) -> None:
+def test_sparsity_of_nothing(yolov5: tuple[Any, Any]) -> None:
     texts = []
-    for module in pair:
+    for module in yolov5:
         with pytest.raises(ZeroDivisionError) as raised:
             module.sparsity(nn.ReLU())
         texts.append(str(raised.value))
     assert texts[0] == texts[1]
-    ours, theirs = (module.sparsity(Weights(torch.zeros(0))) for module in pair)
+    ours, theirs = (module.sparsity(Weights(torch.zeros(0))) for module in yolov5)
     assert math.isnan(theirs.item())
     assert equal_results(ours, theirs)

@@ -17,7 +17,7 @@ from .. import __version__
 from ..switches import ALL as SWITCHES
 from ..switches import BACKEND, STRICT
 from .finder import Finder
-from .fingerprint import MODULE_NAMES, NotRecognised, identify
+from .fingerprint import CLIENTS, NotRecognised, identify, is_client
 
 
 class Record(NamedTuple):
@@ -25,7 +25,7 @@ class Record(NamedTuple):
 
     module: str
     file: str | None
-    release: str | None  # of YOLOv5, None where it is not YOLOv5's file
+    release: str | None  # of which client, None where it is not a client's file
     replaced: tuple[str, ...]
     left: dict[str, str]  # name (or "module" for all of it) -> why it was left as it is
 
@@ -43,10 +43,14 @@ def install() -> None:
         switch.read()
     if not installed():
         sys.meta_path.insert(0, _finder)
-    for name in MODULE_NAMES:
-        module = sys.modules.get(name)
+    present = [name for name in list(sys.modules) if is_client(name)]
+    for module in (sys.modules.get(name) for name in present):
         if isinstance(module, ModuleType) and not _being_imported(module):
             _executed(module)
+    if any(record.replaced for record in _records.values()):
+        from . import patches
+
+        patches.rebind()
 
 
 def uninstall() -> None:
@@ -86,7 +90,7 @@ def _executed(module: ModuleType) -> None:
     try:
         record = _patched(module, file)
     except NotRecognised as why:
-        record = Record(module.__name__, file, None, (), {"module": f"not YOLOv5's ({why})"})
+        record = Record(module.__name__, file, None, (), {"module": f"not YOLOv5's: {why}"})
     except Exception as error:  # a broken extension, whose text names the remedy, or our own fault
         reason = str(error) if isinstance(error, ImportError) else repr(error)
         if STRICT.on():
@@ -118,6 +122,8 @@ def _announce(module: ModuleType, record: Record) -> None:
     logger: Any = getattr(module, "LOGGER", None) or getattr(module, "logger", None)
     if _announced or logger is None or os.environ.get("RANK", "-1") not in ("-1", "0"):
         return
+    if not record.replaced and record.module not in CLIENTS:
+        return
     _announced.add(record.module)
     if record.replaced:
         names = ", ".join(record.replaced)
@@ -127,4 +133,4 @@ def _announce(module: ModuleType, record: Record) -> None:
         logger.warning(f"yolov5_utils {__version__}: {record.module} runs as it is: {reason}")
 
 
-_finder = Finder(MODULE_NAMES, _executed, _noted)
+_finder = Finder(is_client, _executed, _noted)

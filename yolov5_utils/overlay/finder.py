@@ -8,13 +8,13 @@ from __future__ import annotations
 import importlib.machinery
 import sys
 import threading
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
 
 
 class Finder:
-    """Calls `executed(module)` when a module of one of `names` has executed, before import returns.
+    """Calls `executed(module)` when a module with a `wanted` name has executed, before import ends.
 
     The module is found by the other finders and keeps their spec and their loader, the very
     objects: only `exec_module` of this one loader object is shadowed until it has run. An error of
@@ -24,11 +24,11 @@ class Finder:
 
     def __init__(
         self,
-        names: Collection[str],
+        wanted: Callable[[str], bool],
         executed: Callable[[ModuleType], None],
         noted: Callable[[str, str], None],
     ) -> None:
-        self._names = frozenset(names)
+        self._wanted = wanted
         self._executed = executed
         self._noted = noted
         self._searching = threading.local()  # other hooks may search through us while we search
@@ -37,7 +37,7 @@ class Finder:
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
         """The spec that the other finders give for a name we watch, None for every other name."""
-        if fullname not in self._names or getattr(self._searching, "on", False):
+        if not self._wanted(fullname) or getattr(self._searching, "on", False):
             return None
         self._searching.on = True
         try:

@@ -1,10 +1,8 @@
-"""Is this executed module YOLOv5's torch_utils, and which of its functions do we know exactly?
+"""Is this file YOLOv5's or ultralytics' torch_utils, and which of its callables do we know exactly?
 
-Decided by the module's names and signatures, and function by function by its parsed source: two
-functions are the same if their syntax trees are equal up to comments, docstrings, layout and names
-of local variables. Digests of the trees are kept here, no source. A fork whose function is equal,
-statement for statement, is served like YOLOv5; one that differs anywhere is left alone.
-Must not import torch.
+The file is told by its head, the names it defines and their parameters; each hot callable by its
+parsed source: two functions are the same if their syntax trees are equal up to comments,
+docstrings, layout and names of local variables. Must not import torch.
 """
 
 from __future__ import annotations
@@ -12,42 +10,40 @@ from __future__ import annotations
 import ast
 import hashlib
 import inspect
-import textwrap
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from types import FunctionType, ModuleType
 from typing import Any, NamedTuple
 
-MODULE_NAMES = ("utils.torch_utils", "yolov5.utils.torch_utils")
+from .forms import HOT, Form, Left
 
+# The modules whose log says when they were left alone. A copy inside another package is looked at
+# too, in silence: `utils.torch_utils` is a common name.
+CLIENTS = (
+    "utils.torch_utils",
+    "yolov5.utils.torch_utils",
+    "ultralytics.utils.torch_utils",
+    "ultralytics.yolo.utils.torch_utils",
+)
 
-class UpdateForm(NamedTuple):
-    """One known form of ModelEMA.update, by what a replacement must keep of it."""
-
-    release: str
-    unwrap: str  # the client's helper that tells or strips DP and DDP
-    guard: str | None = None  # the client's decorator around it
-
-
-class SparsityForm(NamedTuple):
-    """One known form of sparsity: what its zeros are added up in."""
-
-    exact: bool  # True: int64; False: the default floating dtype, rounding above 2**24 in float32
-
-
-UPDATE_FORMS: Mapping[str, UpdateForm] = {
-    "f939b2285dd7": UpdateForm("5.0 to 6.0", "is_parallel"),
-    "4d6d47b14fe5": UpdateForm("between 6.0 and 6.1", "is_parallel"),
-    "fdf47482408c": UpdateForm("6.1", "de_parallel"),
-    "5766e28a241d": UpdateForm("6.2", "de_parallel", "smart_inference_mode"),
-    "39c10a15b50b": UpdateForm("7.0 or later", "de_parallel"),
-}
-SPARSITY_FORMS: Mapping[str, SparsityForm] = {
-    "5cdde3b1869b": SparsityForm(exact=False),
-    "11433181328e": SparsityForm(exact=True),
-}
-
-# Parameters of functions that every release from 5.0 to 7.0 has.
-_SIGNATURES = {
+# What every YOLOv5 from 5.0 on defines, and what some release of it did: anything else is a fork's.
+_YOLOV5 = frozenset(
+    "ModelEMA fuse_conv_and_bn profile prune select_device sparsity "
+    "torch_distributed_zero_first".split()
+)
+_YOLOV5_AT_TIMES = frozenset(
+    "EarlyStopping copy_attr date_modified de_parallel device_count find_modules git_describe "
+    "init_torch_seeds initialize_weights intersect_dicts is_parallel load_classifier model_info "
+    "reshape_classifier_output scale_img smartCrossEntropyLoss smart_DDP smart_amp_autocast "
+    "smart_hub_load smart_inference_mode smart_optimizer smart_resume time_sync "
+    "time_synchronized".split()
+)
+# What every ultralytics from 8.0 on defines; it grows from release to release.
+_ULTRALYTICS = frozenset(
+    "ModelEMA copy_attr fuse_conv_and_bn get_flops get_num_gradients get_num_params init_seeds "
+    "initialize_weights intersect_dicts is_parallel model_info one_cycle scale_img select_device "
+    "smart_inference_mode strip_optimizer time_sync torch_distributed_zero_first".split()
+)
+_PARAMETERS = {
     "torch_distributed_zero_first": ("local_rank",),
     "initialize_weights": ("model",),
     "sparsity": ("model",),
@@ -58,102 +54,187 @@ _SIGNATURES = {
     "ModelEMA.update": ("self", "model"),
     "ModelEMA.update_attr": ("self", "model", "include", "exclude"),
 }
-_NAMES = ("select_device", "model_info", "is_parallel")
+
+_Definitions = Mapping[str, "ast.FunctionDef | ast.ClassDef"]
 
 
 class NotRecognised(Exception):
-    """The module is not YOLOv5's torch_utils; the text says what gave it away."""
+    """The module is neither YOLOv5's torch_utils nor ultralytics'; the text says why."""
 
 
 class Fingerprint(NamedTuple):
-    """What is known of a client module; None, and a reason in `left`, for an unknown function."""
+    """What is known of a client's file: the forms of its hot callables, the reasons of the rest."""
 
-    release: str
-    update: UpdateForm | None
-    sparsity: SparsityForm | None
+    release: str  # with the client's name
+    forms: dict[str, Form]
     left: dict[str, str]
+    lines: dict[str, int]  # the first line of each callable in `forms`
+
+
+def is_client(name: str) -> bool:
+    """True for the full name of a module that may be a client's torch_utils."""
+    return name in CLIENTS or name.endswith(".utils.torch_utils")
+
+
+def examine(source: str) -> Fingerprint:
+    """The fingerprint of a client's file by its text. NotRecognised where it is something else."""
+    try:
+        tree = ast.parse(source)
+    except (SyntaxError, ValueError) as error:
+        raise NotRecognised(f"it cannot be parsed: {error}") from error
+    definitions = _definitions(tree)
+    family = _family(definitions)
+    _check_parameters(definitions)
+    head = "\n".join(source.splitlines()[: _first_line_of_code(tree)])
+    if "YOLOv5" not in head and "Ultralytics" not in head:
+        raise NotRecognised("its first lines name neither YOLOv5 nor Ultralytics")
+    forms: dict[str, Form] = {}
+    left: dict[str, str] = {}
+    lines: dict[str, int] = {}
+    release = f"{family}, release unknown"
+    for name, hot in HOT.items():
+        definition = definitions.get(name)
+        if not isinstance(definition, ast.FunctionDef):
+            continue
+        form = hot.forms.get(digest(definition))
+        if form is None:
+            left[name] = f"differs from every release of {family} that is known here"
+        elif isinstance(form, Left):
+            left[name] = form.reason
+        else:
+            forms[name] = form
+            lines[name] = min([definition.lineno, *(d.lineno for d in definition.decorator_list)])
+        if name == "ModelEMA.update":
+            release = getattr(form, "release", release)
+    return Fingerprint(release, forms, left, lines)
 
 
 def identify(module: Any) -> Fingerprint:
     """The fingerprint of an executed client module. NotRecognised where it is something else."""
     if not isinstance(module, ModuleType):
         raise NotRecognised(f"{type(module).__name__} is not a module")
-    _check_names(module)
-    left: dict[str, str] = {}
-    update = _known(module, "ModelEMA.update", UPDATE_FORMS, left)
-    sparsity = _known(module, "sparsity", SPARSITY_FORMS, left)
-    if update is not None and not callable(getattr(module, update.guard or "ModelEMA", None)):
-        left["ModelEMA.update"] = f"{update.guard} is missing"
-        update = None
-    if update is None and sparsity is None:
-        raise NotRecognised("; ".join(f"{name}: {why}" for name, why in left.items()))
-    return Fingerprint(update.release if update else "unknown", update, sparsity, left)
+    try:
+        source = inspect.getsource(module)
+    except (OSError, TypeError, SyntaxError) as error:
+        raise NotRecognised(f"its source cannot be read ({error})") from error
+    found = examine(source)
+    for name in list(found.forms):
+        reason = _not_as_written(module, name, found)
+        if reason is not None:
+            del found.forms[name]
+            found.left[name] = reason
+    for name in HOT:  # what the file has from elsewhere
+        function = None if "." in name else vars(module).get(name)
+        if name not in found.forms and name not in found.left and callable(function):
+            found.left[name] = f"is {getattr(function, '__module__', 'another module')}'s"
+    return found
 
 
-def _check_names(module: ModuleType) -> None:
-    for name in _NAMES:
-        if not callable(getattr(module, name, None)):
-            raise NotRecognised(f"no function {name}")
-    if not isinstance(getattr(module, "ModelEMA", None), type):
-        raise NotRecognised("no class ModelEMA")
-    for name, expected in _SIGNATURES.items():
-        function = _attribute(module, name)
-        if not callable(function):
-            raise NotRecognised(f"no function {name}")
-        actual = tuple(inspect.signature(function).parameters)
-        if actual != expected:
-            raise NotRecognised(f"{name}({', '.join(actual)}) is not YOLOv5's signature")
+def _not_as_written(module: ModuleType, name: str, found: Fingerprint) -> str | None:
+    """Why the executed callable is not the one that the source shows, or None where it is."""
+    function = _unwrapped(attribute(module, name))
+    if (
+        not isinstance(function, FunctionType)
+        or function.__globals__ is not vars(module)
+        or function.__code__.co_firstlineno != found.lines[name]
+    ):
+        return "is not the function of this module's source"
+    guard = getattr(found.forms[name], "guard", None)
+    if guard is not None and not callable(vars(module).get(guard)):
+        return f"{guard} is missing"
+    return None
 
 
-def _attribute(module: ModuleType, dotted: str) -> Any:
-    """`module.a.b`, or None."""
+def _unwrapped(function: Any) -> Any:
+    try:
+        return inspect.unwrap(function)
+    except ValueError:  # it wraps itself
+        return None
+
+
+def attribute(module: ModuleType, dotted: str) -> Any:
+    """`module.a.b` as it stands in the module's and the class's own dict, or None."""
     value: Any = module
     for part in dotted.split("."):
-        value = vars(value).get(part) if isinstance(value, type) else getattr(value, part, None)
+        value = vars(value).get(part) if hasattr(value, "__dict__") else None
     return value
 
 
-def _known(module: ModuleType, name: str, forms: Mapping[str, Any], left: dict[str, str]) -> Any:
-    """The form that `name` of the module has, or None with the reason in `left`."""
-    function = inspect.unwrap(_attribute(module, name))
-    if not isinstance(function, FunctionType) or function.__globals__ is not vars(module):
-        left[name] = "is not a function of this module"
-        return None
-    try:
-        form = forms.get(digest(function))
-    except (OSError, TypeError, SyntaxError) as error:  # no source to look at
-        left[name] = f"its source cannot be read ({error})"
-        return None
-    if form is None:
-        left[name] = "differs from every release of YOLOv5 that is known here"
-    return form
+def _definitions(tree: ast.Module) -> _Definitions:
+    """The functions and classes a file defines, and the methods of its ModelEMA, by name."""
+    found: dict[str, ast.FunctionDef | ast.ClassDef] = {}
+    for node in tree.body:
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            found[node.name] = node
+    average = found.get("ModelEMA")
+    if isinstance(average, ast.ClassDef):
+        for node in average.body:
+            if isinstance(node, ast.FunctionDef):
+                found[f"ModelEMA.{node.name}"] = node
+    return found
 
 
-def digest(function: Callable[..., Any]) -> str:
+def _family(definitions: _Definitions) -> str:
+    names = {name for name in definitions if "." not in name}
+    if not isinstance(definitions.get("ModelEMA"), ast.ClassDef):
+        raise NotRecognised("it defines no class ModelEMA")
+    if names >= _ULTRALYTICS:
+        return "ultralytics"
+    missing, unknown = _YOLOV5 - names, names - _YOLOV5 - _YOLOV5_AT_TIMES
+    if missing:
+        raise NotRecognised(f"it defines no {', '.join(sorted(missing))}")
+    if unknown:
+        raise NotRecognised(f"it also defines {', '.join(sorted(unknown))}")
+    return "YOLOv5"
+
+
+def _check_parameters(definitions: _Definitions) -> None:
+    for name, expected in _PARAMETERS.items():
+        definition = definitions.get(name)
+        if isinstance(definition, ast.FunctionDef):
+            actual = tuple(argument.arg for argument in _arguments(definition.args))
+            if actual != expected:
+                raise NotRecognised(f"{name}({', '.join(actual)}) has other parameters")
+        elif name.startswith("ModelEMA."):
+            raise NotRecognised(f"it defines no {name}")
+
+
+def _arguments(arguments: ast.arguments) -> list[ast.arg]:
+    """All parameters, in order."""
+    found = [*arguments.posonlyargs, *arguments.args, arguments.vararg, *arguments.kwonlyargs]
+    return [argument for argument in (*found, arguments.kwarg) if argument is not None]
+
+
+def _first_line_of_code(tree: ast.Module) -> int:
+    """The number of the line where the first statement other than a docstring starts."""
+    for number, node in enumerate(tree.body):
+        if number or ast.get_docstring(tree) is None:
+            return node.lineno
+    return 0
+
+
+def digest(definition: ast.FunctionDef) -> str:
     """Twelve hex digits of a function's syntax tree, decorators included, layout and names not."""
-    source = textwrap.dedent(inspect.getsource(function))
-    definition = ast.parse(source).body[0]
-    if not isinstance(definition, ast.FunctionDef):
-        raise TypeError("not a plain function")
-    if ast.get_docstring(definition, clean=False) is not None:
-        del definition.body[0]
     locals_: dict[str, int] = {}
     for node in ast.walk(definition):
         if isinstance(node, ast.arg):
             locals_.setdefault(node.arg, len(locals_))
         elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
             locals_.setdefault(node.id, len(locals_))
-    return hashlib.sha256(_text(definition, locals_).encode()).hexdigest()[:12]
+    documented = ast.get_docstring(definition, clean=False) is not None
+    text = _text(definition, locals_, definition.body[0] if documented else None)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 # Fields that say nothing of what a tree computes, or that only some versions of Python have.
 _IGNORED_FIELDS = {"ctx", "kind", "type_comment", "type_params"}
 
 
-def _text(node: Any, locals_: Mapping[str, int]) -> str:
+def _text(node: Any, locals_: Mapping[str, int], left_out: ast.AST | None) -> str:
     """A tree as text that is the same under every version of Python; ast.dump's is not."""
     if isinstance(node, list):
-        return "[" + ",".join(_text(item, locals_) for item in node) + "]"
+        texts = (_text(item, locals_, left_out) for item in node if item is not left_out)
+        return "[" + ",".join(texts) + "]"
     if not isinstance(node, ast.AST):
         return repr(node)
     fields = []
@@ -162,5 +243,5 @@ def _text(node: Any, locals_: Mapping[str, int]) -> str:
             continue
         if name in ("id", "arg") and value in locals_:
             value = f"local{locals_[value]}"
-        fields.append(f"{name}={_text(value, locals_)}")
+        fields.append(f"{name}={_text(value, locals_, left_out)}")
     return f"{type(node).__name__}({','.join(fields)})"

@@ -1,47 +1,70 @@
-"""The replacements: YOLOv5's own names, signatures and results, with the work done in C.
+"""Puts the replacements into a client's module and class, and takes them out of everywhere again.
 
 Imported once a client's torch_utils has executed, so torch is loaded by then.
 """
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Mapping
 from types import ModuleType
-from typing import Any
-
-import torch
+from typing import Any, NamedTuple
 
 from .. import _native  # first: it names the remedy where the extension is broken
-from .._C import count_module_zeros
-from ..ops.ema import update_modules
-from .fingerprint import Fingerprint, SparsityForm, UpdateForm
+from .fingerprint import Fingerprint
+from .forms import HOT, FuseForm
+from .replacements import replacement
 
 _MARK = "__yolov5_utils__"  # on our replacements only: tells them from the client's functions
-_undo: list[Callable[[], None]] = []
+
+
+class _Replaced(NamedTuple):
+    owner: Any  # the module or the class
+    name: str
+    original: Callable[..., Any]
+    replacement: Callable[..., Any]
+
+
+_done: list[_Replaced] = []
 
 
 def apply(module: ModuleType, found: Fingerprint) -> tuple[str, ...]:
     """Replace what the fingerprint knows, on the client's own class and module.
 
-    The names that are replaced now; what was replaced before stays as it is.
+    The names that are replaced now; what was replaced before stays as it is, and what C has not
+    goes to the fingerprint's reasons. Other modules keep what they have imported: see `rebind`.
     """
     replaced = []
-    if found.update is not None:
-        if not is_ours(module.ModelEMA.update):
-            _replace(module.ModelEMA, "update", _replacement_update(module, found.update))
-        replaced.append("ModelEMA.update")
-    if found.sparsity is not None:
-        if not is_ours(module.sparsity):
-            _replace(module, "sparsity", _replacement_sparsity(module.sparsity, found.sparsity))
-        replaced.append("sparsity")
+    for name, form in found.forms.items():
+        reason = _native.refusal(HOT[name].operation)
+        if isinstance(form, FuseForm) and form.in_place:
+            reason = reason or "it fuses in place, which is not in C in this version"
+        if reason is not None:
+            found.left[name] = reason
+            continue
+        owner, attribute = _place(module, name)
+        original = vars(owner)[attribute]
+        if not is_ours(original):
+            new = replacement(module, original, form)
+            setattr(new, _MARK, True)
+            setattr(owner, attribute, new)
+            _done.append(_Replaced(owner, attribute, original, new))
+        replaced.append(name)
     return tuple(replaced)
 
 
+def rebind() -> None:
+    """Give every module that imported an original by value the replacement instead."""
+    _exchange({id(done.original): done.replacement for done in _done})
+
+
 def revert_all() -> None:
-    """Give the client's own functions back, last replaced first."""
-    while _undo:
-        _undo.pop()()
+    """Give the client's own functions back, to its modules, its classes and all that hold copies."""
+    for done in reversed(_done):
+        if vars(done.owner).get(done.name) is done.replacement:
+            setattr(done.owner, done.name, done.original)
+    _exchange({id(done.replacement): done.original for done in _done})
+    _done.clear()
 
 
 def is_ours(function: Any) -> bool:
@@ -49,61 +72,18 @@ def is_ours(function: Any) -> bool:
     return _MARK in getattr(function, "__dict__", {})
 
 
-def _replace(owner: Any, name: str, replacement: Callable[..., Any]) -> None:
-    original = vars(owner)[name]
-    setattr(replacement, _MARK, True)
-    setattr(owner, name, replacement)
-
-    def undo() -> None:
-        if vars(owner).get(name) is replacement:
-            setattr(owner, name, original)
-
-    _undo.append(undo)
+def _place(module: ModuleType, name: str) -> tuple[Any, str]:
+    """The module or class that holds the callable, and its name there."""
+    holder, _, attribute = name.rpartition(".")
+    return (vars(module)[holder] if holder else module), attribute
 
 
-def _replacement_update(module: ModuleType, form: UpdateForm) -> Callable[..., None]:
-    """ModelEMA.update of one release; wrapped models are told by the client's own helper."""
-    original = module.ModelEMA.update
-    names = vars(module)  # the helpers are looked up at each call, as the original does
-
-    def update(self: Any, model: Any) -> None:
-        before = self.updates
-        try:
-            self.updates += 1
-            decay = self.decay(self.updates)
-            if form.unwrap == "de_parallel":
-                source = names["de_parallel"](model)
-            else:
-                source = model.module if names["is_parallel"](model) else model
-            update_modules(self.ema, source, decay)
-        except BaseException:  # nothing was averaged, so nothing was counted
-            self.updates = before
-            raise
-
-    wrapped = functools.wraps(original)(update)
-    if form.guard is None:
-        return wrapped
-    return functools.wraps(original)(getattr(module, form.guard)()(wrapped))
-
-
-def _replacement_sparsity(
-    original: Callable[..., Any], form: SparsityForm
-) -> Callable[..., torch.Tensor]:
-    """sparsity of one release; the original itself runs where C cannot, or must raise."""
-
-    @functools.wraps(original)
-    def sparsity(model: Any) -> Any:
-        dtype = torch.get_default_dtype()
-        if not form.exact and dtype not in (torch.float32, torch.float64):
-            _native.note_torch("sparsity", f"default dtype {dtype}")
-            return original(model)
-        done, counts = _native.attempt("sparsity", count_module_zeros, model)
-        if not done or not counts[0]:
-            return original(model)
-        _, elements, zeros, share_float32, share_float64 = counts
-        if form.exact:
-            return torch.tensor(zeros, dtype=torch.int64) / elements
-        share = share_float32 if dtype == torch.float32 else share_float64
-        return torch.scalar_tensor(share, dtype=dtype)
-
-    return sparsity
+def _exchange(new: Mapping[int, Callable[..., Any]]) -> None:
+    """Replace, in the dicts of all modules, the objects with these ids."""
+    for module in list(sys.modules.values()):
+        if not isinstance(module, ModuleType):  # a stand-in of some test
+            continue
+        names = vars(module)
+        for name, value in list(names.items()):
+            if id(value) in new:
+                names[name] = new[id(value)]

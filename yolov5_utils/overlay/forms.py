@@ -1,0 +1,122 @@
+"""The known forms of YOLOv5's and ultralytics' hot callables: what a replacement must keep of each.
+
+Digests of syntax trees (see fingerprint.digest) lead to forms; no source is kept. `python
+tools/fingerprints.py` prints the digests of any file or repository. Must not import torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+
+class UpdateForm(NamedTuple):
+    """One known form of ModelEMA.update, which tells the releases best."""
+
+    release: str
+    unwrap: str  # the client's helper that tells or strips wrappers of the model
+    guard: str | None = None  # the client's decorator around it
+    switch: str | None = None  # the attribute that switches the average off
+
+
+class SparsityForm(NamedTuple):
+    """One known form of sparsity: what its zeros are added up in."""
+
+    exact: bool  # True: int64; False: the default floating dtype, rounding above 2**24 in float32
+
+
+class PruneForm(NamedTuple):
+    """One known form of prune: whether it prints its two texts or logs one through LOGGER."""
+
+    logs: bool
+
+
+class FuseForm(NamedTuple):
+    """One known form of fuse_conv_and_bn, all of which scale the weights by a diagonal matrix."""
+
+    dilation: bool = True  # False: the result has dilation 1, whatever the convolution has
+    in_place: bool = False  # True: the convolution itself becomes the fused one
+
+
+class ScaleForm(NamedTuple):
+    """The one behaviour of scale_img in every release."""
+
+
+class TimeForm(NamedTuple):
+    """The one behaviour of time_synchronized and time_sync that C has."""
+
+
+class Left(NamedTuple):
+    """A known form that is left to the client, and why."""
+
+    reason: str
+    release: str = ""
+
+
+Form = UpdateForm | SparsityForm | PruneForm | FuseForm | ScaleForm | TimeForm | Left
+
+_LERP = "its average is a lerp over lists of tensors, already one call of torch an update"
+_SCALED = "it scales the weights without a matrix product; its roundings are not in C"
+_CLOCK = "it takes a device and may read another clock"
+
+_UPDATE: Mapping[str, Form] = {
+    "f939b2285dd7": UpdateForm("YOLOv5 5.0 to 6.0", "is_parallel"),
+    "4d6d47b14fe5": UpdateForm("YOLOv5 between 6.0 and 6.1", "is_parallel"),
+    "fdf47482408c": UpdateForm("YOLOv5 6.1", "de_parallel"),
+    "5766e28a241d": UpdateForm("YOLOv5 6.2", "de_parallel", "smart_inference_mode"),
+    "39c10a15b50b": UpdateForm("YOLOv5 7.0 or later, ultralytics 8.0", "de_parallel"),
+    "5c6cf8f73c3b": UpdateForm("ultralytics 8.0 to 8.3", "de_parallel", switch="enabled"),
+    "0427ffce5f66": UpdateForm("ultralytics 8.3 to 8.4", "unwrap_model", switch="enabled"),
+    "18f52f78f403": Left(_LERP, "ultralytics 8.4"),
+    "da56f7612789": Left(_LERP, "ultralytics 8.4"),
+}
+_SPARSITY: Mapping[str, Form] = {
+    "5cdde3b1869b": SparsityForm(exact=False),
+    "11433181328e": SparsityForm(exact=True),
+}
+_PRUNE: Mapping[str, Form] = {
+    "6325c2aed227": PruneForm(logs=False),
+    "105b5fd26e46": PruneForm(logs=True),
+    "e5bcd1210edf": PruneForm(logs=True),
+}
+_FUSE: Mapping[str, Form] = {
+    "2eebdec8d21f": FuseForm(dilation=False),
+    "af8f228b9fba": FuseForm(),
+    "06c256a13d4a": FuseForm(),
+    "23636508f17e": FuseForm(),
+    "90748bd22406": FuseForm(),
+    "1ed1767f581a": FuseForm(in_place=True),
+    "d1eaacc67495": FuseForm(in_place=True),
+    "72e31befa713": Left(_SCALED),
+    "24c55edd849f": Left(_SCALED),
+    "6e51af6e62b0": Left(_SCALED),
+}
+_SCALE_IMG: Mapping[str, Form] = {
+    "d5a05973d1a5": ScaleForm(),
+    "7ab7ccbd517d": ScaleForm(),
+    "31bf9453f86a": ScaleForm(),
+}
+_TIME: Mapping[str, Form] = {
+    "0d059710de6d": TimeForm(),
+    "902718553a16": TimeForm(),
+    "f500bcc884fd": Left(_CLOCK),
+    "cf349fd0ce20": Left(_CLOCK),
+}
+
+
+class Hot(NamedTuple):
+    """A hot callable: the hot path of this package that does its work, and its known forms."""
+
+    operation: str
+    forms: Mapping[str, Form]
+
+
+HOT: Mapping[str, Hot] = {
+    "ModelEMA.update": Hot("ema", _UPDATE),
+    "sparsity": Hot("sparsity", _SPARSITY),
+    "prune": Hot("prune", _PRUNE),
+    "fuse_conv_and_bn": Hot("fuse", _FUSE),
+    "scale_img": Hot("scale_img", _SCALE_IMG),
+    "time_synchronized": Hot("time_synchronized", _TIME),
+    "time_sync": Hot("time_synchronized", _TIME),
+}

@@ -1,0 +1,137 @@
+"""The replacements: the clients' own names, parameters, texts and results, with the work done in C.
+
+Where C cannot do a call, the client's original runs. Imported once a client's torch_utils has
+executed, so torch is loaded by then.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import torch
+
+from .. import _native  # first: it names the remedy where the extension is broken
+from .._C import count_module_zeros
+from ..ops import fuse as ops_fuse
+from ..ops import prune as ops_prune
+from ..ops import scale_img as ops_scale_img
+from ..ops import time_synchronized as ops_time_synchronized
+from ..ops.ema import update_modules
+from .forms import Form, FuseForm, PruneForm, ScaleForm, SparsityForm, TimeForm, UpdateForm
+
+Function = Callable[..., Any]
+
+
+def replacement(module: ModuleType, original: Function, form: Form) -> Function:
+    """What takes the place of `original`, which has this form, in the client's `module`."""
+    function = _BUILDERS[type(form)](module, original, form)
+    return functools.wraps(original)(function)
+
+
+def _update(module: ModuleType, original: Function, form: UpdateForm) -> Function:
+    """ModelEMA.update; wrapped models are told by the client's own helper."""
+    names = vars(module)  # the helpers are looked up at each call, as the original does
+
+    def update(self: Any, model: Any) -> None:
+        if form.switch is not None and not getattr(self, form.switch):
+            return
+        before = self.updates
+        try:
+            self.updates += 1
+            decay = self.decay(self.updates)
+            helper = names[form.unwrap]
+            if form.unwrap == "is_parallel":
+                source = model.module if helper(model) else model
+            else:
+                source = helper(model)
+            update_modules(self.ema, source, decay)
+        except BaseException:  # nothing was averaged, so nothing was counted
+            self.updates = before
+            raise
+
+    if form.guard is None:
+        return update
+    guarded: Function = names[form.guard]()(functools.wraps(original)(update))
+    return guarded
+
+
+def _sparsity(module: ModuleType, original: Function, form: SparsityForm) -> Function:
+    """sparsity; the original itself runs where C cannot, or must raise."""
+
+    def sparsity(model: Any) -> Any:
+        dtype = torch.get_default_dtype()
+        if not form.exact and dtype not in (torch.float32, torch.float64):
+            _native.note_torch("sparsity", f"default dtype {dtype}")
+            return original(model)
+        done, counts = _native.attempt("sparsity", count_module_zeros, model)
+        if not done or not counts[0]:
+            return original(model)
+        _, elements, zeros, share_float32, share_float64 = counts
+        if form.exact:
+            return torch.tensor(zeros, dtype=torch.int64) / elements
+        share = share_float32 if dtype == torch.float32 else share_float64
+        return torch.scalar_tensor(share, dtype=dtype)
+
+    return sparsity
+
+
+def _prune(module: ModuleType, original: Function, form: PruneForm) -> Function:
+    """prune, with torch's own choice among equally small weights, and the client's texts."""
+    names = vars(module)
+
+    def prune(model: Any, amount: Any = 0.3) -> None:
+        if not form.logs:
+            print("Pruning model... ", end="")
+        ops_prune.prune_layers(model, amount, ties="torch")
+        share = f"{names['sparsity'](model):.3g} global sparsity"
+        if form.logs:
+            names["LOGGER"].info(f"Model pruned to {share}")
+        else:
+            print(f" {share}")
+
+    return prune
+
+
+def _fuse(module: ModuleType, original: Function, form: FuseForm) -> Function:
+    """fuse_conv_and_bn that returns a new convolution."""
+
+    def fuse_conv_and_bn(conv: Any, bn: Any) -> Any:
+        if not form.dilation and conv.dilation != (1, 1):
+            _native.note_torch("fuse", "this release drops the dilation")
+            return original(conv, bn)
+        return ops_fuse.fuse_conv_and_bn(conv, bn)
+
+    return fuse_conv_and_bn
+
+
+def _scale_img(module: ModuleType, original: Function, form: ScaleForm) -> Function:
+    def scale_img(img: Any, ratio: Any = 1.0, same_shape: Any = False, gs: Any = 32) -> Any:
+        if ratio == 1.0:
+            return img
+        resize = ops_scale_img.resize
+        done, output = _native.attempt("scale_img", resize, img, ratio, same_shape, gs)
+        return output if done else original(img, ratio, same_shape, gs)
+
+    return scale_img
+
+
+def _time(module: ModuleType, original: Function, form: TimeForm) -> Function:
+    clock = ops_time_synchronized.time_synchronized
+
+    def time_synchronized() -> float:
+        return clock()
+
+    return time_synchronized
+
+
+_BUILDERS: dict[type, Function] = {
+    UpdateForm: _update,
+    SparsityForm: _sparsity,
+    PruneForm: _prune,
+    FuseForm: _fuse,
+    ScaleForm: _scale_img,
+    TimeForm: _time,
+}

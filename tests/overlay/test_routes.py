@@ -1,4 +1,4 @@
-"""Every way to switch the overlay on: before and after the client, in this process and in others."""
+"""Every way to switch the overlay on: before and after the client, here and in other processes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from unittest.mock import MagicMock
 
 import pytest
 import torch
-from conftest import Loader, replaceable
+from conftest import replaceable
 from synthetic import text_of
 
 import yolov5_utils

@@ -57,7 +57,7 @@ def rebind() -> None:
 
 
 def revert_all() -> None:
-    """Give the client's own functions back, to its modules, its classes and all that hold copies."""
+    """Give the client's own functions back, to its modules, classes and all that hold copies."""
     for done in reversed(_done):
         if vars(done.owner).get(done.name) is done.replacement:
             setattr(done.owner, done.name, done.original)

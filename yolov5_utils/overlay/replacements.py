@@ -96,7 +96,7 @@ def _prune(module: ModuleType, original: Function, form: PruneForm) -> Function:
 
 
 def _fuse(module: ModuleType, original: Function, form: FuseForm) -> Function:
-    """fuse_conv_and_bn; the original runs where the hot path here does what the original does not."""
+    """fuse_conv_and_bn; the original runs where ours would do what the original does not."""
 
     def fuse_conv_and_bn(conv: Any, bn: Any) -> Any:
         reason = _other_results(conv, form)

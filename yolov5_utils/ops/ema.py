@@ -29,15 +29,17 @@ class ModelEMA:
     """Exponential moving average of a model, as YOLOv5 keeps it while training.
 
     `ema` is a copy of the model in eval mode without gradients, `updates` the number of updates so
-    far, `decay` a function from `updates` to the decay in use: decay · (1 − exp(−updates / 2000)).
+    far, `decay` a function from `updates` to the decay in use: decay · (1 − exp(−updates / tau)).
     All three may be replaced from outside and are read at every update.
     """
 
-    def __init__(self, model: nn.Module, decay: float = 0.9999, updates: int = 0) -> None:
+    def __init__(
+        self, model: nn.Module, decay: float = 0.9999, updates: int = 0, *, tau: float = 2000
+    ) -> None:
         self.ema = deepcopy(de_parallel(model)).eval()
         self.updates = updates
         # Ramps up, since early weights are not worth remembering.
-        self.decay: Callable[[int], float] = lambda x: decay * (1 - math.exp(-x / 2000))
+        self.decay: Callable[[int], float] = lambda x: decay * (1 - math.exp(-x / tau))
         for parameter in self.ema.parameters():
             parameter.requires_grad_(False)
 

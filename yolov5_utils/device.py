@@ -1,4 +1,4 @@
-"""Which device a run uses, what the banner says of the code, and the random seeds.
+"""Which device a run uses, how many GPUs there are, what the banner says, and the random seeds.
 
 Must not know the C extension, nor start CUDA when imported.
 """

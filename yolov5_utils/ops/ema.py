@@ -30,7 +30,8 @@ class ModelEMA:
 
     `ema` is a copy of the model in eval mode without gradients, `updates` the number of updates so
     far, `decay` a function from `updates` to the decay in use: decay · (1 − exp(−updates / tau)).
-    All three may be replaced from outside and are read at every update.
+    All three may be replaced from outside and are read at every update. Source of the semantics:
+    YOLOv5 of July 2021 (`tau` is from 6.2, where it stands before `updates`).
     """
 
     def __init__(

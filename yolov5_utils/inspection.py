@@ -39,7 +39,7 @@ def _giga_operations(model: Any, inputs: tuple[Tensor, ...]) -> float:
 
 def profile(
     x: Tensor | list[Tensor] | None = None,
-    ops: Callable[..., Any] | list[Any] | tuple[Any, ...] = (),
+    ops: Callable[..., Any] | list[Any] | tuple[Any, ...] | None = None,
     n: int | None = None,
     device: torch.device | str | None = None,
     *,
@@ -59,11 +59,11 @@ def profile(
     [parameters, GFLOPs, GB, forward ms, backward ms, input shape, output shape], or None for a
     failure, per input and operation.
 
-    TypeError for no input or two, ValueError for n < 1; in the first form an error of an operation
-    passes through. Source: YOLOv5 5.0, and 6.2 for the second form.
+    TypeError for no input, two, or no `ops`; ValueError for n < 1. In the first form an error of an
+    operation passes through. Source: YOLOv5 5.0, and 6.2 for the second form.
     """
-    if (x is None) == (input is None):
-        raise TypeError("profile: allowed is one of the arguments x and input")
+    if (x is None) == (input is None) or ops is None:
+        raise TypeError("profile: needed are ops and one of the arguments x and input")
     if n is not None and n < 1:
         raise ValueError(f"profile: n={n}, allowed are numbers of runs from 1")
     ops = list(ops) if isinstance(ops, (list, tuple)) else [ops]

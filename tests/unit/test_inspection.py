@@ -236,10 +236,12 @@ class TestProfileOfLaterReleases:
         with pytest.raises(ValueError, match="n=0, allowed are numbers of runs from 1"):
             profile([torch.rand(4)], nn.SiLU(), n=0)
 
-    @pytest.mark.parametrize("arguments", [{}, {"x": torch.rand(1), "input": torch.rand(1)}])
-    def test_one_input_argument(self, arguments):
-        with pytest.raises(TypeError, match="one of the arguments x and input"):
-            profile(ops=nn.SiLU(), **arguments)
+    @pytest.mark.parametrize("given", [("ops",), ("x",), ("input",), ("x", "input", "ops")])
+    def test_needed_are_operations_and_one_input(self, given, capsys):
+        values = {"x": torch.rand(1), "input": torch.rand(1), "ops": nn.SiLU()}
+        with pytest.raises(TypeError, match="needed are ops and one of the arguments x and input"):
+            profile(**{name: values[name] for name in given})
+        assert capsys.readouterr().out == ""
 
 
 @pytest.fixture

@@ -36,7 +36,7 @@ SIGNATURES = {
     "ModelEMA": "(model, decay=0.9999, updates=0, *, tau=2000)",
     "ModelEMA.update": "(self, model)",
     "ModelEMA.update_attr": "(self, model, include=(), exclude=('process_group', 'reducer'))",
-    "profile": "(x=None, ops=(), n=None, device=None, *, input=None)",
+    "profile": "(x=None, ops=None, n=None, device=None, *, input=None)",
     "prune": "(model, amount=0.3, *, ties='position')",
     "reshape_classifier_output": "(model, n=1000)",
     "scale_img": "(img, ratio=1.0, same_shape=False, gs=32)",

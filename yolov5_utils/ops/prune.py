@@ -82,20 +82,24 @@ def prune_layers(model: nn.Module, amount: float, *, ties: str = "position") -> 
 
 def _convolutions(model: nn.Module) -> list[nn.Conv2d]:
     """The Conv2d of model.modules(), whose own generators take twice as long."""
-    seen: set[nn.Module] = set()
-    stack, found = [model], []
+    seen: set[nn.Module | None] = set()
+    stack: list[nn.Module | None] = [model]
+    found, convolution = [], nn.Conv2d
     while stack:
         module = stack.pop()
         if module in seen:
             continue
         seen.add(module)
-        if isinstance(module, nn.Conv2d):
-            found.append(module)
-        stack += [child for child in reversed(module._modules.values()) if child is not None]
-    for kind in {type(module) for module in seen}:
+        if module is not None:
+            if isinstance(module, convolution):
+                found.append(module)
+            if module._modules:
+                stack.extend(reversed(module._modules.values()))
+    seen.discard(None)  # a submodule registered as None
+    for kind in set(map(type, seen)):
         if (
-            kind.modules is not nn.Module.modules
-            or kind.named_modules is not nn.Module.named_modules
+            kind.modules is not nn.Module.modules  # type: ignore[attr-defined]
+            or kind.named_modules is not nn.Module.named_modules  # type: ignore[attr-defined]
         ):
             return [module for module in model.modules() if isinstance(module, nn.Conv2d)]
     return found

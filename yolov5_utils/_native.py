@@ -144,5 +144,6 @@ class TorchFacts:
         self.use_exchange = use_exchange  # False: the capsule way of torch before 2.10
 
 
-_C.register_torch(TorchFacts())
+TORCH = TorchFacts()
+_C.register_torch(TORCH)
 _C.configure(level=switches.CPU.read() or None)

@@ -46,17 +46,21 @@ def attempt(operation: str, function: Callable[..., Any], *args: Any) -> tuple[b
 
 
 def prune(
-    weights: Sequence[Tensor], pruned: Sequence[Tensor], counts: Sequence[int], exact: bool
+    model: nn.Module,
+    weights: Sequence[Tensor],
+    pruned: Sequence[Tensor],
+    counts: Sequence[int],
+    exact: bool,
 ) -> None:
-    """Check pruned copies of weights, counts[i] of each zeroed; `exact`: also among equals."""
+    """Check pruned copies of the model's weights, counts[i] of each zeroed.
+
+    `exact`: also which of several equally small ones are.
+    """
     if ON:
+        names = {id(tensor): name for name, tensor in _tensors_of(model)}
         with torch.no_grad():
-            for number, (weight, found, count) in enumerate(
-                zip(weights, pruned, counts, strict=True)
-            ):
-                _compare_pruned(
-                    f"weight {number} of the call", weight.detach(), found, count, exact
-                )
+            for weight, found, count in zip(weights, pruned, counts, strict=True):
+                _compare_pruned(names[id(weight)], weight.detach(), found, count, exact)
 
 
 def fuse(conv: nn.Module, bn: nn.Module, fused: nn.Module) -> None:
@@ -95,7 +99,7 @@ def _torch_must_run() -> bool:
     """True where C refuses every call, and a copy would be traced, compiled or intercepted."""
     if hasattr(torch, "compiler") and torch.compiler.is_compiling():
         return True
-    return any(function() for function, _ in _native.TORCH.guards)
+    return any(is_active() for is_active, _ in _native.TORCH.guards)
 
 
 def _check_ema(
@@ -133,30 +137,32 @@ class _State:
         return self._state
 
 
-def _tensors_of(module: nn.Module) -> list[Tensor]:
-    """Parameters and buffers of a plain module tree, found without calling what users override."""
-    found: list[Tensor] = []
+def _tensors_of(model: nn.Module) -> list[tuple[str, Tensor | None]]:
+    """Parameters and buffers of a module tree by name, without calling what users may override."""
+    found: list[tuple[str, Tensor | None]] = []
     seen: set[int] = set()
-    stack = [module]
+    stack = [("", model)]
     while stack:
-        state = stack.pop().__dict__
-        if id(state) not in seen:
-            seen.add(id(state))
-            found += state.get("_parameters", {}).values()
-            found += state.get("_buffers", {}).values()
-            children = state.get("_modules", {}).values()
-            stack += [child for child in children if isinstance(child, nn.Module)]
+        prefix, module = stack.pop()
+        if id(module) not in seen:
+            seen.add(id(module))
+            for kind in ("_parameters", "_buffers"):
+                tensors = module.__dict__.get(kind, {})
+                found += [(prefix + name, tensor) for name, tensor in tensors.items()]
+            for name, child in module.__dict__.get("_modules", {}).items():
+                if isinstance(child, nn.Module):
+                    stack.append((f"{prefix}{name}.", child))
     return found
 
 
-def _copies(tensors: Iterable[Tensor | None]) -> dict[int, Tensor]:
+def _copies(tensors: Iterable[tuple[str, Tensor | None]]) -> dict[int, Tensor]:
     """Copies by the id of their originals, sharing memory among them as the originals do.
 
     Without those that cannot be copied: C refuses them, or leaves them alone.
     """
     copies: dict[int, Tensor] = {}
     memo: dict[int, Any] = {}
-    for tensor in tensors:
+    for _, tensor in tensors:
         if tensor is None or type(tensor) not in _PLAIN or tensor.layout is not torch.strided:
             continue
         if tensor.is_quantized or tensor.is_complex():
@@ -193,7 +199,8 @@ def _check_scale_img(
     def compare(found: Tensor) -> None:
         expected = reference.scale_img(img, ratio, same_shape, gs)
         _compare("scale_img", "result", found, expected)
-        if found.stride() != expected.stride():
+        strides = zip(found.shape, found.stride(), expected.stride(), strict=True)
+        if any(size > 1 and ours != theirs for size, ours, theirs in strides):
             raise VerifyError(
                 f"scale_img: result: C gave strides {found.stride()}, "
                 f"the reference {expected.stride()}"

@@ -36,9 +36,9 @@ clients: ## trains and detects with the real YOLOv5, stock and through this pack
 	@tools/setup_venv.sh test
 	$(python) -m pytest tests/clients $(ARGS)
 
-bench: ## speed against the original and the best peer
+bench: ## speed against the original and the best peer, into docs/ (tables, JSON, pictures)
 	@tools/setup_venv.sh bench
-	$(python) -m benchmarks $(ARGS)
+	$(python) -m benchmarks --docs docs $(ARGS)
 
 lint: ## formatting, static checks, and warning-free builds with gcc and clang
 	@tools/setup_venv.sh lint

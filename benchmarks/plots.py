@@ -187,9 +187,21 @@ def speed_figure(content: dict[str, Any]) -> Figure:
 
 
 def _bar(axis: Any, place: float, ratio: float, colour: str, text: str, mark: float = 0.0) -> None:
-    """From 1 to the ratio, and the ratio written behind it, or behind a mark in its way."""
+    """From 1 to the ratio, which is written behind it, or inside where a mark is behind it."""
     axis.barh(place, ratio - 1, left=1, height=0.34, color=colour, zorder=2)
-    _write(axis, max(mark if ratio < 1.1 * mark < 2.2 * ratio else ratio, 1.0), place, text)
+    if mark > ratio > 1.5:
+        axis.annotate(
+            text,
+            (ratio, place),
+            (-4, 0),
+            textcoords="offset points",
+            fontsize=7.5,
+            color="white",
+            ha="right",
+            va="center",
+        )
+    else:
+        _write(axis, max(ratio, mark, 1.0), place, text)
 
 
 def _write(axis: Any, x: float, y: float, text: str) -> None:

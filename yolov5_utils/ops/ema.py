@@ -8,7 +8,7 @@ from copy import deepcopy
 
 from torch import nn
 
-from .. import _native, reference
+from .. import _native, reference, verify
 from ..modules import copy_attr, de_parallel
 
 
@@ -20,7 +20,7 @@ def update_modules(average: nn.Module, source: nn.Module, decay: float) -> None:
     `source` lacks, RuntimeError a shape that does not broadcast; nothing is written then.
     Paths: C on CPU tensors, otherwise torch. Source of the semantics: YOLOv5 1.0 and later.
     """
-    done, _ = _native.attempt("ema", _native._C.ema_update, average, source, decay)
+    done, _ = verify.attempt("ema", _native._C.ema_update, average, source, decay)
     if not done:
         reference.ema_update(average, source, decay)
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 from torch.nn.utils import prune as torch_prune
 
-from .. import _native, reference
+from .. import _native, reference, verify
 from .sparsity import sparsity
 
 TIES = ("position", "torch")
@@ -73,7 +73,7 @@ def prune_layers(model: nn.Module, amount: float, *, ties: str = "position") -> 
                 for module, weight, count in zip(modules, weights, counts, strict=True)
             ]
             for batch in _batches(layers):
-                _prune_batch(batch, ties)
+                _prune_batch(model, batch, ties)
             return
     else:
         _native.note_torch("prune", reason)
@@ -203,13 +203,15 @@ def _batches(layers: list[_Layer]) -> Iterator[list[_Layer]]:
         yield batch
 
 
-def _prune_batch(batch: list[_Layer], ties: str) -> None:
+def _prune_batch(model: nn.Module, batch: list[_Layer], ties: str) -> None:
     weights = [layer.weight for layer in batch]
     pruned = [torch.empty_like(w, memory_format=torch.contiguous_format) for w in weights]
-    ambiguous = _native._C.prune(weights, pruned, [layer.pruned for layer in batch])
+    counts = [layer.pruned for layer in batch]
+    ambiguous = _native._C.prune(weights, pruned, counts)
     if ties == "torch":
         for i in ambiguous:
-            pruned[i] = _prune_as_torch(weights[i], batch[i].pruned)
+            pruned[i] = _prune_as_torch(weights[i], counts[i])
+    verify.prune(model, weights, pruned, counts, exact=ties == "torch")
     for layer, data in zip(batch, pruned, strict=True):
         layer.weight.data = data
         del layer.parameters["weight"]  # goes to the end, as after torch's pruning

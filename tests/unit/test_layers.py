@@ -34,6 +34,7 @@ PYTHON_LAYERS = (
     ("_C",),
     ("_native",),
     ("reference",),
+    ("verify",),
     ("modules",),
     ("ops",),
     ("device", "inspection", "training", "distributed"),

@@ -64,8 +64,8 @@ typedef struct {
     PyTypeObject *tensor_type;
     PyTypeObject *parameter_type;
     PyTypeObject *module_type;
-    PyTypeObject *convolution_type; /* nn.Conv2d */
-    PyTypeObject *batch_norm_type;  /* nn.BatchNorm2d */
+    PyTypeObject *convolution_type;     /* nn.Conv2d */
+    PyTypeObject *batch_norm_type;      /* nn.BatchNorm2d */
     PyTypeObject *ordered_dict_type;    /* of modules in torch before 2.4 */
     PyObject *methods[Y5_METHOD_COUNT]; /* nn.Module's own; NULL where this torch lacks one */
     PyObject *getattribute;             /* nn.Module's */
@@ -74,13 +74,14 @@ typedef struct {
     PyObject *detach;
     PyObject *storage_offset;
     PyObject *sqrt_in_place;
-    PyObject *empty;           /* torch.empty and so on */
+    PyObject *empty; /* torch.empty and so on */
     PyObject *empty_like;
     PyObject *is_grad_enabled;
-    PyObject *make_parameter;  /* (type, tensor, requires_grad) -> the tensor's memory as that type */
-    PyObject *bump_versions;       /* called with a list of tensors about to be written */
-    PyObject *to_dlpack;           /* tensor -> capsule, the way of torch before 2.10 */
-    const void *exchange;          /* the tensor type's table, for tensor.c; NULL: none, declined */
+    PyObject
+        *make_parameter;     /* (type, tensor, requires_grad) -> the tensor's memory as that type */
+    PyObject *bump_versions; /* called with a list of tensors about to be written */
+    PyObject *to_dlpack;     /* tensor -> capsule, the way of torch before 2.10 */
+    const void *exchange;    /* the tensor type's table, for tensor.c; NULL: none, declined */
     y5_pool_function parallel_for; /* NULL: this torch exports none */
     int32_t (*get_num_threads)(uint32_t *out);
     bool half_scalars_stay_float32; /* float16/bfloat16 arithmetic as in torch 2.1 and later */

@@ -164,7 +164,14 @@ def everything() -> None:
         for use_exchange, threshold in ((True, 0), (False, 1 << 40)):
             _C.register_torch(_native.TorchFacts(use_exchange=use_exchange))
             _C.configure(level=level, parallel_bytes=threshold, gil_bytes=threshold)
-            for group in (sizes_and_types, layouts, whole_models, fusions, other_producers, refusals):
+            for group in (
+                sizes_and_types,
+                layouts,
+                whole_models,
+                fusions,
+                other_producers,
+                refusals,
+            ):
                 group()
             gc.collect()
 

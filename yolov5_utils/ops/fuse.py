@@ -24,6 +24,7 @@ _CONTAINERS = (dict, OrderedDict, set)
 
 Pattern = tuple[tuple[str, int, Any], ...]
 
+
 def fuse_conv_and_bn(conv: nn.Conv2d, bn: nn.BatchNorm2d) -> nn.Conv2d:
     """A new nn.Conv2d with a bias that computes bn(conv(x)) of inference.
 
@@ -128,7 +129,7 @@ def _pattern_of(module: nn.Conv2d, general: bool = False) -> Pattern | None:
 
     Containers are made anew; None where a member is neither one nor immutable.
     """
-    entries = []
+    entries: list[tuple[str, int, Any]] = []
     for name, value in module.__dict__.items():
         kind = type(value)
         if name == "_parameters" and list(value) == ["weight", "bias"]:

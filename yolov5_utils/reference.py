@@ -91,8 +91,8 @@ def prune_layers(model: nn.Module, amount: float) -> None:
 def fuse_conv_and_bn(conv: nn.Conv2d, bn: nn.BatchNorm2d) -> nn.Conv2d:
     """A new Conv2d that computes bn(conv(x)) of inference: YOLOv5's formula.
 
-    Where the original raises or loses something it goes on: dilation is kept, a missing bias has the
-    weight's dtype, the weight may lie in memory in any order.
+    Where the original raises or loses something it goes on: dilation is kept, a missing bias has
+    the weight's dtype, the weight may lie in memory in any order.
     """
     fused = nn.Conv2d(
         conv.in_channels,

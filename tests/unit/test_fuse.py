@@ -453,7 +453,7 @@ def test_no_memory_is_shared() -> None:
 
 
 def test_concatenated_square_roots() -> None:
-    """A vector's square roots do not depend on what stands around it, nor on being taken in place."""
+    """A vector's square roots depend neither on what stands around it nor on being in place."""
     generator = torch.Generator().manual_seed(0)
     sizes = [int(n) for n in torch.randint(1, 1300, (200,), generator=generator)]
     variances = [torch.rand(n, generator=generator) + 1e-3 for n in sizes]

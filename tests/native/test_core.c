@@ -106,6 +106,8 @@ run_level(y5_level level, y5_level highest)
         printf("ok ema %s\n", name);
         test_sparsity(level);
         printf("ok sparsity %s\n", name);
+        test_fuse(level);
+        printf("ok fuse %s\n", name);
     }
 }
 

@@ -14,5 +14,6 @@ void test_levels(void);
 /* Operations, at one level. */
 void test_ema(y5_level level);
 void test_sparsity(y5_level level);
+void test_fuse(y5_level level);
 
 #endif

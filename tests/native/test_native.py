@@ -123,7 +123,9 @@ def test_operations_pass_at(programs: Programs, way: str, level: str) -> None:
     skipped = re.search(rf"^SKIP ({level}: .*)", output, re.MULTILINE)
     if skipped:
         pytest.skip(skipped[1])
-    assert {f"ok ema {level}", f"ok sparsity {level}"} <= set(output.splitlines())
+    assert {f"ok ema {level}", f"ok sparsity {level}", f"ok fuse {level}"} <= set(
+        output.splitlines()
+    )
 
 
 @pytest.mark.parametrize(("way", "mistake"), REPORTS)

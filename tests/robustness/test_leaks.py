@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from yolov5_utils import _C, _native
-from yolov5_utils.ops.fuse import _pattern as fuse_pattern
+from yolov5_utils.ops.fuse import convolution_pattern
 
 from .outcomes import Holder, bits
 from .producers import Producer
@@ -139,7 +139,7 @@ def frozen(channels: int, dtype: torch.dtype = torch.float32) -> tuple[list[Any]
     """The arguments of a fusion."""
     conv, bn = nn.Conv2d(1, channels, 3), nn.BatchNorm2d(channels)
     pair = [module.to(dtype).requires_grad_(False) for module in (conv, bn)]
-    return [pair[0]], [pair[1]], fuse_pattern()
+    return [pair[0]], [pair[1]], convolution_pattern()
 
 
 def broken_gaps() -> nn.Module:

@@ -162,7 +162,7 @@ def test_unknown_members(monkeypatch: pytest.MonkeyPatch) -> None:
             self.cache = [1]
 
     assert fuse_file._pattern_of(Later(1, 1, 1), general=True) is None
-    monkeypatch.setattr(fuse_file, "_pattern", lambda: None)
+    monkeypatch.setattr(fuse_file, "convolution_pattern", lambda: None)
     goes_to_torch("members")
 
 
@@ -196,7 +196,7 @@ def test_wrong_patterns(case: str) -> None:
 
 def test_wrong_arguments() -> None:
     conv, bn = pair()
-    pattern = fuse_file._pattern()
+    pattern = fuse_file.convolution_pattern()
     for arguments in ((conv, bn, pattern), ([conv], (bn,), pattern), ([conv], [bn], [])):
         with pytest.raises(TypeError):
             _C.fuse(*arguments)

@@ -39,7 +39,7 @@ def fuse_conv_and_bn(conv: nn.Conv2d, bn: nn.BatchNorm2d) -> nn.Conv2d:
         _native.note_torch("fuse", reason)
         return reference.fuse_conv_and_bn(conv, bn)
     string_padding = type(getattr(conv, "padding", None)) is str
-    pattern = _pattern_of(_construct(conv)) if string_padding else _pattern()
+    pattern = _pattern_of(_construct(conv)) if string_padding else convolution_pattern()
     if pattern is None:
         _native.note_torch("fuse", "nn.Conv2d has members that are not known")
         return reference.fuse_conv_and_bn(conv, bn)
@@ -68,7 +68,7 @@ def fuse_in_c(convs: list[nn.Conv2d], bns: list[nn.BatchNorm2d]) -> list[nn.Conv
     """Fuse all pairs with one call of C, or None, with nothing noted, where it refuses one."""
     if _native.refusal("fuse") is not None or refusal() is not None:
         return None
-    pattern = _pattern()
+    pattern = convolution_pattern()
     if pattern is None or any(type(conv.padding) is not tuple for conv in convs):
         return None
     try:
@@ -115,7 +115,7 @@ def _construct(conv: nn.Conv2d) -> nn.Conv2d:
 
 
 @functools.cache
-def _pattern() -> Pattern | None:
+def convolution_pattern() -> Pattern | None:
     """How to make any nn.Conv2d, read off a constructed one."""
     sizes = {"kernel_size": (1, 1), "stride": (1, 1), "padding": (1, 2), "dilation": (1, 1)}
     like: Any = SimpleNamespace(in_channels=1, out_channels=1, groups=1, **sizes)

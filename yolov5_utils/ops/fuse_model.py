@@ -32,8 +32,8 @@ def fuse_model(model: nn.Module) -> nn.Module:
     is deleted, `forward` becomes that method; all other modules, and convolutions beside a batch
     norm in an nn.Sequential, stay as they are. Every pair is fused before the first module is
     changed: an error, those of fuse_conv_and_bn, leaves the model as it was. A bar appears on a
-    terminal's stderr after a second. Paths: C on CPU tensors, otherwise torch. Source of the semantics:
-    YOLOv5 5.0 and later.
+    terminal's stderr after a second. Paths: C on CPU tensors, otherwise torch. Source of the
+    semantics: YOLOv5 5.0 and later.
     """
     found = list(_fusable(model))
     fused: list[nn.Conv2d] = []

@@ -84,7 +84,7 @@ setup(
         Extension(
             "yolov5_utils._C",
             sources=sorted(path.as_posix() for path in Path("csrc").rglob("*.c")),
-            include_dirs=["csrc"],
+            include_dirs=["csrc", "cuda"],
             define_macros=[] if FREE_THREADED else [("Py_LIMITED_API", hex(LIMITED_API))],
             libraries=libraries(),
             py_limited_api=not FREE_THREADED,

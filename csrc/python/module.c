@@ -1,6 +1,7 @@
 /* The module yolov5_utils._C: definition, state, settings, and what it is told of torch. */
 #include "python/args.h"
 #include "python/bindings.h"
+#include "python/cuda_loader.h"
 #include "python/errors.h"
 #include "python/tensor.h"
 #include "python/torch_runtime.h"
@@ -68,6 +69,8 @@ forget_torch(y5_torch *torch)
     Py_CLEAR(torch->storage_offset);
     Py_CLEAR(torch->bump_versions);
     Py_CLEAR(torch->to_dlpack);
+    Py_CLEAR(torch->current_stream);
+    Py_CLEAR(torch->allocate);
     memset(torch, 0, sizeof(*torch));
 }
 
@@ -137,6 +140,8 @@ learn(PyObject *facts, y5_torch *torch)
         !take((PyObject *)torch->module_type, "__getattribute__", false, &torch->getattribute) ||
         !take(facts, "bump_versions", false, &torch->bump_versions) ||
         !take(facts, "to_dlpack", false, &torch->to_dlpack) ||
+        !take(facts, "current_stream", false, &torch->current_stream) ||
+        !take(facts, "allocate", false, &torch->allocate) ||
         !take(facts, "half_scalars_stay_float32", false, &half_scalars)) {
         return false;
     }
@@ -333,6 +338,8 @@ static PyMethodDef methods[] = {
     {"scale_img", FASTCALL(y5_py_scale_img), y5_doc_scale_img},
     {"register_torch", FASTCALL(register_torch), doc_register_torch},
     {"configure", FASTCALL(configure), doc_configure},
+    {"use_cuda_library", FASTCALL(y5_py_use_cuda_library), y5_doc_use_cuda_library},
+    {"cuda_info", FASTCALL(y5_py_cuda_info), y5_doc_cuda_info},
     {"info", info, METH_NOARGS, doc_info},
     {NULL, NULL, 0, NULL},
 };
@@ -358,6 +365,10 @@ module_exec(PyObject *module)
     if (state->unsupported == NULL) {
         return -1;
     }
+    if (!y5_cuda_start(state)) {
+        PyErr_NoMemory();
+        return -1;
+    }
     return PyModule_AddObjectRef(module, "Unsupported", state->unsupported);
 }
 
@@ -380,6 +391,8 @@ module_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->torch.storage_offset);
     Py_VISIT(state->torch.bump_versions);
     Py_VISIT(state->torch.to_dlpack);
+    Py_VISIT(state->torch.current_stream);
+    Py_VISIT(state->torch.allocate);
     return 0;
 }
 
@@ -399,6 +412,7 @@ static void
 module_free(void *module)
 {
     (void)module_clear(module);
+    y5_cuda_stop(PyModule_GetState(module));
 }
 
 static PyModuleDef_Slot slots[] = {

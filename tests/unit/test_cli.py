@@ -226,7 +226,7 @@ def test_info_says_how_each_hot_path_runs() -> None:
     assert set(facts["hot_paths"]) == set(_native.HOT_PATHS)
     assert facts["hot_paths"]["ema"]["way"] == "C"
     assert facts["hot_paths"]["prune"]["way"] == "C"
-    assert facts["hot_paths"]["ema"]["calls"] == {"C": 0, "torch": 0}
+    assert facts["hot_paths"]["ema"]["calls"] == {"C": 0, "CUDA": 0, "torch": 0}
 
     text = run(OURS, "info").stdout
     assert "hot path ema" in text

@@ -1,0 +1,135 @@
+"""Hot paths in few torch operations: for GPU tensors where the CUDA library cannot be used.
+
+The same bits as reference.py, which runs wherever that is not sure. Must not know the C extension.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch import Tensor, nn
+
+from . import reference
+
+Pair = tuple[Tensor, Tensor]
+
+# Products of one turn: what the way needs beside the models.
+_TURN_BYTES = 64 << 20
+
+
+def ema_update(average: nn.Module, source: nn.Module, decay: float) -> None:
+    """reference.ema_update; for pairs on GPUs two products and a sum per list of tensors."""
+    with torch.no_grad():
+        pairs = reference.floating_pairs(average, source)
+        if all(value.is_cuda for value, _ in pairs) and are_independent(pairs, decay):
+            update_pairs(pairs, decay)
+        else:
+            reference.update_pairs(pairs, decay)
+
+
+def are_independent(pairs: list[Pair], decay: float) -> bool:
+    """True where the pairs may be updated in any order, and torch is sure to update them all."""
+    return (
+        hasattr(torch, "_foreach_mul_")
+        and not is_watched()
+        and all(type(tensor) is Tensor for pair in pairs for tensor in pair)
+        and not any(reference.may_fail(value, new, decay) for value, new in pairs)
+        and not _overlap(pairs)
+    )
+
+
+def is_watched() -> bool:
+    """True inside modes and traces, which are to see the original's operations."""
+    names = ("_len_torch_function_stack", "_len_torch_dispatch_stack", "_get_tracing_state")
+    return any(getattr(torch._C, name, bool)() for name in names)
+
+
+def _overlap(pairs: list[Pair]) -> bool:
+    """True where memory that is written is also read for, or written as, another tensor."""
+    spans = [
+        (*_span(tensor), written)
+        for pair in pairs
+        for tensor, written in zip(pair, (True, False), strict=True)
+        if tensor.numel()
+    ]
+    read_end = written_end = 0
+    for begin, end, written in sorted(spans):
+        if begin < (max(read_end, written_end) if written else written_end):
+            return True
+        if written:
+            written_end = max(written_end, end)
+        else:
+            read_end = max(read_end, end)
+    return False
+
+
+def _span(tensor: Tensor) -> tuple[int, int]:
+    """The half-open range of addresses that the elements touch."""
+    begin = tensor.data_ptr()
+    last = sum(
+        (size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True)
+    )
+    return begin, begin + (last + 1) * tensor.element_size()
+
+
+def update_pairs(pairs: Iterable[Pair], decay: float) -> None:
+    """value = decay · value + (1 − decay) · new for independent pairs: reference.update_pairs."""
+    for group in _turns(pairs):
+        values, news = (list(tensors) for tensors in zip(*group, strict=True))
+        torch._foreach_mul_(values, decay)
+        torch._foreach_add_(values, torch._foreach_mul(news, 1 - decay))
+
+
+def _turns(pairs: Iterable[Pair]) -> Iterator[list[Pair]]:
+    """Lists of pairs that share devices and dtypes, as torch's quick operations need them."""
+    groups: dict[object, list[Pair]] = {}
+    for value, new in pairs:
+        groups.setdefault((value.device, value.dtype, new.dtype), []).append((value, new))
+    for group in groups.values():
+        turn: list[Pair] = []
+        total = 0
+        for value, new in group:
+            turn.append((value, new))
+            total += new.numel() * new.element_size()
+            if total >= _TURN_BYTES:
+                yield turn
+                turn, total = [], 0
+        if turn:
+            yield turn
+
+
+def sparsity(model: nn.Module) -> Tensor:
+    """reference.sparsity; for parameters on one GPU a count per list of tensors."""
+    parameters = list(model.parameters())
+    devices = {parameter.device for parameter in parameters}
+    if len(devices) == 1 and devices.pop().type == "cuda" and is_exact(parameters):
+        return count_share(parameters)
+    return reference.sparsity(model)
+
+
+def is_exact(parameters: list[nn.Parameter]) -> bool:
+    """True where no sum of zeros is rounded, so that the order of adding does not show."""
+    exact = {torch.float32: 1 << 24, torch.float64: 1 << 53}.get(torch.get_default_dtype(), 0)
+    return (
+        not is_watched()
+        and all(
+            type(p) is nn.Parameter
+            and p.layout is torch.strided
+            and p.dtype in reference.USUAL_DTYPES
+            for p in parameters
+        )
+        and sum(parameter.numel() for parameter in parameters) <= exact
+    )
+
+
+def count_share(parameters: list[nn.Parameter]) -> Tensor:
+    """Zeros over elements of parameters on one device, in the default dtype."""
+    elements, zeros = 0.0, None
+    for turn in _turns((parameter.detach(), parameter.detach()) for parameter in parameters):
+        flat = torch.cat([tensor.reshape(-1) for tensor, _ in turn])
+        elements += flat.numel()
+        found = flat.numel() - torch.count_nonzero(flat)
+        zeros = found if zeros is None else zeros + found
+    assert zeros is not None
+    return zeros.to(torch.get_default_dtype()) / elements

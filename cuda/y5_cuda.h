@@ -100,7 +100,7 @@ typedef struct {
     int64_t channels;    /* output channels, at least 1 */
     int64_t row_numel;   /* weights of one output channel, at least 1 */
     int32_t dtype;       /* of all inputs, below Y5_CUDA_FLOATING_COUNT */
-    int32_t fused_dtype; /* of both results: values of `dtype` are converted on the way out */
+    int32_t fused_dtype; /* of both results: `dtype`, or FLOAT32 to convert to on the way out */
 } y5_cuda_fuse_pair;
 
 /* One gapless layer and the memory, of the same size and apart from it, that takes the result. */

@@ -22,6 +22,9 @@
 #ifndef FAKE_STATUS
 #define FAKE_STATUS Y5_CUDA_OK
 #endif
+#ifndef FAKE_LACKS_PRUNE
+#define FAKE_LACKS_PRUNE 0
+#endif
 #ifndef FAKE_WORKSPACE_BYTES
 #define FAKE_WORKSPACE_BYTES 0
 #endif
@@ -159,9 +162,7 @@ static const y5_cuda_api api = {
     .sparsity_count = sparsity_count,
     .fuse = fuse,
     .prune_workspace_bytes = prune_workspace_bytes,
-#ifndef FAKE_LACKS_PRUNE
-    .prune = prune,
-#endif
+    .prune = FAKE_LACKS_PRUNE ? 0 : prune,
     .scale_img = scale_img,
 };
 

@@ -132,8 +132,8 @@ def test_client_is_patched_before_it_uses_anything(tmp_path: Path) -> None:
         "print({name: path.calls for name, path in _native.HOT_PATHS.items()})\n"
     )
     result = run(OURS, "train.py", folder=tmp_path)
-    assert "'ema': {'C': 1, 'torch': 0}" in result.stdout, result.stderr
-    assert "'sparsity': {'C': 1, 'torch': 0}" in result.stdout
+    assert "'ema': {'C': 1, 'CUDA': 0, 'torch': 0}" in result.stdout, result.stderr
+    assert "'sparsity': {'C': 1, 'CUDA': 0, 'torch': 0}" in result.stdout
 
 
 MISTAKES = {

@@ -31,7 +31,7 @@ def ema_update(average: nn.Module, source: nn.Module, decay: float) -> None:
 def are_independent(pairs: list[Pair], decay: float) -> bool:
     """True where the pairs may be updated in any order, and torch is sure to update them all."""
     return (
-        hasattr(torch, "_foreach_mul_")
+        hasattr(torch, "_foreach_copy_")  # torch 2.1 and later
         and not is_watched()
         and all(type(tensor) is Tensor for pair in pairs for tensor in pair)
         and not any(reference.may_fail(value, new, decay) for value, new in pairs)
@@ -77,8 +77,14 @@ def update_pairs(pairs: Iterable[Pair], decay: float) -> None:
     """value = decay · value + (1 − decay) · new for independent pairs: reference.update_pairs."""
     for group in _turns(pairs):
         values, news = (list(tensors) for tensors in zip(*group, strict=True))
-        torch._foreach_mul_(values, decay)
-        torch._foreach_add_(values, torch._foreach_mul(news, 1 - decay))
+        products = torch._foreach_mul(news, 1 - decay)
+        if values[0].dtype.itemsize > 2:
+            torch._foreach_mul_(values, decay)
+            torch._foreach_add_(values, products)
+        else:  # in place, some of torch's kernels round the scalar to 16 bits, unlike the original's
+            sums = torch._foreach_mul(values, decay)
+            torch._foreach_add_(sums, products)
+            torch._foreach_copy_(values, sums)
 
 
 def _turns(pairs: Iterable[Pair]) -> Iterator[list[Pair]]:

@@ -31,7 +31,7 @@ WRONG = {
     ),
     "a short table": (
         ["FAKE_BYTES=40"],
-        r"^the CUDA library's table has 40 bytes, this extension needs \d+: build the extension and",
+        r"^the CUDA library's table has 40 bytes, this extension needs \d+: build the extension",
     ),
     "another ABI and no table behind it": (
         ["FAKE_ABI_VERSION=2", "FAKE_BYTES=8"],

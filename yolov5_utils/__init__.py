@@ -8,12 +8,17 @@ from typing import Any
 
 __version__ = "0.1.0"
 
+# Public names that the original's torch_utils lacks, and their modules.
+_ADDED = {"fuse_model": "ops.fuse_model"}
+
 
 def __getattr__(name: str) -> Any:
     """Submodules, and the public names of torch_utils, looked up when first used."""
     if not name.startswith("_"):
         if importlib.util.find_spec(f"{__name__}.{name}") is not None:
             return importlib.import_module(f"{__name__}.{name}")
+        if name in _ADDED:
+            return getattr(importlib.import_module(f"{__name__}.{_ADDED[name]}"), name)
         torch_utils = importlib.import_module(f"{__name__}.torch_utils")
         if name in torch_utils.__all__:
             return getattr(torch_utils, name)

@@ -135,7 +135,7 @@ typedef struct {
     const void *shift;            /* the batch norm's bias */
     const void *mean;
     const void *variance;
-    void *roots;        /* of the inputs' type: first variance + eps, then the caller's root of it */
+    void *roots; /* of the inputs' type: first variance + eps, then the caller's root of it */
     void *fused_weight; /* row after row */
     void *fused_bias;   /* may be `roots` where both types are the same */
     int64_t rows;
@@ -151,9 +151,10 @@ typedef struct {
 void y5_fuse_variances(const y5_fuse_pair *pair);
 
 /* fused_weight = (scale / roots) · weight + 0, fused_bias = (scale / roots) · conv_bias + (shift −
- * scale · mean / roots): each operation rounded to the inputs' type, the results to theirs. `starts`
- * holds count + 1 numbers: the weight elements in front of each pair, and of all. Reads each element
- * once and writes it once; no memory of its own. Nothing may overlap but fused_bias and roots. */
+ * scale · mean / roots): each operation rounded to the inputs' type, the results to theirs.
+ * `starts` holds count + 1 numbers: the weight elements in front of each pair, and of all. Reads
+ * each element once and writes it once; no memory of its own. Nothing may overlap but fused_bias
+ * and roots. */
 void y5_fuse(const y5_run *run, y5_fuse_pair *pairs, const int64_t *starts, int64_t count);
 
 #endif

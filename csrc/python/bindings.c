@@ -215,7 +215,8 @@ y5_py_count_zeros(PyObject *module, PyObject *const *arguments, Py_ssize_t count
 
 const char y5_doc_fuse[] =
     "fuse(convs, bns, pattern)\n--\n\n"
-    "A list with, for each convolution of the list convs and its batch norm in the list bns, a new\n"
+    "A list with, for each convolution of the list convs and its batch norm in the list bns, a "
+    "new\n"
     "nn.Conv2d that computes both; pattern says how to make one (ops/fuse.py). Unsupported, with\n"
     "nothing changed, where torch must do one of them.";
 

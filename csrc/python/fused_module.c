@@ -1,16 +1,18 @@
-/* Makes modules without their constructor, which would fill the weight with random numbers first. */
+/* Makes modules without their constructor, which would fill the weight with random numbers first.
+ */
 #include "python/fused_module.h"
 
 /* Puts the fused weight and bias into `parameters`, a new dict, as parameters without gradient. */
 static bool
 fill_parameters(const y5_state *state, const y5_fusion *fusion, int64_t at, PyObject *parameters)
 {
-    static const int32_t names[] = {[Y5_FUSED_WEIGHT] = Y5_NAME_WEIGHT, [Y5_FUSED_BIAS] = Y5_NAME_BIAS};
+    static const int32_t names[] = {
+        [Y5_FUSED_WEIGHT] = Y5_NAME_WEIGHT, [Y5_FUSED_BIAS] = Y5_NAME_BIAS};
     PyObject *type = (PyObject *)state->torch.parameter_type;
     for (int32_t i = Y5_FUSED_WEIGHT; i <= Y5_FUSED_BIAS; i++) {
         PyObject *data = fusion->outputs.objects[at * Y5_OUTPUTS + i];
-        PyObject *parameter = PyObject_CallFunctionObjArgs(state->torch.make_parameter, type, data,
-                                                           Py_False, NULL);
+        PyObject *parameter =
+            PyObject_CallFunctionObjArgs(state->torch.make_parameter, type, data, Py_False, NULL);
         int failed = parameter != NULL
                          ? PyObject_SetItem(parameters, state->names[names[i]], parameter)
                          : -1;
@@ -73,19 +75,15 @@ fill_members(const y5_state *state, const y5_fusion *fusion, int64_t at, PyObjec
 {
     Py_ssize_t count = PyTuple_Size(pattern);
     for (Py_ssize_t i = 0; i < count; i++) {
-        PyObject *name = NULL;
-        PyObject *value = NULL;
-        long kind = 0;
         PyObject *entry = PyTuple_GetItem(pattern, i);
-        if (!PyTuple_Check(entry)) {
-            PyErr_SetString(PyExc_TypeError, "pattern: expected tuples");
+        if (!PyTuple_Check(entry) || PyTuple_Size(entry) != 3) {
+            PyErr_SetString(PyExc_TypeError, "pattern: expected tuples of three");
             return false;
         }
-        if (!PyArg_ParseTuple(entry, "OlO", &name, &kind, &value)) {
-            return false;
-        }
-        PyObject *member = make_member(state, fusion, at, kind, value);
-        int failed = member != NULL ? PyDict_SetItem(members, name, member) : -1;
+        long kind = PyLong_AsLong(PyTuple_GetItem(entry, 1)); /* -1 for no integer is no kind */
+        PyObject *member = make_member(state, fusion, at, kind, PyTuple_GetItem(entry, 2));
+        int failed =
+            member != NULL ? PyDict_SetItem(members, PyTuple_GetItem(entry, 0), member) : -1;
         Py_XDECREF(member);
         if (failed < 0) {
             return false;

@@ -1,4 +1,5 @@
-/* From fused tensors to an nn.Conv2d. Knows how nn.Module keeps its members, nothing of arithmetic. */
+/* From fused tensors to an nn.Conv2d. Knows how nn.Module keeps its members, nothing of arithmetic.
+ */
 #ifndef Y5_FUSED_MODULE_H
 #define Y5_FUSED_MODULE_H
 

@@ -23,7 +23,8 @@ typedef struct {
 static owner
 open_owner(PyObject *object, const PyTypeObject *plain)
 {
-    owner opened = {object, Py_TYPE(object) == plain ? PyObject_GenericGetDict(object, NULL) : NULL};
+    owner opened = {object,
+                    Py_TYPE(object) == plain ? PyObject_GenericGetDict(object, NULL) : NULL};
     PyErr_Clear();
     return opened;
 }
@@ -255,9 +256,9 @@ layout_of(const y5_tensor *weight, y5_fuse_layout *layout)
     return layout;
 }
 
-/* Looks at the inputs of pair `at`: pointers, types, shapes. */
+/* The weight of pair `at`, which sets its type, rows and columns. */
 static y5_status
-borrow_inputs(const y5_state *state, y5_fusion *fusion, int64_t at, y5_error *error)
+borrow_weight(const y5_state *state, y5_fusion *fusion, int64_t at, y5_error *error)
 {
     y5_fuse_pair *item = &fusion->items[at];
     const int64_t *shape = fusion->pairs[at].shape;
@@ -276,41 +277,27 @@ borrow_inputs(const y5_state *state, y5_fusion *fusion, int64_t at, y5_error *er
     item->dtype = weight.dtype;
     item->rows = shape[0];
     item->columns = weight.numel / shape[0];
+    return Y5_OK;
+}
+
+/* All inputs of pair `at`. */
+static y5_status
+borrow_inputs(const y5_state *state, y5_fusion *fusion, int64_t at, y5_error *error)
+{
+    y5_fuse_pair *item = &fusion->items[at];
+    int64_t first = fusion->pairs[at].inputs;
+    y5_status status = borrow_weight(state, fusion, at, error);
     void *vectors[CONV_BIAS + 1] = {NULL};
     int64_t last = fusion->pairs[at].has_bias ? CONV_BIAS : VARIANCE;
     for (int64_t i = SCALE; i <= last && status == Y5_OK; i++) {
-        status = borrow_vector(state, &fusion->inputs, first + i, item, item->dtype, &vectors[i],
-                               error);
+        status =
+            borrow_vector(state, &fusion->inputs, first + i, item, item->dtype, &vectors[i], error);
     }
     item->scale = vectors[SCALE];
     item->shift = vectors[SHIFT];
     item->mean = vectors[MEAN];
     item->variance = vectors[VARIANCE];
     item->conv_bias = vectors[CONV_BIAS];
-    return status;
-}
-
-/* The same for its outputs, once they are allocated. */
-static y5_status
-borrow_outputs(const y5_state *state, y5_fusion *fusion, int64_t at, y5_error *error)
-{
-    y5_fuse_pair *item = &fusion->items[at];
-    int64_t first = at * Y5_OUTPUTS;
-    y5_tensor weight = {0};
-    y5_status status = borrow(state, &fusion->outputs, first + Y5_FUSED_WEIGHT, &weight, error);
-    if (status == Y5_OK && weight.dtype != Y5_FLOAT32 && weight.dtype != Y5_FLOAT64) {
-        status = y5_fail(error, Y5_UNSUPPORTED, "", "default dtype is not float32 or float64");
-    }
-    item->fused_weight = weight.data;
-    item->fused_dtype = weight.dtype;
-    if (status == Y5_OK) {
-        status = borrow_vector(state, &fusion->outputs, first + Y5_FUSED_BIAS, item, weight.dtype,
-                               &item->fused_bias, error);
-    }
-    if (status == Y5_OK) {
-        status = borrow_vector(state, &fusion->outputs, first + Y5_ROOTS, item, item->dtype,
-                               &item->roots, error);
-    }
     return status;
 }
 
@@ -326,36 +313,49 @@ append_new(y5_fusion *fusion, PyObject *made, y5_error *error)
 }
 
 /* torch.empty in the default dtype, as the original's constructor calls it; and where the inputs
- * have another type, one of theirs for the roots. */
+ * have another type, one of theirs for the roots. Nobody else ever sees these before they are full:
+ * their memory stays where it is. */
 static y5_status
 allocate(const y5_state *state, y5_fusion *fusion, int64_t at, y5_error *error)
 {
     const y5_torch *torch = &state->torch;
     const y5_fusion_pair *pair = &fusion->pairs[at];
+    y5_fuse_pair *item = &fusion->items[at];
     long long rows = pair->shape[0];
-    PyObject *weight =
-        PyObject_CallFunction(torch->empty, "LLLL", rows, (long long)pair->shape[1],
-                              (long long)pair->shape[2], (long long)pair->shape[3]);
-    y5_status status = append_new(fusion, weight, error);
+    int64_t first = fusion->outputs.count;
+    y5_tensor weight = {0};
+    PyObject *made = PyObject_CallFunction(torch->empty, "LLLL", rows, (long long)pair->shape[1],
+                                           (long long)pair->shape[2], (long long)pair->shape[3]);
+    y5_status status = append_new(fusion, made, error);
     if (status == Y5_OK) {
         status = append_new(fusion, PyObject_CallFunction(torch->empty, "L", rows), error);
     }
+    if (status == Y5_OK) {
+        status = borrow(state, &fusion->outputs, first + Y5_FUSED_WEIGHT, &weight, error);
+    }
+    if (status == Y5_OK && weight.dtype != Y5_FLOAT32 && weight.dtype != Y5_FLOAT64) {
+        status = y5_fail(error, Y5_UNSUPPORTED, "", "default dtype is not float32 or float64");
+    }
+    item->fused_weight = weight.data;
+    item->fused_dtype = weight.dtype;
+    if (status == Y5_OK) {
+        status = borrow_vector(state, &fusion->outputs, first + Y5_FUSED_BIAS, item, weight.dtype,
+                               &item->fused_bias, error);
+    }
     if (status != Y5_OK) {
         return status;
     }
-    y5_tensor bias = {0};
-    int64_t place = fusion->outputs.count - 1;
-    status = borrow(state, &fusion->outputs, place, &bias, error);
-    if (status != Y5_OK) {
-        return status;
-    }
-    PyObject *roots = fusion->outputs.objects[place];
-    if (bias.dtype == fusion->items[at].dtype) {
-        return y5_tensors_append(&fusion->outputs, &roots, 1) ? Y5_OK : Y5_NO_MEMORY;
+    if (item->dtype == item->fused_dtype) {
+        item->roots = item->fused_bias;
+        made = fusion->outputs.objects[first + Y5_FUSED_BIAS];
+        return y5_tensors_append(&fusion->outputs, &made, 1) ? Y5_OK : Y5_NO_MEMORY;
     }
     PyObject *variance = fusion->inputs.objects[pair->inputs + VARIANCE];
-    return append_new(fusion, PyObject_CallFunctionObjArgs(torch->empty_like, variance, NULL),
-                      error);
+    made = PyObject_CallFunctionObjArgs(torch->empty_like, variance, NULL);
+    status = append_new(fusion, made, error);
+    return status != Y5_OK ? status
+                           : borrow_vector(state, &fusion->outputs, first + Y5_ROOTS, item,
+                                           item->dtype, &item->roots, error);
 }
 
 y5_status
@@ -366,7 +366,9 @@ y5_fusion_open(y5_fusion *fusion, int64_t count)
     fusion->layouts = PyMem_Calloc(room, sizeof(*fusion->layouts));
     fusion->pairs = PyMem_Calloc(room, sizeof(*fusion->pairs));
     fusion->starts = PyMem_Calloc(room, sizeof(*fusion->starts));
-    return fusion->items != NULL && fusion->layouts != NULL && fusion->pairs != NULL &&
+    return y5_tensors_reserve(&fusion->inputs, count * (CONV_BIAS + 1)) &&
+                   y5_tensors_reserve(&fusion->outputs, count * Y5_OUTPUTS) &&
+                   fusion->items != NULL && fusion->layouts != NULL && fusion->pairs != NULL &&
                    fusion->starts != NULL
                ? Y5_OK
                : Y5_NO_MEMORY;
@@ -394,7 +396,7 @@ y5_fusion_add(const y5_state *state, PyObject *conv, PyObject *bn, y5_fusion *fu
         status = check_gradients(state, fusion, error);
     }
     if (status == Y5_OK) {
-        status = borrow_inputs(state, fusion, at, error);
+        status = borrow_weight(state, fusion, at, error);
     }
     if (status == Y5_OK) {
         status = allocate(state, fusion, at, error);
@@ -407,42 +409,24 @@ y5_fusion_add(const y5_state *state, PyObject *conv, PyObject *bn, y5_fusion *fu
     return status;
 }
 
-/* roots = variance + eps of one pair. */
-static y5_status
-write_variances(const y5_state *state, y5_fusion *fusion, int64_t at, y5_error *error)
-{
-    y5_fuse_pair *item = &fusion->items[at];
-    void *variance = NULL;
-    y5_status status =
-        borrow_vector(state, &fusion->outputs, at * Y5_OUTPUTS + Y5_ROOTS, item, item->dtype,
-                      &item->roots, error);
-    if (status == Y5_OK) {
-        status = borrow_vector(state, &fusion->inputs, fusion->pairs[at].inputs + VARIANCE, item,
-                               item->dtype, &variance, error);
-    }
-    if (status == Y5_OK) {
-        item->variance = variance;
-        y5_fuse_variances(item);
-    }
-    return status;
-}
-
 y5_status
 y5_fusion_take_roots(const y5_state *state, y5_fusion *fusion, y5_error *error)
 {
     y5_status status = Y5_OK;
     for (int64_t i = 0; i < fusion->count && status == Y5_OK; i++) {
-        int collecting = PyGC_Disable(); /* else finalizers could replace what was borrowed */
-        status = write_variances(state, fusion, i, error);
-        if (collecting) {
-            PyGC_Enable();
+        y5_fuse_pair *item = &fusion->items[i];
+        void *variance = NULL;
+        status = borrow_vector(state, &fusion->inputs, fusion->pairs[i].inputs + VARIANCE, item,
+                               item->dtype, &variance, error);
+        if (status != Y5_OK) {
+            break;
         }
+        item->variance = variance;
+        y5_fuse_variances(item);
         PyObject *roots = fusion->outputs.objects[i * Y5_OUTPUTS + Y5_ROOTS];
-        if (status == Y5_OK) {
-            PyObject *same = PyObject_CallFunctionObjArgs(state->torch.sqrt_in_place, roots, NULL);
-            status = same != NULL ? Y5_OK : y5_refused(error, "torch");
-            Py_XDECREF(same);
-        }
+        PyObject *same = PyObject_CallFunctionObjArgs(state->torch.sqrt_in_place, roots, NULL);
+        status = same != NULL ? Y5_OK : y5_refused(error, "torch");
+        Py_XDECREF(same);
     }
     return status;
 }
@@ -455,12 +439,9 @@ y5_fusion_borrow(const y5_state *state, y5_fusion *fusion, y5_error *error)
     if (fusion->pinned) {
         status = y5_tensors_pin(state, &fusion->inputs);
     }
-    int collecting = PyGC_Disable();
+    int collecting = PyGC_Disable(); /* else finalizers could replace what was borrowed */
     for (int64_t i = 0; i < fusion->count && status == Y5_OK; i++) {
         status = borrow_inputs(state, fusion, i, error);
-        if (status == Y5_OK) {
-            status = borrow_outputs(state, fusion, i, error);
-        }
     }
     if (collecting) {
         PyGC_Enable();

@@ -7,7 +7,8 @@
 #include "python/state.h"
 #include "python/tensors.h"
 
-/* What the result's module takes from the convolution, in this order: as attributes of that name. */
+/* What the result's module takes from the convolution, in this order: as attributes of that name.
+ */
 enum {
     Y5_FIELD_IN_CHANNELS,
     Y5_FIELD_OUT_CHANNELS,

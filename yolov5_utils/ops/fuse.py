@@ -63,6 +63,21 @@ def refusal() -> str | None:
     return None
 
 
+def fuse_in_c(convs: list[nn.Conv2d], bns: list[nn.BatchNorm2d]) -> list[nn.Conv2d] | None:
+    """Fuse all pairs with one call of C, or None, with nothing noted, where it refuses one."""
+    if _native.refusal("fuse") is not None or refusal() is not None:
+        return None
+    pattern = _pattern()
+    if pattern is None or any(type(conv.padding) is not tuple for conv in convs):
+        return None
+    try:
+        fused = _native._C.fuse(convs, bns, pattern)
+    except _native.Unsupported:
+        return None
+    _native.HOT_PATHS["fuse"].calls["C"] += len(convs)
+    return fused
+
+
 _CONVOLUTION = nn.Conv2d
 
 

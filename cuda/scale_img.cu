@@ -82,8 +82,9 @@ scale_img(const y5_cuda_where *where, const y5_cuda_scale_img *job, y5_cuda_erro
     work.fused_index = job->variant % 2 != 0;
     work.copied =
         job->input_rows == job->resized_rows && job->input_columns == job->resized_columns;
-    work.column_blend = job->variant / 2 % 3;
-    work.row_blend = job->variant / 6;
+    work.above_blend = job->variant / 2 % 3;
+    work.below_blend = job->variant / 6 % 3;
+    work.row_blend = job->variant / 18;
     dim3 grid((unsigned int)size.x, (unsigned int)size.y, (unsigned int)size.z);
     switch (job->dtype) {
     case Y5_CUDA_FLOAT16:

@@ -35,7 +35,8 @@ struct scale_job {
     scale_axis columns;
     bool fused_index;
     bool copied; /* both axes keep their size: torch copies */
-    int column_blend;
+    int above_blend;
+    int below_blend;
     int row_blend;
 };
 
@@ -108,8 +109,8 @@ scale_element(const scale_job &job, int64_t row, int64_t column, int64_t channel
         for (int i = 0; i < scale_planes; i++) {
             int64_t current = plane + i * job.plane_groups;
             if (current < job.planes) {
-                float above = blend(x.left, taps[i][0], x.right, taps[i][1], job.column_blend);
-                float below = blend(x.left, taps[i][2], x.right, taps[i][3], job.column_blend);
+                float above = blend(x.left, taps[i][0], x.right, taps[i][1], job.above_blend);
+                float below = blend(x.left, taps[i][2], x.right, taps[i][3], job.below_blend);
                 float value = blend(y.left, above, y.right, below, job.row_blend);
                 output[current * out_plane] = narrow<T>(job.copied ? taps[i][0] : value);
             }

@@ -114,16 +114,19 @@ typedef struct {
 } y5_cuda_prune_layer;
 
 /* How torch's bilinear kernel was contracted; a variant is
- *     index + 2 * (columns + 3 * rows)      index 0 or 1; columns and rows 0, 1 or 2
+ *     index + 2 * (above + 3 * (below + 3 * rows))   index 0 or 1; the others 0, 1 or 2
  * index: where an output lies among the inputs, scale * (i + 0.5) - 0.5: two roundings, or 1 FMA.
- * columns and rows: a * x + b * y as
+ * above, below, rows: how the upper two neighbours, the lower two, and the two results of that are
+ * blended, a * x + b * y with a * x on the left (rows: above) as
  *     0  round(round(a * x) + round(b * y))
  *     1  fma(a, x, round(b * y))
  *     2  fma(b, y, round(a * x))
- * with a * x the left (upper) and b * y the right (lower) neighbour. Which one the installed torch
- * has is found by trying; Y5_CUDA_SCALE_LIKELY is the one to try first. */
-#define Y5_CUDA_SCALE_VARIANTS 18
-#define Y5_CUDA_SCALE_LIKELY 9
+ * Which one the installed torch has is found by trying, the likely ones first: they are those of
+ * its kernel for contiguous images (channels last with few channels goes there too) and of its
+ * kernel for many channels side by side, as nvcc 13.0 compiles them. */
+#define Y5_CUDA_SCALE_VARIANTS 54
+#define Y5_CUDA_SCALE_LIKELY 27
+#define Y5_CUDA_SCALE_LIKELY_CHANNELS_LAST 29
 
 /* A bilinear resize (corners not aligned) with 0.447 to the right and below, or cut there. `planes`
  * images of one channel one after another with `interleaved` 1, else `planes` images of that many
@@ -155,8 +158,7 @@ typedef struct {
     y5_cuda_status (*check_device)(int32_t device, y5_cuda_error *error);
 
     /* Bytes of workspace with which ema_update needs one launch for `count` pairs: 0 for as many as
-     * fit a kernel's arguments (over 1,100; 100 where driver or toolkit is older than CUDA 12.1).
-     * Starts nothing. */
+     * fit a kernel's arguments, over 1,100. Starts nothing. */
     int64_t (*ema_workspace_bytes)(int64_t count);
 
     /* average = round(round(average * decay) + round(source * (1 - decay))), as y5_ema_update().

@@ -60,6 +60,9 @@ def scale_img(
 def register_torch(facts: object) -> bool:
     """Tell the extension of torch: an object with the attributes of _native.TorchFacts."""
 
+def fuse_on_gpu(pairs: list[tuple[Any, ...]], nonfinite: Tensor) -> int:
+    """Fuse tensors of one CUDA device into those at the end of each tuple."""
+
 def use_cuda_library(path: str | PathLike[str] | None) -> None:
     """Where the CUDA library is, or None. It is opened at the first CUDA tensor."""
 

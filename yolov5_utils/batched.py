@@ -6,6 +6,7 @@ The same bits as reference.py, which runs wherever that is not sure. Must not kn
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -81,7 +82,7 @@ def update_pairs(pairs: Iterable[Pair], decay: float) -> None:
         if values[0].dtype.itemsize > 2:
             torch._foreach_mul_(values, decay)
             torch._foreach_add_(values, products)
-        else:  # in place, some of torch's kernels round the scalar to 16 bits, unlike the original's
+        else:  # in place, some of torch's kernels round the scalar to 16 bits
             sums = torch._foreach_mul(values, decay)
             torch._foreach_add_(sums, products)
             torch._foreach_copy_(values, sums)
@@ -139,3 +140,39 @@ def count_share(parameters: list[nn.Parameter]) -> Tensor:
         zeros = found if zeros is None else zeros + found
     assert zeros is not None
     return zeros.to(torch.get_default_dtype()) / elements
+
+
+def fuse_pairs(pairs: list[tuple[Any, ...]], nonfinite: Tensor) -> bool:
+    """Fuse what ops/fuse_gpu.py lists, element by element: reference.fuse_conv_and_bn.
+
+    nonfinite[i] becomes 1 where that differs from the reference: for weights and biases of the
+    convolution that are infinite or NaN. False, with nothing written, for shapes that do not fit.
+    """
+    if any(pair[0].dim() != 4 or pair[0].shape != pair[6].shape for pair in pairs):
+        return False
+    with torch.no_grad():
+        flags = [_fuse(*pair) for pair in pairs]
+        nonfinite.copy_(torch.stack(flags))
+    return True
+
+
+def _fuse(
+    weight: Tensor,
+    bias: Tensor | None,
+    gamma: Tensor,
+    beta: Tensor,
+    mean: Tensor,
+    variance: Tensor,
+    fused_weight: Tensor,
+    fused_bias: Tensor,
+    eps: float,
+) -> Tensor:
+    """One pair; True where an input of the convolution is no finite number."""
+    root = torch.sqrt(eps + variance)
+    scale = gamma.div(root)
+    # The matrix product of the original adds zeros, which turns −0 into 0.
+    fused_weight.copy_(scale.view(-1, 1, 1, 1) * weight + 0.0)
+    conv_bias = torch.zeros_like(gamma) if bias is None else bias
+    fused_bias.copy_((scale * conv_bias + 0.0) + (beta - gamma.mul(mean).div(root)))
+    finite = weight.isfinite().all() & conv_bias.isfinite().all()
+    return finite.logical_not()

@@ -15,10 +15,8 @@
 #include <stdio.h>
 #include <string.h>
 
-/* Y5_UNSUPPORTED where torch operations would not do just what they do by default: then they have
- * to be the ones that run. */
-static y5_status
-check_environment(const y5_state *state, y5_error *error)
+y5_status
+y5_check_environment(const y5_state *state, y5_error *error)
 {
     if (state->torch.tensor_type == NULL) {
         return y5_fail(error, Y5_UNSUPPORTED, "", "register_torch() was not called");
@@ -77,7 +75,7 @@ y5_py_ema_update(PyObject *module, PyObject *const *arguments, Py_ssize_t count,
     y5_pairs pairs = {0};
     double decay = 0;
     PyObject *device = NULL;
-    y5_status status = check_environment(state, &error);
+    y5_status status = y5_check_environment(state, &error);
     if (status != Y5_OK) {
         goto done;
     }
@@ -141,7 +139,7 @@ y5_py_count_module_zeros(PyObject *module, PyObject *const *arguments, Py_ssize_
     double sum_float64 = 0;
     long long elements = 0;
     long long zeros = 0;
-    y5_status status = check_environment(state, &error);
+    y5_status status = y5_check_environment(state, &error);
     if (status == Y5_OK) {
         status = y5_parameters_collect(state, values[0], &parameters, &error);
     }
@@ -276,7 +274,7 @@ y5_py_fuse(PyObject *module, PyObject *const *arguments, Py_ssize_t count, PyObj
     y5_error error = {0};
     y5_fusion fusion = {0};
     PyObject *fused = NULL;
-    y5_status status = check_environment(state, &error);
+    y5_status status = y5_check_environment(state, &error);
     if (status == Y5_OK) {
         status = fuse_pairs(state, values[0], values[1], &fusion, &error);
     }
@@ -319,25 +317,6 @@ ambiguous_layers(const y5_layers *layers)
     return list;
 }
 
-/* Launches a collected list, which is collected again once the workspace is there. */
-static y5_status
-prune_on_gpu(const y5_state *state, PyObject *const *values, y5_layers *layers, y5_error *error)
-{
-    PyObject *workspace = NULL;
-    int64_t bytes = y5_cuda_prune_bytes(layers);
-    y5_status status =
-        bytes < 0 ? Y5_NO_MEMORY : y5_place_allocate(state, &layers->place, bytes, &workspace);
-    y5_layers_free(layers);
-    if (status == Y5_OK) {
-        status = y5_collect_layers(state, values[0], values[1], values[2], layers, error);
-    }
-    if (status == Y5_OK) {
-        status = y5_launch_prune(state, layers, workspace, error);
-    }
-    Py_XDECREF(workspace);
-    return status;
-}
-
 PyObject *
 y5_py_prune(PyObject *module, PyObject *const *arguments, Py_ssize_t count, PyObject *keywords)
 {
@@ -350,7 +329,7 @@ y5_py_prune(PyObject *module, PyObject *const *arguments, Py_ssize_t count, PyOb
     y5_error error = {0};
     y5_layers layers = {0};
     PyObject *result = NULL;
-    y5_status status = check_environment(state, &error);
+    y5_status status = y5_check_environment(state, &error);
     if (status == Y5_OK) {
         status = y5_collect_layers(state, values[0], values[1], values[2], &layers, &error);
     }
@@ -359,7 +338,7 @@ y5_py_prune(PyObject *module, PyObject *const *arguments, Py_ssize_t count, PyOb
         result = PyLong_FromLong(layers.place.index);
     }
     if (status == Y5_OK && !on_cpu && values[1] != Py_None) {
-        status = prune_on_gpu(state, values, &layers, &error);
+        status = y5_launch_prune(state, values, &layers, &error);
     }
     if (status == Y5_OK && on_cpu && values[1] != Py_None && layers.count > 0) {
         y5_run run = y5_torch_run(state, layers.bytes);
@@ -446,7 +425,7 @@ y5_py_scale_img(PyObject *module, PyObject *const *arguments, Py_ssize_t count, 
     y5_place place = {0};
     y5_scale_img job;
     int64_t size[2] = {0, 0};
-    y5_status status = check_environment(state, &error);
+    y5_status status = y5_check_environment(state, &error);
     if (status == Y5_OK && !y5_tensors_append(&held, values, values[1] != NULL ? 2 : 1)) {
         status = Y5_NO_MEMORY;
     }

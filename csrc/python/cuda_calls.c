@@ -132,35 +132,49 @@ prune_list(const y5_layers *layers)
     return items;
 }
 
-int64_t
-y5_cuda_prune_bytes(const y5_layers *layers)
+/* Takes the workspace, whose allocation runs Python code, and collects the layers after it. */
+static y5_status
+prepare_prune(const y5_state *state, PyObject *const *lists, y5_layers *layers,
+              PyObject **workspace, y5_error *error)
 {
     y5_cuda_prune_layer *items = prune_list(layers);
-    int64_t bytes =
-        items != NULL ? layers->place.cuda->prune_workspace_bytes(items, layers->count) : -1;
+    if (items == NULL) {
+        return Y5_NO_MEMORY;
+    }
+    int64_t bytes = layers->place.cuda->prune_workspace_bytes(items, layers->count);
     PyMem_Free(items);
-    return bytes;
+    y5_status status = y5_place_allocate(state, &layers->place, bytes, workspace);
+    y5_layers_free(layers);
+    return status == Y5_OK ? y5_collect_layers(state, lists[0], lists[1], lists[2], layers, error)
+                           : status;
 }
 
 y5_status
-y5_launch_prune(const y5_state *state, const y5_layers *layers, PyObject *workspace,
-                y5_error *error)
+y5_launch_prune(const y5_state *state, PyObject *const *lists, y5_layers *layers, y5_error *error)
 {
     y5_cuda_where where;
     y5_tensor memory = {0};
     y5_cuda_error told = {0};
-    y5_cuda_prune_layer *items = prune_list(layers);
-    y5_status status =
-        items != NULL ? find_where(state, &layers->place, &where, error) : Y5_NO_MEMORY;
+    PyObject *workspace = NULL;
+    y5_cuda_prune_layer *items = NULL;
+    y5_status status = prepare_prune(state, lists, layers, &workspace, error);
+    if (status == Y5_OK) {
+        status = find_where(state, &layers->place, &where, error);
+    }
     if (status == Y5_OK) {
         status = open_memory(state, workspace, &memory, error);
     }
     if (status == Y5_OK) {
-        status = y5_cuda_status_of(layers->place.cuda->prune(&where, items, layers->count,
-                                                             memory.data, memory.numel, &told),
-                                   &told, error);
+        items = prune_list(layers);
+        status =
+            items == NULL
+                ? Y5_NO_MEMORY
+                : y5_cuda_status_of(layers->place.cuda->prune(&where, items, layers->count,
+                                                              memory.data, memory.numel, &told),
+                                    &told, error);
     }
     PyMem_Free(items);
+    Py_XDECREF(workspace);
     return status;
 }
 

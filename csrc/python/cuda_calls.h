@@ -18,10 +18,9 @@ y5_status y5_launch_ema(const y5_state *state, const y5_pairs *pairs, double dec
 y5_status y5_launch_count_zeros(const y5_state *state, y5_parameters *parameters, bool each,
                                 PyObject **zeros, y5_error *error);
 
-/* Launches the pruning of layers that have results. `workspace` is a tensor of at least
- * y5_cuda_prune_bytes(layers) bytes. */
-int64_t y5_cuda_prune_bytes(const y5_layers *layers);
-y5_status y5_launch_prune(const y5_state *state, const y5_layers *layers, PyObject *workspace,
+/* Launches the pruning of the layers that `lists` (weights, pruned, counts) hold. They are
+ * collected again once the workspace is there. */
+y5_status y5_launch_prune(const y5_state *state, PyObject *const *lists, y5_layers *layers,
                           y5_error *error);
 
 /* Y5_OK for an image that the library resizes, as y5_scale_img_check() for the CPU. */

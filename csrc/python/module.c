@@ -367,6 +367,7 @@ static PyMethodDef methods[] = {
     {"register_torch", FASTCALL(register_torch), doc_register_torch},
     {"configure", FASTCALL(configure), doc_configure},
     {"use_cuda_library", FASTCALL(y5_py_use_cuda_library), y5_doc_use_cuda_library},
+    {"fuse_on_gpu", FASTCALL(y5_py_fuse_on_gpu), y5_doc_fuse_on_gpu},
     {"cuda_info", FASTCALL(y5_py_cuda_info), y5_doc_cuda_info},
     {"info", info, METH_NOARGS, doc_info},
     {NULL, NULL, 0, NULL},

@@ -18,7 +18,15 @@ from torch import Tensor, nn
 
 from yolov5_utils import _C, _native, reference
 from yolov5_utils.ops import prune as prune_module
-from yolov5_utils.torch_utils import ModelEMA, prune, scale_img, sparsity, time_synchronized
+from yolov5_utils.ops.fuse_model import fuse_model
+from yolov5_utils.torch_utils import (
+    ModelEMA,
+    fuse_conv_and_bn,
+    prune,
+    scale_img,
+    sparsity,
+    time_synchronized,
+)
 
 from .ema_models import Net, trained
 from .test_ema import FLOATING, Holder, assert_same_bits, original, values
@@ -331,3 +339,182 @@ def test_times_after_the_work(device: Device) -> None:
         assert done.query()
     first = time_synchronized()
     assert 0 <= time_synchronized() - first < 5
+
+
+def pair(
+    channels: tuple[int, int], dtype: torch.dtype, seed: int, bias: bool = False, groups: int = 1
+) -> tuple[nn.Conv2d, nn.BatchNorm2d]:
+    """A convolution and a batch norm of random values, without gradients."""
+    generator = torch.Generator().manual_seed(seed)
+    conv = nn.Conv2d(*channels, 3, padding=1, bias=bias, groups=groups)
+    bn = nn.BatchNorm2d(channels[1], eps=1e-3)
+    for tensor in [*conv.parameters(), *bn.parameters(), bn.running_mean, bn.running_var]:
+        tensor.data.copy_(torch.randn(tensor.shape, generator=generator))
+    bn.running_var.abs_()
+    conv.weight.data[0, 0, 0, :2] = torch.tensor([0.0, -0.0])
+    return conv.to(dtype).requires_grad_(False), bn.to(dtype).requires_grad_(False)
+
+
+def assert_same_fused(found: nn.Conv2d, expected: nn.Conv2d) -> None:
+    assert type(found) is nn.Conv2d
+    for name, value in expected.state_dict().items():
+        got = found.state_dict()[name]
+        assert got.device == value.device
+        assert got.stride() == value.stride()
+        assert_same_bits(got.cpu(), value.cpu())
+    for name in ("stride", "padding", "dilation", "groups", "kernel_size", "padding_mode"):
+        assert getattr(found, name) == getattr(expected, name)
+
+
+@pytest.mark.parametrize("dtype", FLOATING, ids=str)
+def test_fuse(device: Device, dtype: torch.dtype) -> None:
+    for seed, (channels, bias, groups) in enumerate(
+        itertools.product([(3, 16), (16, 7), (64, 32)], (False, True), (1,))
+    ):
+        conv, bn = pair(channels, dtype, seed, bias, groups)
+        conv, bn = conv.to(device.place), bn.to(device.place)
+        before, random_state = ways("fuse"), torch.get_rng_state()
+        found = fuse_conv_and_bn(conv, bn)
+        assert torch.equal(torch.get_rng_state(), random_state)
+        assert way_since("fuse", before) == {device.way}, _native.HOT_PATHS["fuse"].reasons
+        assert_same_fused(found, reference.fuse_conv_and_bn(conv, bn))
+
+
+def test_fuse_weights_that_are_no_numbers(device: Device) -> None:
+    """The original's matrix product spreads them over the column."""
+    for where, value in itertools.product(("weight", "bias"), (float("inf"), float("nan"))):
+        conv, bn = pair((3, 8), torch.float32, 1, bias=True)
+        getattr(conv, where).data.view(-1)[3] = value
+        conv, bn = conv.to(device.place), bn.to(device.place)
+        assert_same_fused(fuse_conv_and_bn(conv, bn), reference.fuse_conv_and_bn(conv, bn))
+    conv, bn = pair((3, 8), torch.float32, 1)
+    bn.weight.data[2] = float("inf")
+    conv, bn = conv.to(device.place), bn.to(device.place)
+    assert_same_fused(fuse_conv_and_bn(conv, bn), reference.fuse_conv_and_bn(conv, bn))
+
+
+class Block(nn.Module):
+    """A convolution as YOLOv5 has them."""
+
+    def __init__(self, channels: tuple[int, int], seed: int) -> None:
+        super().__init__()
+        self.conv, self.bn = pair(channels, torch.float32, seed)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.bn(self.conv(x))
+
+    def forward_fuse(self, x: Tensor) -> Tensor:
+        return self.conv(x)
+
+
+def test_fuse_model(device: Device) -> None:
+    model = nn.Sequential(*(Block((8, 8), seed) for seed in range(9))).to(device.place)
+    expected = [reference.fuse_conv_and_bn(block.conv, block.bn) for block in model]
+    before = ways("fuse")
+    fuse_model(model)
+    assert way_since("fuse", before) == {device.way}
+    for block, conv in zip(model, expected, strict=True):
+        assert not hasattr(block, "bn")
+        assert_same_fused(block.conv, conv)
+
+
+# What only a real GPU can show.
+
+
+@pytest.fixture
+def gpu() -> torch.device:
+    """The first GPU, if the CUDA library runs on it."""
+    need_gpu()
+    problem = _C.cuda_info(0)["problem"]
+    if problem is not None:
+        pytest.skip(problem)
+    return torch.device("cuda", 0)
+
+
+def test_nothing_waits_for_the_gpu(gpu: torch.device) -> None:
+    """EMA, sparsity, prune and scale_img only launch."""
+    model, image = convolutions(1).to(gpu), torch.rand(1, 3, 64, 96, device=gpu)
+    ema = ModelEMA(model)
+    scale_img(image, 0.5)  # tries the variants, and waits for that
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        ema.update(model)
+        sparsity(model)
+        prune_module.prune_layers(model, 0.3)
+        scale_img(image, 0.5)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_the_current_stream_is_used(gpu: torch.device) -> None:
+    """A long wait on a stream of its own is in front of the update, and nothing else is."""
+    model = convolutions(1).to(gpu)
+    ema, expected = ModelEMA(model), ModelEMA(model)
+    stream = torch.cuda.Stream()
+    torch.cuda.synchronize()
+    with torch.cuda.stream(stream):
+        torch.cuda._sleep(200_000_000)
+        ema.update(model)
+    done = stream.record_event()
+    assert not done.query()
+    done.synchronize()
+    original(expected.ema, model, ema.decay(1))
+    for key, value in expected.ema.state_dict().items():
+        assert_same_bits(ema.ema.state_dict()[key].cpu(), value.cpu())
+
+
+def test_graph_capture(gpu: torch.device) -> None:
+    """Captured once, played three times: as many updates."""
+    average, source = convolutions(1).to(gpu), convolutions(2).to(gpu)
+    expected, image = copy.deepcopy(average), torch.rand(2, 3, 99, 130, device=gpu)
+    original_image = original_scale_img(image, 0.83)
+    scale_img(image, 0.83)
+    _C.ema_update(copy.deepcopy(average), source, 0.9)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        _C.ema_update(average, source, 0.9)
+        share = sparsity(source)
+        resized = scale_img(image, 0.83)
+    for _ in range(3):
+        graph.replay()
+        original(expected, source, 0.9)
+    torch.cuda.synchronize()
+    for key, value in expected.state_dict().items():
+        assert_same_bits(average.state_dict()[key].cpu(), value.cpu())
+    assert_same_bits(resized.cpu(), original_image.cpu())
+    assert_same_bits(share.cpu(), reference.sparsity(source).cpu())
+
+
+def test_deterministic_algorithms_are_torchs(gpu: torch.device) -> None:
+    image, before = torch.rand(1, 3, 64, 96, device=gpu), ways("scale_img")
+    torch.use_deterministic_algorithms(True)
+    try:
+        found, expected = scale_img(image, 0.83), original_scale_img(image, 0.83)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert way_since("scale_img", before) == {"torch"}
+    assert_same_bits(found.cpu(), expected.cpu())
+
+
+def test_mixed_devices_raise_as_upstream(gpu: torch.device) -> None:
+    ema, model = ModelEMA(Net().to(gpu)), Net(1)
+    with pytest.raises(RuntimeError) as theirs:
+        original(copy.deepcopy(ema.ema), model, 0.9)
+    before = {key: value.clone() for key, value in ema.ema.state_dict().items()}
+    with pytest.raises(RuntimeError) as ours:
+        ema.update(model)
+    assert str(ours.value).splitlines()[0] == str(theirs.value).splitlines()[0]
+    for key, value in before.items():
+        assert torch.equal(ema.ema.state_dict()[key], value)
+
+
+def test_lowered_precision_takes_the_originals_product(gpu: torch.device) -> None:
+    conv, bn = (module.to(gpu) for module in pair((64, 64), torch.float32, 1))
+    before, allowed = ways("fuse"), torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = True
+    try:
+        found, expected = fuse_conv_and_bn(conv, bn), reference.fuse_conv_and_bn(conv, bn)
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = allowed
+    assert way_since("fuse", before) == {"torch"}
+    assert_same_fused(found, expected)

@@ -372,11 +372,8 @@ borrow_held(const y5_state *state, y5_tensors *held, int64_t at, const char *nam
     if (status == Y5_OK) {
         status = y5_place_add(place, tensor, error);
     }
-    if (status == Y5_OK) {
-        status = y5_place_open(state, place, error);
-    }
     snprintf(error->argument, sizeof(error->argument), "%s", name);
-    return status;
+    return status == Y5_OK ? y5_place_open(state, place, error) : status;
 }
 
 /* Two integers out of a tuple. */

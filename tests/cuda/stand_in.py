@@ -45,6 +45,22 @@ def build(source: str, into: Path, *definitions: str) -> Path:
     return library
 
 
+def build_emulated(into: Path) -> Path | None:
+    """The CUDA library's own sources, compiled for the CPU with tests/emu; None without g++."""
+    found = shutil.which("g++")
+    if found is None:
+        return None
+    library = into / "emulated.so"
+    flags = ("-std=c++17", "-O2", "-ffp-contract=off", "-shared", "-fPIC", "-w")
+    emulator = ROOT / "tests" / "emu"
+    folders = [f"-I{path}" for path in (emulator / "include", ROOT / "cuda", ROOT / "csrc")]
+    named = '-DY5_CUDA_ARCHITECTURES="emulated"'
+    sources = [*sorted((ROOT / "cuda").glob("*.cu")), emulator / "emulator.cpp"]
+    command = [found, *flags, *folders, named, "-x", "c++", *map(str, sources)]
+    subprocess.run([*command, "-o", str(library)], check=True, timeout=300)
+    return library
+
+
 class Record(ctypes.Structure):
     """What the fake library wrote down of its last call."""
 

@@ -10,13 +10,16 @@ import copy
 import itertools
 import random
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from yolov5_utils import _C, _native, reference
+from yolov5_utils.ops import fuse_gpu
 from yolov5_utils.ops import prune as prune_module
 from yolov5_utils.ops.fuse_model import fuse_model
 from yolov5_utils.torch_utils import (
@@ -28,6 +31,7 @@ from yolov5_utils.torch_utils import (
     time_synchronized,
 )
 
+from ..cuda.stand_in import build, build_emulated, compiler, stand_in
 from .ema_models import Net, trained
 from .test_ema import FLOATING, Holder, assert_same_bits, original, values
 from .test_scale_img import original as original_scale_img
@@ -49,11 +53,39 @@ def need_gpu() -> None:
         pytest.skip("no GPU")
 
 
-@pytest.fixture(params=("cpu", "cuda", "cuda-torch"))
-def device(request: pytest.FixtureRequest) -> Iterator[Device]:
+@pytest.fixture(scope="module")
+def emulated(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The exchange table of the stand-in, and the CUDA library compiled for the CPU."""
+    if not hasattr(torch.Tensor, "__dlpack_c_exchange_api__"):
+        pytest.skip(f"torch {torch.__version__} has no exchange table to stand in for")
+    folder = tmp_path_factory.mktemp("stand-in")
+    library = build_emulated(folder) if compiler() else None
+    if library is None:
+        pytest.skip("no compiler for C and C++")
+    return build("stand_in.c", folder), library
+
+
+def exact_sqrt(given: Tensor) -> Tensor:
+    """torch.sqrt as CUDA has it: correctly rounded, which the CPU's is not where MKL does it."""
+    wide = given.double().numpy()
+    return torch.from_numpy(np.sqrt(wide)).to(given.dtype)
+
+
+@pytest.fixture(params=("cpu", "stand-in", "cuda", "cuda-torch"))
+def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Device]:
     """Each place in turn; skipped where there is no GPU, or no CUDA library for it."""
     if request.param == "cpu":
         yield Device(torch.device("cpu"), "C")
+        return
+    if request.param == "stand-in":
+        table, library = request.getfixturevalue("emulated")
+        monkeypatch.setattr(fuse_gpu, "is_on_gpu", lambda conv: True)
+        monkeypatch.setattr(torch, "sqrt", exact_sqrt)
+        threads = torch.get_num_threads()
+        torch.set_num_threads(2)  # else another of torch's kernels resizes images
+        with stand_in(table, library):
+            yield Device(torch.device("cpu"), "CUDA", real=False)
+        torch.set_num_threads(threads)
         return
     need_gpu()
     gpu = torch.device("cuda", 0)
@@ -116,7 +148,8 @@ def test_ema_of_many_tensors(device: Device, count: int) -> None:
     """More than fit a launch's arguments, and none at all."""
     averages = [values(1 + i % 7, torch.float32, i) for i in range(count)]
     sources = [values(1 + i % 7, torch.float32, i + 1) for i in range(count)]
-    check_ema(Holder(*averages), Holder(*sources), device)
+    way = "" if count else "C"  # nothing says that there is a GPU
+    check_ema(Holder(*averages), Holder(*sources), device, way=way)
 
 
 def test_ema_out_of_alignment(device: Device) -> None:
@@ -244,7 +277,7 @@ PRUNED = {
 def test_prune_selection(device: Device, kind: str, dtype: torch.dtype) -> None:
     if device.way == "torch":
         pytest.skip("without the library the choice among equals is torch's")
-    sizes = (1, 2, 33, 1023, 1024, 1025, 5000, 70_001)
+    sizes = (1, 2, 33, 1023, 1024, 1025, 5000, 70_001 if device.real else 9_001)
     weights = [PRUNED[kind](size, dtype) for size in sizes]
     for share in (0.0, 0.3, 0.5, 0.999, 1.0):
         counts = [round(share * size) for size in sizes]
@@ -305,6 +338,8 @@ IMAGE_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 @pytest.mark.parametrize("order", (torch.contiguous_format, torch.channels_last), ids=str)
 @pytest.mark.parametrize("dtype", IMAGE_DTYPES, ids=str)
 def test_scale_img(device: Device, dtype: torch.dtype, order: torch.memory_format) -> None:
+    if dtype != torch.float32 and not device.real:
+        pytest.skip("the CPU's kernels for 16 bits differ from those of a GPU")
     if dtype != torch.float32 and device.way == "C":
         device = device._replace(way="torch")
     draw = random.Random(1)
@@ -316,6 +351,8 @@ def test_scale_img(device: Device, dtype: torch.dtype, order: torch.memory_forma
         generator = torch.Generator().manual_seed(seed)
         img = torch.randn(batch, channels, height, width, generator=generator).to(dtype)
         ratio = draw.choice((0.83, 0.67, 0.5, 1.3, draw.uniform(0.4, 2.0)))
+        if not device.real and int(height * ratio) + int(width * ratio) <= 128:
+            continue  # a kernel that only the CPU has
         img = img.contiguous(memory_format=order)
         check_scale_img(img, ratio, device, same_shape=draw.random() < 0.3)
 

@@ -20,9 +20,10 @@ _PROBES = {
     True: ((41, 114, 0.83), (37, 45, 1.37)),
     False: ((77, 80, 0.83), (61, 83, 1.37), (401, 307, 0.83)),
 }
-# Variants of the CUDA library, numbered in cuda/y5_cuda.h; first the one that torch is expected to
-# have.
-_GPU_VARIANTS = (9, *(variant for variant in range(18) if variant != 9))
+# Variants of the CUDA library, numbered in cuda/y5_cuda.h; first those that torch is expected to
+# have, for contiguous images and for many channels side by side.
+_LIKELY_ON_GPU = (27, 29)
+_GPU_VARIANTS = (*_LIKELY_ON_GPU, *(v for v in range(54) if v not in _LIKELY_ON_GPU))
 # 16-bit results hide most differences between variants, so that it takes many of them.
 _GPU_PROBES = ((77, 80, 0.83), (401, 307, 0.83), (701, 503, 1.37), (1201, 907, 0.83))
 # torch takes other kernels on a GPU for more channels; where the change is differs by release.

@@ -45,6 +45,6 @@ lint: ## formatting, static checks, and warning-free builds with gcc and clang
 	PYTHON=$(python) tools/lint.sh
 
 clean: ## removes everything that the other targets made
-	rm -rf build dist demo_output *.egg-info yolov5_utils/_C.*so .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf build dist demo_output *.egg-info yolov5_utils/_C.*so yolov5_utils/libyolov5_utils_cuda.so .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +
 	$(if $(filter none,$(VENV)),,rm -rf "$(VENV)" .venv-clients)

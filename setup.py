@@ -1,6 +1,8 @@
-"""Builds the C extension. Knows nothing of torch: the extension meets torch at run time only."""
+"""Builds the C extension, and the CUDA library beside it where that is wanted. Knows nothing of
+torch: both meet torch at run time only."""
 
 import os
+import runpy
 import sys
 import sysconfig
 from pathlib import Path
@@ -29,6 +31,14 @@ def switch(name: str) -> bool:
     if value not in ("0", "1"):
         sys.exit(f"{name}={value!r}: allowed values are 0, 1")
     return value == "1"
+
+
+def cuda_switch() -> str:
+    """YOLOV5_UTILS_CUDA: whether the CUDA library is built; anything unknown is an error."""
+    value = os.environ.get("YOLOV5_UTILS_CUDA", "auto")
+    if value not in ("auto", "0", "1"):
+        sys.exit(f"YOLOV5_UTILS_CUDA={value!r}: allowed values are auto, 0, 1")
+    return value
 
 
 def compiler_arguments() -> tuple[list[str], list[str]]:
@@ -63,6 +73,25 @@ class BuildExtension(build_ext):
         else:
             ext.extra_compile_args, ext.extra_link_args = compiler_arguments()
         super().build_extension(ext)
+        self.build_cuda_library(ext)
+
+    def build_cuda_library(self, ext: Extension) -> None:
+        """Puts the library beside the extension, or nothing; one line says which."""
+        if sys.platform != "linux":
+            return
+        runpy.run_path("cuda/build.py")["build_if"](
+            cuda_switch(),
+            Path(self.get_ext_fullpath(ext.name)).parent,
+            Path(self.build_temp) / "cuda",
+            strict=switch("YOLOV5_UTILS_WERROR"),
+            say=lambda line: print(line, flush=True),
+        )
+
+    def get_outputs(self) -> list[str]:
+        """Also the CUDA library, so that wheels and installations have it."""
+        beside = Path(self.get_ext_fullpath(self.extensions[0].name)).parent
+        library = beside / "libyolov5_utils_cuda.so"
+        return [*super().get_outputs(), *([str(library)] if library.exists() else [])]
 
 
 def libraries() -> list[str]:

@@ -1,7 +1,6 @@
 /* The exported table, and the question whether this build runs on a device. */
 #include "launch.cuh"
 #include "operations.h"
-#include "scale_img.cuh"
 
 namespace y5 {
 
@@ -21,12 +20,7 @@ check_device(int32_t device, y5_cuda_error *error)
         status = guard.enter(&where, error);
     }
     if (status == Y5_CUDA_OK) { /* loads the code for this chip, or finds that there is none */
-        cudaFuncAttributes attributes;
-        status = check(cudaFuncGetAttributes(&attributes, scale_img_kernel<float>),
-                       "loading the kernels", device, error);
-        if (status != Y5_CUDA_OK) {
-            (void)cudaGetLastError(); /* told already */
-        }
+        status = load_a_kernel(device, error);
     }
     return status;
 }

@@ -9,6 +9,10 @@ namespace y5 {
 extern const char *const architectures;
 
 y5_cuda_status check_device(int32_t device, y5_cuda_error *error);
+
+/* Loads a kernel's code onto the current device, or says that there is none for its chip. */
+y5_cuda_status load_a_kernel(int32_t device, y5_cuda_error *error);
+
 int64_t ema_workspace_bytes(int64_t count);
 y5_cuda_status ema_update(const y5_cuda_where *where, const y5_cuda_ema_pair *pairs, int64_t count,
                           double decay, void *workspace, int64_t workspace_bytes,

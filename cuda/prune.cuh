@@ -22,6 +22,9 @@ constexpr int bins_per_thread = digit_bins / block_threads;
 /* Histograms of a block: equal digits, which weights are full of, then wait for each other less. */
 constexpr int histogram_copies = 2;
 
+/* Keys of 64 bits take more registers than 64. */
+constexpr int prune_resident_blocks = 3;
+
 struct prune_entry {
     const void *weights;
     void *pruned;
@@ -254,7 +257,7 @@ choose_digit(const prune_entry &entry, prune_state *state, unsigned long long *h
 /* The launch for digit number `digit`. */
 template <typename Table>
 __global__ void
-__launch_bounds__(block_threads, resident_blocks)
+__launch_bounds__(block_threads, prune_resident_blocks)
 prune_digit_kernel(const __grid_constant__ Table table, const prune_workspace workspace,
                    const int digit)
 {
@@ -352,7 +355,7 @@ choose_tie_chunk(prune_state *state, const uint32_t *chunk_equals, uint32_t chun
 
 template <typename Table>
 __global__ void
-__launch_bounds__(block_threads, resident_blocks)
+__launch_bounds__(block_threads, prune_resident_blocks)
 prune_ties_kernel(const __grid_constant__ Table table, const prune_workspace workspace)
 {
     __shared__ uint64_t partial[block_warps];
@@ -502,7 +505,7 @@ apply_chunk(const prune_entry &entry, const prune_state &state, uint32_t chunk,
 
 template <typename Table>
 __global__ void
-__launch_bounds__(block_threads, resident_blocks)
+__launch_bounds__(block_threads, prune_resident_blocks)
 prune_apply_kernel(const __grid_constant__ Table table, const prune_workspace workspace)
 {
     __shared__ uint32_t warp_equals[block_warps];

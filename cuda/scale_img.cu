@@ -49,6 +49,18 @@ check_job(const y5_cuda_scale_img *job, y5_cuda_error *error)
     return Y5_CUDA_OK;
 }
 
+y5_cuda_status
+load_a_kernel(int32_t device, y5_cuda_error *error)
+{
+    cudaFuncAttributes attributes;
+    y5_cuda_status status = check(cudaFuncGetAttributes(&attributes, scale_img_kernel<float>),
+                                  "loading the kernels", device, error);
+    if (status != Y5_CUDA_OK) {
+        (void)cudaGetLastError(); /* told already */
+    }
+    return status;
+}
+
 static scale_axis
 axis_of(int64_t input, int64_t resized, int64_t output)
 {

@@ -105,8 +105,9 @@ check_active_venv() {
 fingerprint() { # of everything the extension is made from
   {
     python_version "$python"
-    env | grep -E '^(CC|CFLAGS|LDFLAGS|YOLOV5_UTILS_(DEBUG|SANITIZE|COVERAGE|WERROR))=' | sort || true
-    find csrc setup.py pyproject.toml -type f -print0 | sort -z | xargs -0 cksum
+    env | grep -E '^(CC|CFLAGS|LDFLAGS|YOLOV5_UTILS_(CUDA|DEBUG|SANITIZE|COVERAGE|WERROR)|CUDA_HOME|CUDA_PATH|TORCH_CUDA_ARCH_LIST)=' | sort || true
+    command -v nvcc || true
+    find csrc cuda setup.py pyproject.toml -type f -print0 | sort -z | xargs -0 cksum
   } | cksum
 }
 
@@ -122,7 +123,7 @@ install_package() {
     imported_from_here; then
     return
   fi
-  echo "building the C extension"
+  echo "building the C extension, and the CUDA library where there is nvcc"
   need_setuptools
   rm -f "$stamp"
   pip install -q --no-build-isolation --no-deps --editable .

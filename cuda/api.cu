@@ -9,8 +9,7 @@ check_device(int32_t device, y5_cuda_error *error)
 {
     y5_cuda_where where = {NULL, device, 0};
     int count = 0;
-    y5_cuda_status status =
-        check(cudaGetDeviceCount(&count), "counting devices", device, error);
+    y5_cuda_status status = check(cudaGetDeviceCount(&count), "counting devices", device, error);
     if (status == Y5_CUDA_OK && (device < 0 || device >= count)) {
         return fail(error, Y5_CUDA_BAD_ARGUMENT, "there is no device %d, only %d in all",
                     (int)device, count);

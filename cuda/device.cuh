@@ -21,8 +21,8 @@ constexpr int block_warps = block_threads / warp_threads;
 /* Blocks that a multiprocessor should be able to hold: bounds the registers to 64. */
 constexpr int resident_blocks = 4;
 
-/* This thread's number, opaque to the optimiser: it would otherwise compute every branch's addresses
- * in front of the loop over chunks and run out of registers. */
+/* This thread's number, opaque to the optimiser: it would otherwise compute every branch's
+ * addresses in front of the loop over chunks and run out of registers. */
 __device__ __forceinline__ int
 thread_number()
 {
@@ -193,8 +193,8 @@ square_root(double value)
     return __dsqrt_rn(value);
 }
 
-/* Elements that travel in one access of 4 to 16 bytes; kept as words, so that 16-bit elements do not
- * take a register each. */
+/* Elements that travel in one access of 4 to 16 bytes; kept as words, so that 16-bit elements do
+ * not take a register each. */
 template <typename T, int count> struct alignas(sizeof(T) * count) packed {
     static constexpr int words = (int)sizeof(T) * count / 4;
     uint32_t word[words];
@@ -286,8 +286,8 @@ template <typename Entry, int limit> struct table_of {
 };
 
 template <typename Entry, size_t bytes>
-constexpr int table_limit =
-    (int)((bytes - other_arguments_bytes) / (sizeof(Entry) + sizeof(uint32_t)));
+constexpr int table_limit = (int)((bytes - other_arguments_bytes) /
+                                  (sizeof(Entry) + sizeof(uint32_t)));
 template <typename Entry> using few_items = table_of<Entry, table_limit<Entry, few_bytes>>;
 template <typename Entry> using many_items = table_of<Entry, table_limit<Entry, many_bytes>>;
 

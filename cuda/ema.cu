@@ -13,9 +13,9 @@ static y5_cuda_status
 check_pair(const y5_cuda_ema_pair *pair, int64_t index, y5_cuda_error *error)
 {
     if (!is_floating(pair->average_dtype) || !is_floating(pair->source_dtype)) {
-        return fail(error, Y5_CUDA_BAD_ARGUMENT, "pairs[%lld]: dtypes %d and %d, allowed are 0 to %d",
-                    (long long)index, (int)pair->average_dtype, (int)pair->source_dtype,
-                    Y5_CUDA_FLOATING_COUNT - 1);
+        return fail(error, Y5_CUDA_BAD_ARGUMENT,
+                    "pairs[%lld]: dtypes %d and %d, allowed are 0 to %d", (long long)index,
+                    (int)pair->average_dtype, (int)pair->source_dtype, Y5_CUDA_FLOATING_COUNT - 1);
     }
     if (pair->numel < 0 || pair->numel > numel_limit) {
         return fail(error, Y5_CUDA_BAD_ARGUMENT, "pairs[%lld]: %lld elements", (long long)index,
@@ -55,7 +55,8 @@ ema_workspace_bytes(int64_t count)
     return count <= many_items<ema_entry>::capacity ? 0 : table_bytes(count);
 }
 
-/* The launch for the types of the pairs: all float32, all of one 16-bit type, or whatever they are. */
+/* The launch for the types of the pairs: all float32, all of one 16-bit type, or whatever they are.
+ */
 template <typename Table>
 static y5_cuda_status
 launch(const y5_cuda_where *where, const Table &table, const ema_scalars &scalars, int32_t type,
@@ -126,7 +127,8 @@ launch_from_workspace(const y5_cuda_where *where, const y5_cuda_ema_pair *pairs,
             device_items<ema_entry> table = {(uint32_t)count, (uint32_t)chunks,
                                              (const uint32_t *)(const void *)(device + count),
                                              device};
-            status = launch(where, table, scalars, common_type(pairs, count), multiprocessors, error);
+            status =
+                launch(where, table, scalars, common_type(pairs, count), multiprocessors, error);
         }
         *launched = true;
     }

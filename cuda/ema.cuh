@@ -90,7 +90,8 @@ ema_chunk(const ema_entry &entry, int64_t first, int count, const ema_scalars &s
 #pragma unroll
                 for (int j = 0; j < width; j++) {
                     To value = unpack(kept[i].word, j, To());
-                    pack(updated.word, j, ema_element(value, unpack(added[i].word, j, From()), scalars));
+                    pack(updated.word, j,
+                         ema_element(value, unpack(added[i].word, j, From()), scalars));
                 }
                 store_packed<To, width>(average, at, updated);
             }
@@ -124,8 +125,8 @@ ema_chunk_to(const ema_entry &entry, int64_t first, int count, const ema_scalars
 
 /* Pairs that are all of one type: registers for several loads at once. */
 template <typename T> struct ema_of_one_type {
-    static __device__ __forceinline__ void
-    chunk(const ema_entry &entry, int64_t first, int count, const ema_scalars &scalars)
+    static __device__ __forceinline__ void chunk(const ema_entry &entry, int64_t first, int count,
+                                                 const ema_scalars &scalars)
     {
         ema_chunk<T, T, 4>(entry, first, count, scalars);
     }
@@ -133,8 +134,8 @@ template <typename T> struct ema_of_one_type {
 
 /* Pairs of any types. */
 struct ema_of_any_types {
-    static __device__ __forceinline__ void
-    chunk(const ema_entry &entry, int64_t first, int count, const ema_scalars &scalars)
+    static __device__ __forceinline__ void chunk(const ema_entry &entry, int64_t first, int count,
+                                                 const ema_scalars &scalars)
     {
         switch (entry.numel_and_dtypes / 4 % 4) {
         case Y5_CUDA_FLOAT64:
@@ -156,7 +157,7 @@ struct ema_of_any_types {
 template <typename Types, typename Table>
 __global__ void
 __launch_bounds__(block_threads, resident_blocks)
-ema_kernel(const __grid_constant__ Table table, const ema_scalars scalars)
+    ema_kernel(const __grid_constant__ Table table, const ema_scalars scalars)
 {
     for_each_chunk(table, [&](uint32_t item, uint32_t chunk) {
         const ema_entry &entry = table.entries[item];

@@ -34,7 +34,8 @@ check_pair(const y5_cuda_fuse_pair *pair, int64_t index, y5_cuda_error *error)
                     (long long)index, (int)pair->dtype, Y5_CUDA_FLOATING_COUNT - 1,
                     (int)pair->fused_dtype);
     }
-    if (pair->channels < 1 || pair->row_numel < 1 || pair->channels > numel_limit / pair->row_numel) {
+    if (pair->channels < 1 || pair->row_numel < 1 ||
+        pair->channels > numel_limit / pair->row_numel) {
         return fail(error, Y5_CUDA_BAD_ARGUMENT, "pairs[%lld]: %lld channels of %lld weights",
                     (long long)index, (long long)pair->channels, (long long)pair->row_numel);
     }
@@ -47,11 +48,11 @@ check_pair(const y5_cuda_fuse_pair *pair, int64_t index, y5_cuda_error *error)
 }
 
 y5_cuda_status
-fuse(const y5_cuda_where *where, const y5_cuda_fuse_pair *pairs, int64_t count, int32_t *nonfinite,
+fuse(const y5_cuda_where *where, const y5_cuda_fuse_pair *pairs, int64_t count, int32_t *doubtful,
      y5_cuda_error *error)
 {
-    if (!is_aligned(nonfinite, 4)) {
-        return fail(error, Y5_CUDA_BAD_ARGUMENT, "nonfinite: not aligned to its elements");
+    if (!is_aligned(doubtful, 4)) {
+        return fail(error, Y5_CUDA_BAD_ARGUMENT, "doubtful: not aligned to its elements");
     }
     for (int64_t i = 0; i < count; i++) {
         y5_cuda_status status = check_pair(&pairs[i], i, error);
@@ -61,8 +62,8 @@ fuse(const y5_cuda_where *where, const y5_cuda_fuse_pair *pairs, int64_t count, 
     }
     device_guard guard;
     y5_cuda_status status = guard.enter(where, error);
-    if (status == Y5_CUDA_OK && nonfinite != NULL && count > 0) {
-        status = check(cudaMemsetAsync(nonfinite, 0, (size_t)count * sizeof(*nonfinite),
+    if (status == Y5_CUDA_OK && doubtful != NULL && count > 0) {
+        status = check(cudaMemsetAsync(doubtful, 0, (size_t)count * sizeof(*doubtful),
                                        (cudaStream_t)where->stream),
                        "fuse: clearing the flags", where->device, error);
     }
@@ -73,7 +74,7 @@ fuse(const y5_cuda_where *where, const y5_cuda_fuse_pair *pairs, int64_t count, 
         count,
         [&](int64_t i, fuse_entry *entry) {
             entry->pair = pairs[i];
-            entry->nonfinite = nonfinite != NULL ? nonfinite + i : NULL;
+            entry->doubtful = doubtful != NULL ? doubtful + i : NULL;
             return ceil_divide(pairs[i].channels * pairs[i].row_numel, fuse_chunk_elements);
         },
         [&](const auto &table, int64_t) {

@@ -14,7 +14,7 @@ constexpr int fuse_chunk_elements = 2048;
 
 struct fuse_entry {
     y5_cuda_fuse_pair pair;
-    int32_t *nonfinite; /* NULL: nobody asks */
+    int32_t *doubtful; /* NULL: nobody asks */
 };
 
 /* sqrt(variance + epsilon) of one channel. */
@@ -35,14 +35,6 @@ fuse_scale(const y5_cuda_fuse_pair &pair, int64_t channel)
     return rounded<T>(divide(gamma, fuse_root<T>(pair, channel)));
 }
 
-/* scale * value as a row of the original's matrix product: zeros added turn -0 into +0. */
-template <typename T>
-__device__ __forceinline__ wide<T>
-fuse_product(wide<T> scale, wide<T> value)
-{
-    return rounded<T>(add(multiply(scale, value), (wide<T>)0));
-}
-
 /* NaN or infinite: the difference to itself is not zero. */
 template <typename Wide>
 __device__ __forceinline__ bool
@@ -51,10 +43,22 @@ is_nonfinite(Wide value)
     return !(add(value, -value) == (Wide)0);
 }
 
-/* The fused bias of one channel; true where the convolution's own is not finite. */
+/* scale * value as a row of the original's matrix product: zeros added turn -0 into +0. Doubtful
+ * where that product may have other bits: it spreads what is not finite over the column, and keeps
+ * the sign of what vanishes. */
+template <typename T>
+__device__ __forceinline__ wide<T>
+fuse_product(wide<T> scale, wide<T> value, bool *doubtful)
+{
+    wide<T> product = rounded<T>(multiply(scale, value));
+    *doubtful |= is_nonfinite(value) || (product == 0 && value != 0 && scale != 0);
+    return add(product, (wide<T>)0);
+}
+
+/* The fused bias of one channel. */
 template <typename T, typename Out>
-__device__ __forceinline__ bool
-fuse_bias(const y5_cuda_fuse_pair &pair, int64_t channel)
+__device__ __forceinline__ void
+fuse_bias(const y5_cuda_fuse_pair &pair, int64_t channel, bool *doubtful)
 {
     wide<T> gamma = widen(((const T *)pair.gamma)[channel]);
     wide<T> mean = widen(((const T *)pair.mean)[channel]);
@@ -64,9 +68,8 @@ fuse_bias(const y5_cuda_fuse_pair &pair, int64_t channel)
     wide<T> shift = rounded<T>(divide(rounded<T>(multiply(gamma, mean)), root));
     wide<T> moved = rounded<T>(add(beta, -shift));
     wide<T> bias = pair.bias != NULL ? widen(((const T *)pair.bias)[channel]) : (wide<T>)0;
-    wide<T> result = rounded<T>(add(fuse_product<T>(scale, bias), moved));
+    wide<T> result = rounded<T>(add(fuse_product<T>(scale, bias, doubtful), moved));
     ((Out *)pair.fused_bias)[channel] = narrow<Out>(result);
-    return is_nonfinite(bias);
 }
 
 /* `count` weights from `first` on, and the bias of every channel whose row begins among them. */
@@ -81,25 +84,24 @@ fuse_chunk(const y5_cuda_fuse_pair &pair, int64_t first, int count, double *shar
     int64_t row_end = pair.row_numel - begun;
     /* In a chunk 32 bits do: a row longer than two chunks might as well be endless. */
     uint32_t row = (uint32_t)(pair.row_numel < 2 * fuse_chunk_elements ? pair.row_numel
-                                                                      : 2 * fuse_chunk_elements);
+                                                                       : 2 * fuse_chunk_elements);
     uint32_t before = (uint32_t)(row_end >= count ? 0 : (int64_t)row - row_end);
     int rows = (int)((before + (uint32_t)count - 1) / row) + 1;
-    bool odd = false;
+    bool doubtful = false;
     __syncthreads(); /* the chunk before has done with the scales */
 #pragma unroll 1
     for (int i = thread_number(); i < rows; i += block_threads) {
         scales[i] = fuse_scale<T>(pair, channel + i);
         if (i > 0 || begun == 0) {
-            odd |= fuse_bias<T, Out>(pair, channel + i);
+            fuse_bias<T, Out>(pair, channel + i, &doubtful);
         }
     }
     __syncthreads();
     const T *weight = (const T *)pair.weight + first;
     Out *fused = (Out *)pair.fused_weight + first;
     auto element = [&](T value, int at) {
-        wide<T> in = widen(value);
-        odd |= is_nonfinite(in);
-        return narrow<Out>(fuse_product<T>(scales[(before + (uint32_t)at) / row], in));
+        wide<T> scale = scales[(before + (uint32_t)at) / row];
+        return narrow<Out>(fuse_product<T>(scale, widen(value), &doubtful));
     };
     int packs = is_packed<T, width>(weight) && is_packed<Out, width>(fused) ? count / width : 0;
 #pragma unroll 1
@@ -116,7 +118,7 @@ fuse_chunk(const y5_cuda_fuse_pair &pair, int64_t first, int count, double *shar
     for (int i = packs * width + thread_number(); i < count; i += block_threads) {
         fused[i] = element(weight[i], i);
     }
-    return odd;
+    return doubtful;
 }
 
 /* The results have the inputs' type or float32. */
@@ -132,8 +134,7 @@ fuse_chunk_from(const y5_cuda_fuse_pair &pair, int64_t first, int count, double 
 
 template <typename Table>
 __global__ void
-__launch_bounds__(block_threads, resident_blocks)
-fuse_kernel(const __grid_constant__ Table table)
+__launch_bounds__(block_threads, resident_blocks) fuse_kernel(const __grid_constant__ Table table)
 {
     __shared__ double scales[fuse_chunk_elements + 1];
     for_each_chunk(table, [&](uint32_t item, uint32_t chunk) {
@@ -142,23 +143,23 @@ fuse_kernel(const __grid_constant__ Table table)
         int64_t first = (int64_t)chunk * fuse_chunk_elements;
         int64_t rest = pair.channels * pair.row_numel - first;
         int count = rest < fuse_chunk_elements ? (int)rest : fuse_chunk_elements;
-        bool odd = false;
+        bool doubtful = false;
         switch (pair.dtype) {
         case Y5_CUDA_FLOAT64:
-            odd = fuse_chunk_from<double>(pair, first, count, scales);
+            doubtful = fuse_chunk_from<double>(pair, first, count, scales);
             break;
         case Y5_CUDA_FLOAT16:
-            odd = fuse_chunk_from<half_bits>(pair, first, count, scales);
+            doubtful = fuse_chunk_from<half_bits>(pair, first, count, scales);
             break;
         case Y5_CUDA_BFLOAT16:
-            odd = fuse_chunk_from<bfloat16_bits>(pair, first, count, scales);
+            doubtful = fuse_chunk_from<bfloat16_bits>(pair, first, count, scales);
             break;
         default:
-            odd = fuse_chunk<float, float>(pair, first, count, scales);
+            doubtful = fuse_chunk<float, float>(pair, first, count, scales);
             break;
         }
-        if (odd && entry.nonfinite != NULL) {
-            *entry.nonfinite = 1; /* whoever writes, writes the same */
+        if (doubtful && entry.doubtful != NULL) {
+            *entry.doubtful = 1; /* whoever writes, writes the same */
         }
     });
 }

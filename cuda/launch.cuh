@@ -29,7 +29,8 @@ namespace y5 {
 #if defined(__GNUC__)
 __attribute__((format(printf, 3, 4)))
 #endif
-y5_cuda_status fail(y5_cuda_error *error, y5_cuda_status status, const char *format, ...);
+y5_cuda_status
+fail(y5_cuda_error *error, y5_cuda_status status, const char *format, ...);
 
 /* Y5_CUDA_OK, or what the runtime said as a sentence; `attempt` names what was tried. */
 y5_cuda_status check(cudaError_t code, const char *attempt, int32_t device, y5_cuda_error *error);
@@ -37,15 +38,16 @@ y5_cuda_status check(cudaError_t code, const char *attempt, int32_t device, y5_c
 /* Makes a device current for as long as it lives, and then the one before. */
 class device_guard {
   public:
-    device_guard() : previous_(-1) {}
+    device_guard() : previous_(-1)
+    {
+    }
     ~device_guard();
     device_guard(const device_guard &) = delete;
     device_guard &operator=(const device_guard &) = delete;
 
     /* Also finds the number of multiprocessors. */
     y5_cuda_status enter(const y5_cuda_where *where, y5_cuda_error *error);
-    int64_t
-    multiprocessors() const
+    int64_t multiprocessors() const
     {
         return multiprocessors_;
     }

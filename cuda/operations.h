@@ -21,7 +21,7 @@ y5_cuda_status sparsity_count(const y5_cuda_where *where, const y5_cuda_zero_cou
                               int64_t count, int64_t *zeros, int64_t zeros_count,
                               y5_cuda_error *error);
 y5_cuda_status fuse(const y5_cuda_where *where, const y5_cuda_fuse_pair *pairs, int64_t count,
-                    int32_t *nonfinite, y5_cuda_error *error);
+                    int32_t *doubtful, y5_cuda_error *error);
 int64_t prune_workspace_bytes(const y5_cuda_prune_layer *layers, int64_t count);
 y5_cuda_status prune(const y5_cuda_where *where, const y5_cuda_prune_layer *layers, int64_t count,
                      void *workspace, int64_t workspace_bytes, y5_cuda_error *error);

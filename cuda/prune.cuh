@@ -218,8 +218,8 @@ sum_before(uint64_t value, uint64_t partial[block_warps], uint64_t *total)
 
 /* Decides a digit of a layer's threshold from its histogram, and clears that. */
 __device__ __forceinline__ void
-choose_digit(const prune_entry &entry, prune_state *state, unsigned long long *histogram,
-             int digit, uint64_t *partial)
+choose_digit(const prune_entry &entry, prune_state *state, unsigned long long *histogram, int digit,
+             uint64_t *partial)
 {
     uint64_t bins[bins_per_thread];
     uint64_t sum = 0;
@@ -258,8 +258,8 @@ choose_digit(const prune_entry &entry, prune_state *state, unsigned long long *h
 template <typename Table>
 __global__ void
 __launch_bounds__(block_threads, prune_resident_blocks)
-prune_digit_kernel(const __grid_constant__ Table table, const prune_workspace workspace,
-                   const int digit)
+    prune_digit_kernel(const __grid_constant__ Table table, const prune_workspace workspace,
+                       const int digit)
 {
     __shared__ uint32_t histogram[histogram_copies][digit_bins];
     __shared__ uint64_t partial[block_warps];
@@ -329,7 +329,7 @@ equals_of_thread(const prune_entry &entry, uint64_t threshold, uint32_t chunk)
     uint32_t equal = 0;
     const T *weights = (const T *)entry.weights + (int64_t)chunk * prune_chunk_elements;
     for_each_key(weights, elements_of_chunk(entry, chunk),
-                    [&](key<T> found) { equal += found == (key<T>)threshold; });
+                 [&](key<T> found) { equal += found == (key<T>)threshold; });
     return equal;
 }
 
@@ -356,7 +356,7 @@ choose_tie_chunk(prune_state *state, const uint32_t *chunk_equals, uint32_t chun
 template <typename Table>
 __global__ void
 __launch_bounds__(block_threads, prune_resident_blocks)
-prune_ties_kernel(const __grid_constant__ Table table, const prune_workspace workspace)
+    prune_ties_kernel(const __grid_constant__ Table table, const prune_workspace workspace)
 {
     __shared__ uint64_t partial[block_warps];
     __shared__ uint32_t warp_equals[block_warps];
@@ -506,7 +506,7 @@ apply_chunk(const prune_entry &entry, const prune_state &state, uint32_t chunk,
 template <typename Table>
 __global__ void
 __launch_bounds__(block_threads, prune_resident_blocks)
-prune_apply_kernel(const __grid_constant__ Table table, const prune_workspace workspace)
+    prune_apply_kernel(const __grid_constant__ Table table, const prune_workspace workspace)
 {
     __shared__ uint32_t warp_equals[block_warps];
     for_each_chunk(table, [&](uint32_t item, uint32_t chunk) {

@@ -89,9 +89,9 @@ check(cudaError_t code, const char *attempt, int32_t device, y5_cuda_error *erro
     case cudaErrorUnsupportedPtxVersion:
         return fail_with_code(code, error, fail_without_kernel(code, device, error));
     case cudaErrorMemoryAllocation:
-        return fail_with_code(code, error,
-                              fail(error, Y5_CUDA_NO_MEMORY, "%s: device %d is out of memory",
-                                   attempt, (int)device));
+        return fail_with_code(
+            code, error,
+            fail(error, Y5_CUDA_NO_MEMORY, "%s: device %d is out of memory", attempt, (int)device));
     case cudaErrorInvalidDevice:
         return fail_with_code(
             code, error,

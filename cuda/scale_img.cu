@@ -80,9 +80,9 @@ scale_img(const y5_cuda_where *where, const y5_cuda_scale_img *job, y5_cuda_erro
     if (status != Y5_CUDA_OK) {
         return status;
     }
-    struct grid size = grid_for_planes(job->output_columns * job->interleaved, job->output_rows,
-                                       job->planes, scale_row_threads, scale_rows, scale_planes,
-                                       guard.multiprocessors());
+    struct grid size =
+        grid_for_planes(job->output_columns * job->interleaved, job->output_rows, job->planes,
+                        scale_row_threads, scale_rows, scale_planes, guard.multiprocessors());
     scale_job work;
     work.image = job->image;
     work.output = job->output;

@@ -52,7 +52,8 @@ __device__ __forceinline__ scale_tap
 tap_of(const scale_axis &axis, int64_t index, bool fused)
 {
     float centre = add((float)index, 0.5F);
-    float place = fused ? fmaf(axis.scale, centre, -0.5F) : add(multiply(axis.scale, centre), -0.5F);
+    float place =
+        fused ? fmaf(axis.scale, centre, -0.5F) : add(multiply(axis.scale, centre), -0.5F);
     place = place < 0.0F ? 0.0F : place;
     int64_t last = axis.input - 1;
     scale_tap tap;
@@ -132,8 +133,7 @@ pad_element(const scale_job &job, int64_t at)
  * planes. */
 template <typename T>
 __global__ void
-__launch_bounds__(block_threads, resident_blocks)
-scale_img_kernel(const scale_job job)
+__launch_bounds__(block_threads, resident_blocks) scale_img_kernel(const scale_job job)
 {
     int64_t out_row = job.columns.output * job.interleaved;
     int64_t first = (int64_t)blockIdx.x * scale_row_threads + threadIdx.x % scale_row_threads;

@@ -14,9 +14,9 @@ constexpr int zero_chunk_bytes = 16384;
 struct zero_entry {
     const void *data;
     int64_t numel;
-    uint64_t mask;      /* of the bits that are clear in a zero, repeated to 64 bits */
+    uint64_t mask;       /* of the bits that are clear in a zero, repeated to 64 bits */
     uint32_t word_bytes; /* of an element: 1, 2, 4, 8 or 16 */
-    uint32_t slot;      /* of the result */
+    uint32_t slot;       /* of the result */
 };
 
 /* Zero elements of 1 or 2 bytes in a word: bits that no carry of the addition sets. */
@@ -93,8 +93,8 @@ zeros_of_thread(const zero_entry &entry, int64_t first, int count)
         }
 #pragma unroll
         for (int i = 0; i < loads; i++) {
-            uint32_t word[4] = {pack[i].word[0] & low, pack[i].word[1] & high, pack[i].word[2] & low,
-                                pack[i].word[3] & high};
+            uint32_t word[4] = {pack[i].word[0] & low, pack[i].word[1] & high,
+                                pack[i].word[2] & low, pack[i].word[3] & high};
             zeros += zeros_in_pack(word, entry.word_bytes);
         }
     }
@@ -109,7 +109,7 @@ zeros_of_thread(const zero_entry &entry, int64_t first, int count)
 template <typename Table>
 __global__ void
 __launch_bounds__(block_threads, resident_blocks)
-sparsity_kernel(const __grid_constant__ Table table, unsigned long long *zeros)
+    sparsity_kernel(const __grid_constant__ Table table, unsigned long long *zeros)
 {
     __shared__ uint32_t partial[block_warps];
     uint32_t found = 0; /* of this thread; a block's share stays far below 2^32 elements */

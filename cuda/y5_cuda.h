@@ -178,11 +178,11 @@ typedef struct {
 
     /* scale = gamma / sqrt(variance + epsilon); weight = scale * weight + 0; bias = scale * bias +
      * (beta - gamma * mean / sqrt(variance + epsilon)); every operation rounded to the inputs'
-     * type. `nonfinite`, if not NULL, is device memory of `count` int32 that become 1 where a
-     * weight or a bias of the convolution is infinite or NaN (the original's matrix product then
-     * spreads it over the column) and 0 elsewhere. */
+     * type. `doubtful`, if not NULL, is device memory of `count` int32 that become 1 where the
+     * original's matrix product may have other bits (a weight or a bias of the convolution is
+     * infinite or NaN, or a product of numbers that are not zero vanishes) and 0 elsewhere. */
     y5_cuda_status (*fuse)(const y5_cuda_where *where, const y5_cuda_fuse_pair *pairs,
-                           int64_t count, int32_t *nonfinite, y5_cuda_error *error);
+                           int64_t count, int32_t *doubtful, y5_cuda_error *error);
 
     /* Bytes of workspace that prune needs for these layers; any alignment of 256 bytes does. */
     int64_t (*prune_workspace_bytes)(const y5_cuda_prune_layer *layers, int64_t count);

@@ -1,10 +1,13 @@
 /* The emulated machine: a runtime with one kind of device, and kernels run by fibers. What it
  * cannot show: races between warps that a barrier would not order here either, alignment faults,
  * occupancy, speed. */
+#include "emulator.h"
+
 #include <cuda_runtime.h>
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 #include <ucontext.h>
 
 #include <vector>
@@ -23,17 +26,21 @@ dim3 gridDim;
 
 namespace y5_emulator {
 
-machine the_machine;
+static y5_emulated_machine the_machine = {
+    13000, 1, 0, 4, 90, false, Y5_ASCENDING, Y5_ASCENDING, 1, "", 0, 0, 0, 0, 0, NULL, -1,
+};
+static cudaError_t last_error = cudaSuccess;
 unsigned long long lane_values[32][32];
 
 /* What a fiber waits for. */
 enum wait { nothing, block_barrier, warp_barrier, finished };
 
-constexpr size_t stack_bytes = 64 * 1024;
+/* Instrumented code takes more than plain code does. Mapped, with nothing else near. */
+constexpr size_t stack_bytes = 256 * 1024;
 
 struct fiber {
     ucontext_t context;
-    std::vector<char> stack;
+    char *stack;
     wait waiting = nothing;
     void *fake_stack = NULL; /* AddressSanitizer's */
 };
@@ -71,7 +78,7 @@ switch_to_fiber(fiber *next)
 {
     running = next;
 #if ADDRESS_SANITIZER
-    __sanitizer_start_switch_fiber(&scheduler_fake_stack, next->stack.data(), next->stack.size());
+    __sanitizer_start_switch_fiber(&scheduler_fake_stack, next->stack, stack_bytes);
 #endif
     swapcontext(&scheduler, &next->context);
 #if ADDRESS_SANITIZER
@@ -106,13 +113,13 @@ wait_for_warp()
 
 /* A permutation of 0 ... count - 1. */
 static std::vector<unsigned int>
-turns(unsigned int count, order how, uint32_t *seed)
+turns(unsigned int count, y5_emulated_order how, uint32_t *seed)
 {
     std::vector<unsigned int> result(count);
     for (unsigned int i = 0; i < count; i++) {
-        result[i] = how == descending ? count - 1 - i : i;
+        result[i] = how == Y5_DESCENDING ? count - 1 - i : i;
     }
-    for (unsigned int i = count; how == shuffled && i > 1; i--) {
+    for (unsigned int i = count; how == Y5_SHUFFLED && i > 1; i--) {
         *seed = *seed * 1664525U + 1013904223U;
         unsigned int other = (unsigned int)((uint64_t)*seed * i >> 32);
         unsigned int kept = result[i - 1];
@@ -168,17 +175,34 @@ open_barriers(unsigned int threads)
     return false;
 }
 
+static char *
+map_stack()
+{
+    void *memory = mmap(NULL, stack_bytes, PROT_READ | PROT_WRITE,
+                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
+    if (memory == MAP_FAILED) {
+        perror("emulator: stack of a thread");
+        abort();
+    }
+    return (char *)memory;
+}
+
+static void
+prepare(fiber *made)
+{
+    made->waiting = nothing;
+    getcontext(&made->context);
+    made->context.uc_stack.ss_sp = made->stack;
+    made->context.uc_stack.ss_size = stack_bytes;
+    made->context.uc_link = NULL;
+    makecontext(&made->context, run_fiber, 0);
+}
+
 static void
 run_block(unsigned int threads, const std::vector<unsigned int> &sequence)
 {
     for (unsigned int i = 0; i < threads; i++) {
-        fiber *made = &fibers[i];
-        made->waiting = nothing;
-        getcontext(&made->context);
-        made->context.uc_stack.ss_sp = made->stack.data();
-        made->context.uc_stack.ss_size = made->stack.size();
-        made->context.uc_link = NULL;
-        makecontext(&made->context, run_fiber, 0);
+        prepare(&fibers[i]);
     }
     do {
         for (unsigned int i : sequence) {
@@ -194,19 +218,18 @@ void
 launch(const char *name, dim3 grid, dim3 block, const void *stream,
        const std::function<void()> &body)
 {
-    machine &on = the_machine;
+    y5_emulated_machine &on = the_machine;
     on.launches++;
-    on.last_grid = grid;
     on.last_stream = stream;
     on.last_device = on.current_device;
     if (strcmp(on.failing, "launch") == 0) {
-        on.last_error = on.failure;
+        last_error = (cudaError_t)on.failure;
         return;
     }
     unsigned int threads = block.x;
     while (fibers.size() < threads) {
         fibers.emplace_back();
-        fibers.back().stack.resize(stack_bytes);
+        fibers.back().stack = map_stack();
     }
     running_body = &body;
     running_name = name;
@@ -217,6 +240,7 @@ launch(const char *name, dim3 grid, dim3 block, const void *stream,
     for (unsigned int number : turns(grid.x * grid.y * grid.z, on.blocks, &seed)) {
         blockIdx = dim3(number % grid.x, number / grid.x % grid.y, number / grid.x / grid.y);
         run_block(threads, sequence);
+        on.blocks_run++;
     }
 }
 
@@ -224,12 +248,18 @@ launch(const char *name, dim3 grid, dim3 block, const void *stream,
 static cudaError_t
 outcome(const char *call)
 {
-    return strcmp(the_machine.failing, call) == 0 ? the_machine.failure : cudaSuccess;
+    return strcmp(the_machine.failing, call) == 0 ? (cudaError_t)the_machine.failure : cudaSuccess;
 }
 
 } // namespace y5_emulator
 
 using namespace y5_emulator;
+
+y5_emulated_machine *
+y5_emulated(void)
+{
+    return &the_machine;
+}
 
 const char *
 cudaGetErrorString(cudaError_t)
@@ -287,8 +317,8 @@ cudaDeviceGetAttribute(int *value, cudaDeviceAttr attribute, int)
 cudaError_t
 cudaGetLastError(void)
 {
-    cudaError_t result = the_machine.last_error;
-    the_machine.last_error = cudaSuccess;
+    cudaError_t result = last_error;
+    last_error = cudaSuccess;
     return result;
 }
 
@@ -317,8 +347,7 @@ cudaMemcpyAsync(void *to, const void *from, size_t bytes, cudaMemcpyKind, cudaSt
 cudaError_t
 cudaStreamIsCapturing(cudaStream_t, cudaStreamCaptureStatus *status)
 {
-    *status =
-        the_machine.capturing ? cudaStreamCaptureStatusActive : cudaStreamCaptureStatusNone;
+    *status = the_machine.capturing ? cudaStreamCaptureStatusActive : cudaStreamCaptureStatusNone;
     return outcome("cudaStreamIsCapturing");
 }
 

@@ -24,7 +24,9 @@
 
 struct dim3 {
     unsigned int x, y, z;
-    dim3(unsigned int x_ = 1, unsigned int y_ = 1, unsigned int z_ = 1) : x(x_), y(y_), z(z_) {}
+    dim3(unsigned int x_ = 1, unsigned int y_ = 1, unsigned int z_ = 1) : x(x_), y(y_), z(z_)
+    {
+    }
 };
 
 /* Of the running thread of the running block. */
@@ -90,32 +92,6 @@ cudaFuncGetAttributes(cudaFuncAttributes *attributes, Function *)
 }
 
 namespace y5_emulator {
-
-/* The order in which threads of a block, and blocks of a grid, take turns. */
-enum order { ascending, descending, shuffled };
-
-/* What a test sets, and what it reads afterwards. */
-struct machine {
-    int driver_version = 13000;
-    int devices = 1;
-    int current_device = 0;
-    int multiprocessors = 4;
-    int compute_capability = 90;
-    bool capturing = false;
-    order threads = ascending;
-    order blocks = ascending;
-    uint32_t seed = 1;
-    const char *failing = "";         /* the call that fails: "cudaSetDevice", ..., or "launch" */
-    cudaError_t failure = cudaSuccess; /* and how */
-    cudaError_t last_error = cudaSuccess;
-    int64_t launches = 0;
-    int64_t copies = 0;
-    int64_t clears = 0;
-    dim3 last_grid;
-    const void *last_stream = NULL;
-    int last_device = -1;
-};
-extern machine the_machine;
 
 /* Runs a kernel: block after block, the threads of a block as fibers that switch at barriers.
  * Ends the process where threads of a block wait at different barriers. */

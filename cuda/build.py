@@ -1,8 +1,9 @@
-"""Builds the CUDA library with nvcc; setup.py calls build(). Knows nothing of torch and of the C
+"""Builds the CUDA library with nvcc; setup.py calls build_if(). Knows nothing of torch and of the C
 extension."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import shutil
@@ -123,12 +124,23 @@ def architectures(nvcc: str, wanted: str) -> Architectures:
     return Architectures(tuple(built), tuple(sorted(set(virtual) & set(known))) or (built[-1],))
 
 
-def build(into: Path, temporary: Path, *, strict: bool = False) -> tuple[Path, Architectures, str]:
-    """The library in the folder `into`, what it was built for, and ptxas' report on registers.
+class Plan(NamedTuple):
+    """All that decides what the library becomes, but for the sources."""
 
-    `strict` makes every warning an error. CannotBuild says what is missing; an nvcc that fails on
-    the sources is a CannotBuild with its output.
-    """
+    nvcc: str
+    built_for: Architectures
+    flags: list[str]
+
+    def digest(self) -> str:
+        """A name for what these and the sources lead to."""
+        digest = hashlib.sha256(repr((self, version_of(self.nvcc))).encode())
+        for source in sorted(path for path in HERE.iterdir() if path.is_file()):
+            digest.update(source.name.encode() + source.read_bytes())
+        return digest.hexdigest()[:16]
+
+
+def plan(*, strict: bool = False) -> Plan:
+    """How to build here; `strict` makes every warning an error. CannotBuild says what is missing."""
     nvcc = find_nvcc()
     if nvcc is None:
         raise CannotBuild("no nvcc was found; CUDA_HOME can say where the toolkit is")
@@ -141,25 +153,40 @@ def build(into: Path, temporary: Path, *, strict: bool = False) -> tuple[Path, A
     flags = [*COMPILING, *compress, *built_for.flags(), f'-DY5_CUDA_ARCHITECTURES="{built_for}"']
     flags += [f"-Xcompiler={','.join([*HOST, '-Werror'] if strict else HOST)}"]
     flags += ["-Werror=all-warnings"] if strict else []
-    temporary.mkdir(parents=True, exist_ok=True)
-    into.mkdir(parents=True, exist_ok=True)
+    return Plan(nvcc, built_for, flags)
 
-    def compile_one(source: Path) -> tuple[Path, str]:
-        made = temporary / f"{source.stem}.o"
-        return made, output_of(nvcc, *flags, "-c", str(source), "-o", str(made))
+
+def build(how: Plan, folder: Path) -> tuple[Path, str]:
+    """The library, made in `folder`, and ptxas' report on registers. An nvcc that fails on the
+    sources is a CannotBuild with its output."""
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def compile_one(source: Path) -> tuple[str, str]:
+        made = str(folder / f"{source.stem}.o")
+        return made, output_of(how.nvcc, *how.flags, "-c", str(source), "-o", made)
 
     # The one that takes longest first.
     sources = sorted(HERE.glob("*.cu"), key=lambda path: path.stat().st_size, reverse=True)
     with ThreadPoolExecutor(os.cpu_count()) as threads:
         results = list(threads.map(compile_one, sources))
-    library = into / LIBRARY
-    libraries = Path(nvcc).resolve().parent.parent / "lib"  # where wheels have the static runtime
-    objects = [str(made) for made, _ in results]
+    library = folder / LIBRARY
+    libraries = Path(how.nvcc).resolve().parent.parent / "lib"  # of wheels: the static runtime
     output_of(
-        nvcc, "-shared", *built_for.flags(), "-cudart=static", f"-L{libraries}",
-        "-Xlinker=--exclude-libs=ALL", *objects, "-o", str(library),
+        how.nvcc, "-shared", *how.built_for.flags(), "-cudart=static", f"-L{libraries}",
+        "-Xlinker=--exclude-libs=ALL", *(made for made, _ in results), "-o", str(library),
     )  # fmt: skip
-    return library, built_for, "".join(report for _, report in results)
+    return library, "".join(report for _, report in results)
+
+
+def build_once(how: Plan, folder: Path) -> Path:
+    """The library, from `folder` where an earlier build left the same."""
+    own = folder / how.digest()
+    library = own / LIBRARY
+    if not (own / "complete").exists():
+        shutil.rmtree(folder, ignore_errors=True)
+        build(how, own)
+        (own / "complete").touch()
+    return library
 
 
 def build_if(switch: str, into: Path, temporary: Path, *, strict: bool, say: Callable) -> None:
@@ -175,10 +202,12 @@ def build_if(switch: str, into: Path, temporary: Path, *, strict: bool, say: Cal
         say("CUDA library: not built (no nvcc was found)")
         return
     try:
-        library, built_for, _ = build(into, temporary, strict=strict)
+        how = plan(strict=strict)
+        into.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(build_once(how, temporary), into / LIBRARY)
     except CannotBuild as problem:
         if switch == "1":
             sys.exit(f"YOLOV5_UTILS_CUDA=1: {problem}")
         say(f"CUDA library: not built ({problem})")
         return
-    say(f"CUDA library: {library} for {built_for}")
+    say(f"CUDA library: {into / LIBRARY} for {how.built_for}")

@@ -6,7 +6,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 
@@ -41,15 +41,19 @@ Int64 = ctypes.c_int64
 
 
 class Error(ctypes.Structure):
-    _fields_ = [("code", Int32), ("message", ctypes.c_char * 380)]
+    _fields_: ClassVar[list[tuple[str, Any]]] = [("code", Int32), ("message", ctypes.c_char * 380)]
 
 
 class Where(ctypes.Structure):
-    _fields_ = [("stream", Pointer), ("device", Int32), ("reserved", Int32)]
+    _fields_: ClassVar[list[tuple[str, Any]]] = [
+        ("stream", Pointer),
+        ("device", Int32),
+        ("reserved", Int32),
+    ]
 
 
 class EmaPair(ctypes.Structure):
-    _fields_ = [
+    _fields_: ClassVar[list[tuple[str, Any]]] = [
         ("average", Pointer),
         ("source", Pointer),
         ("numel", Int64),
@@ -59,11 +63,16 @@ class EmaPair(ctypes.Structure):
 
 
 class ZeroCount(ctypes.Structure):
-    _fields_ = [("data", Pointer), ("numel", Int64), ("dtype", Int32), ("reserved", Int32)]
+    _fields_: ClassVar[list[tuple[str, Any]]] = [
+        ("data", Pointer),
+        ("numel", Int64),
+        ("dtype", Int32),
+        ("reserved", Int32),
+    ]
 
 
 class FusePair(ctypes.Structure):
-    _fields_ = [
+    _fields_: ClassVar[list[tuple[str, Any]]] = [
         ("weight", Pointer),
         ("bias", Pointer),
         ("gamma", Pointer),
@@ -81,7 +90,7 @@ class FusePair(ctypes.Structure):
 
 
 class PruneLayer(ctypes.Structure):
-    _fields_ = [
+    _fields_: ClassVar[list[tuple[str, Any]]] = [
         ("weights", Pointer),
         ("pruned", Pointer),
         ("numel", Int64),
@@ -92,7 +101,7 @@ class PruneLayer(ctypes.Structure):
 
 
 class ScaleImg(ctypes.Structure):
-    _fields_ = [
+    _fields_: ClassVar[list[tuple[str, Any]]] = [
         ("image", Pointer),
         ("output", Pointer),
         ("planes", Int64),
@@ -113,7 +122,7 @@ _WHERE = ctypes.POINTER(Where)
 
 
 class Api(ctypes.Structure):
-    _fields_ = [
+    _fields_: ClassVar[list[tuple[str, Any]]] = [
         ("abi_version", ctypes.c_uint32),
         ("struct_bytes", ctypes.c_uint32),
         ("toolkit_version", Int32),

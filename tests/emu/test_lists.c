@@ -401,7 +401,7 @@ prune_launches(int64_t count, int64_t launches)
     static float pruned[MANY][4];
     static const float weights[4] = {3.0F, -1.0F, 1.0F, -2.0F};
     for (int64_t i = 0; i < count; i++) {
-        layers[i] = (y5_cuda_prune_layer){weights, pruned[i], 4, i % 60 == 0, Y5_CUDA_FLOAT32, 0};
+        layers[i] = (y5_cuda_prune_layer){weights, pruned[i], 4, i % 57 == 0, Y5_CUDA_FLOAT32, 0};
     }
     int64_t bytes = api->prune_workspace_bytes(layers, count);
     char *block = allocate(bytes + 256);
@@ -411,7 +411,7 @@ prune_launches(int64_t count, int64_t launches)
     expect_ok(api->prune(&here, layers, count, workspace, bytes, &error), &error, "prune");
     CHECK(y5_emulated()->launches == launches, "%d: %d", (int)count, (int)y5_emulated()->launches);
     for (int64_t i = 0; i < count; i++) {
-        CHECK(pruned[i][0] == 3.0F && pruned[i][1] == (i % 60 == 0 ? 0.0F : -1.0F) &&
+        CHECK(pruned[i][0] == 3.0F && pruned[i][1] == (i % 57 == 0 ? 0.0F : -1.0F) &&
                   pruned[i][2] == 1.0F && pruned[i][3] == -2.0F,
               "layer %d", (int)i);
     }

@@ -13,7 +13,7 @@ ARGS ?=
 export PYTHON TORCH PIP_ARGS VENV
 
 python := $(if $(filter none,$(VENV)),python,"$(VENV)/bin/python")
-test_folders := $(wildcard tests/unit tests/overlay tests/native tests/robustness)
+test_folders := $(wildcard tests/unit tests/overlay tests/native tests/emu tests/cuda tests/robustness)
 
 .PHONY: help build demo test lint bench clients clean
 
@@ -25,7 +25,7 @@ demo: ## the main job: trains a small detector and shows what the package does f
 	@tools/setup_venv.sh demo
 	$(python) -m yolov5_utils demo $(ARGS)
 
-test: ## unit tests, overlay tests and the C core's own tests
+test: ## unit tests, overlay tests, the C core's own tests, the CUDA kernels on an emulated GPU
 	@tools/setup_venv.sh test
 	$(python) -m pytest $(test_folders) $(ARGS)
 

@@ -140,7 +140,7 @@ class Plan(NamedTuple):
 
 
 def plan(*, strict: bool = False) -> Plan:
-    """How to build here; `strict` makes every warning an error. CannotBuild says what is missing."""
+    """How to build here; `strict` makes warnings errors. CannotBuild says what is missing."""
     nvcc = find_nvcc()
     if nvcc is None:
         raise CannotBuild("no nvcc was found; CUDA_HOME can say where the toolkit is")

@@ -29,7 +29,7 @@ tidy() { # one file at a time: version 14 carries va_list states from one file i
   return $status
 }
 
-mapfile -t formatted < <(git ls-files 'csrc/*.[ch]' 'csrc/*.inc' 'tests/*.[ch]')
+mapfile -t formatted < <(git ls-files '*.[ch]' '*.inc' '*.cu' '*.cuh' 'tests/emu/*.cpp')
 mapfile -t sources < <(git ls-files 'csrc/*.c')
 include=$("$python" -c 'import sysconfig; print(sysconfig.get_paths()["include"])')
 

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from . import (
+    bench_cuda,
+    bench_cuda_host,
     bench_ema,
     bench_fuse,
     bench_gil,
@@ -35,16 +37,14 @@ def run(quick: bool) -> list[harness.Table]:
         bench_scale_img.table(bench_scale_img.CASES[: 1 if quick else None], [1, 2], seconds),
         bench_memory.table(["n"] if quick else ["n", "x"], 100 if quick else 1000),
         bench_gil.table(names, seconds),
+        bench_cuda_host.table(names, seconds / 3),
         bench_import.table(3 if quick else 15),
     ]
 
 
 def around_figures(path: Path) -> tuple[str, str]:
     """What stands before and after the figures in `path`; ValueError where a marker is missing."""
-    text = path.read_text()
-    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(END) < text.index(BEGIN):
-        raise ValueError(f"{path}: needs one line {BEGIN} and after it one line {END}")
-    return text[: text.index(BEGIN)], text[text.index(END) :]
+    return harness.around_marks(path, BEGIN, END)
 
 
 def write_markdown(path: Path, line: str, tables: Sequence[harness.Table]) -> None:
@@ -60,7 +60,13 @@ def main() -> None:
     options.add_argument("--quick", action="store_true", help="one model, under a minute")
     options.add_argument("--json", type=Path, help="write the raw figures to this file")
     options.add_argument("--markdown", type=Path, help="put the tables into this file")
+    options.add_argument(
+        "--device", choices=("cpu", "cuda"), default="cpu", help="cuda: only bench_cuda's table"
+    )
     chosen = options.parse_args()
+    if chosen.device == "cuda":
+        bench_cuda.whole(["n"] if chosen.quick else ["n", "s", "x"], chosen.json, chosen.markdown)
+        return
     if chosen.markdown is not None:
         around_figures(chosen.markdown)  # before minutes of measuring
     about = harness.machine()

@@ -5,6 +5,7 @@ The same bits as reference.py, which runs wherever that is not sure. Must not kn
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -35,8 +36,19 @@ def are_independent(pairs: list[Pair], decay: float) -> bool:
         hasattr(torch, "_foreach_copy_")  # torch 2.1 and later
         and not is_watched()
         and all(type(tensor) is Tensor for pair in pairs for tensor in pair)
+        and _fits_float32(decay)
         and not any(reference.may_fail(value, new, decay) for value, new in pairs)
         and not _overlap(pairs)
+    )
+
+
+def _fits_float32(decay: float) -> bool:
+    """False for scalars that torch's operations on lists refuse and those on tensors round."""
+    if not isinstance(decay, (int, float)):
+        return False
+    return all(
+        not math.isfinite(scalar) or abs(scalar) <= torch.finfo(torch.float32).max
+        for scalar in (decay, 1 - decay)
     )
 
 

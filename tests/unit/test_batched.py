@@ -132,6 +132,13 @@ def test_the_reference_runs_where_the_order_may_show(case: str) -> None:
     assert not batched.are_independent(pairs, DECAY)
 
 
+@pytest.mark.parametrize("decay", [1e39, -1e39, 10**40, 3.5e38])
+def test_scalars_beyond_float32_are_for_the_reference(decay: float) -> None:
+    pairs = [(torch.rand(3), torch.rand(3))]
+    assert not batched.are_independent(pairs, decay)
+    assert batched.are_independent(pairs, 3.4e38)
+
+
 def test_disjoint_parts_of_one_storage_are_independent() -> None:
     storage = torch.rand(100)
     pairs = [(storage[i : i + 10], storage[50 + i : 60 + i]) for i in range(0, 50, 10)]

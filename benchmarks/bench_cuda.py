@@ -198,9 +198,9 @@ def table(names: list[str], operations: list[str]) -> harness.Table:
         rows,
         [
             "bits equal to the original's, checked before timing; medians",
-            "host: until the call returns, the GPU idle before; device: between two events, all "
-            "launches queued before them (up to the driver's queue of about 1,000); fuse waits once for "
-            "the GPU, which then counts as host and device time",
+            "host: until the call returns, the GPU idle before; device: between two events, with "
+            "all launches queued before them (up to the driver's queue of about 1,000)",
+            "fuse waits once for the GPU, which then counts as host and device time",
         ],
     )
 

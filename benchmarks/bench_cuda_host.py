@@ -2,8 +2,8 @@
 computes nothing.
 
 What is timed is the package's own code as it runs for CUDA tensors: walk, checks, torch's
-exchange table, the list for the library, version counters. tests/cuda makes the CPU's tensors pass for a
-GPU's, which costs the call a comparison per tensor; what the CUDA driver takes for one launch, a few
+exchange table, the list for the library, version counters. tests/cuda makes the CPU's tensors pass
+for a GPU's, which costs a comparison per tensor; what the CUDA driver takes for one launch, a few
 microseconds, comes on top.
 """
 

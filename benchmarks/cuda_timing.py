@@ -159,8 +159,8 @@ def device_line() -> str:
     properties = torch.cuda.get_device_properties(0)
     info = _C.cuda_info(0)
     return (
-        f"{properties.name}, {properties.multi_processor_count} multiprocessors, driver {_driver()}, "
-        f"torch {torch.__version__}; library built for {info['architectures']}"
+        f"{properties.name}, {properties.multi_processor_count} multiprocessors, "
+        f"driver {_driver()}, torch {torch.__version__}; library built for {info['architectures']}"
     )
 
 

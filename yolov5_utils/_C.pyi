@@ -24,6 +24,7 @@ class Info(TypedDict):
     thread_pool: bool
     parallel_bytes: int
     gil_bytes: int
+    clock_calls: int
 
 class CudaInfo(TypedDict):
     problem: str | None  # why it cannot be used
@@ -56,6 +57,9 @@ def scale_img(
     variant: int = ...,
 ) -> int | None:
     """Resize `image` to `size` (height, width) into `output`, or with it alone only check it."""
+
+def time_synchronized() -> float:
+    """time.time() once the current CUDA device, where one is available, is idle."""
 
 def register_torch(facts: object) -> bool:
     """Tell the extension of torch: an object with the attributes of _native.TorchFacts."""

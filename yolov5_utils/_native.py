@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -82,10 +83,18 @@ def attempt(operation: str, function: Callable[..., Any], *args: Any) -> tuple[b
 
 
 def note_cuda(operation: str) -> None:
-    """The call that was counted last ran in the CUDA library."""
+    """The call that is being counted runs in the CUDA library."""
     calls = HOT_PATHS[operation].calls
     calls["C"] -= 1
     calls["CUDA"] += 1
+
+
+def calls(operation: str) -> dict[str, int]:
+    """The calls so far by way taken; those of time_synchronized are counted in C."""
+    counted = dict(HOT_PATHS[operation].calls)
+    if operation == "time_synchronized":
+        counted["C"] += _C.info()["clock_calls"]
+    return counted
 
 
 def note_torch(operation: str, reason: str) -> None:
@@ -156,6 +165,11 @@ class TorchFacts:
             )
             if hasattr(owner, name)
         )
+        # What time_synchronized looks at, as it is now: what differs later is called as it is.
+        self.clock = (
+            *(torch, torch._C, torch.cuda, time),
+            *(torch.cuda.is_available, torch.cuda.synchronize, time.time),
+        )
         self.bump_versions = _find_bump_versions()
         self.to_dlpack = _capsule
         major, minor = (int(part) for part in torch.__version__.split(".")[:2])
@@ -175,6 +189,7 @@ def find_cuda_library() -> None:
     _C.use_cuda_library(CUDA_LIBRARY if CUDA_LIBRARY.exists() else None)
 
 
-_C.register_torch(TorchFacts())
+TORCH = TorchFacts()
+_C.register_torch(TORCH)
 find_cuda_library()
 _C.configure(level=switches.CPU.read() or None)

@@ -71,7 +71,7 @@ def hot_paths() -> dict[str, dict[str, Any]]:
         result[operation] = {
             "way": "torch" if refusal else "C",
             "why": refusal or f"dense CPU tensors, level {level}; {_elsewhere()}",
-            "calls": dict(path.calls),
+            "calls": _native.calls(operation),
             "reasons": dict(path.reasons),
         }
     return result

@@ -213,10 +213,20 @@ def _check_scale_img() -> str:
             for order in (torch.contiguous_format, torch.channels_last):
                 img = torch.randn(2, 3, height, width, generator=generator)
                 img = img.contiguous(memory_format=order)
-                if not _same_bits(resize(img, ratio)[0], reference.scale_img(img, ratio)):
+                if not _same_bits(resize(img, ratio), reference.scale_img(img, ratio)):
                     raise AssertionError(f"{height}×{width}, ratio {ratio}, {order}")
                 images += 1
     return f"{images} batches, contiguous and channels last, {torch.get_num_threads()} threads"
+
+
+def _check_time_synchronized() -> str:
+    readings = 1000
+    for _ in range(readings):
+        before = time.time()
+        now = _C.time_synchronized()
+        if not before <= now <= time.time():
+            raise AssertionError(f"read {now} where the clock was at {before}")
+    return f"{readings} readings"
 
 
 _CHECKS: dict[str, Callable[[], Any]] = {
@@ -227,4 +237,5 @@ _CHECKS: dict[str, Callable[[], Any]] = {
     "sparsity, models": _check_sparsity_models,
     "prune": _check_prune,
     "scale_img": _check_scale_img,
+    "time_synchronized": _check_time_synchronized,
 }

@@ -1,6 +1,7 @@
 /* The module yolov5_utils._C: definition, state, settings, and what it is told of torch. */
 #include "python/args.h"
 #include "python/bindings.h"
+#include "python/clock.h"
 #include "python/cuda_loader.h"
 #include "python/errors.h"
 #include "python/tensor.h"
@@ -63,6 +64,14 @@ static const char *const attribute_names[Y5_NAME_COUNT] = {
     [Y5_NAME_PADDING] = "padding",
     [Y5_NAME_DILATION] = "dilation",
     [Y5_NAME_GROUPS] = "groups",
+    [Y5_NAME_CUDA] = "cuda",
+    [Y5_NAME_IS_AVAILABLE] = "is_available",
+    [Y5_NAME_SYNCHRONIZE] = "synchronize",
+    [Y5_NAME_TIME] = "time",
+    [Y5_NAME_INITIALIZED] = "_initialized",
+    [Y5_NAME_IS_IN_BAD_FORK] = "_is_in_bad_fork",
+    [Y5_NAME_GET_DEVICE_COUNT] = "_cuda_getDeviceCount",
+    [Y5_NAME_CUDA_SYNCHRONIZE] = "_cuda_synchronize",
 };
 
 static void
@@ -91,6 +100,9 @@ forget_torch(y5_torch *torch)
     Py_CLEAR(torch->to_dlpack);
     Py_CLEAR(torch->current_stream);
     Py_CLEAR(torch->allocate);
+    for (int32_t i = 0; i < Y5_CLOCK_COUNT; i++) {
+        Py_CLEAR(torch->clock[i]);
+    }
     memset(torch, 0, sizeof(*torch));
 }
 
@@ -169,7 +181,8 @@ learn(PyObject *facts, y5_torch *torch)
         !take(facts, "to_dlpack", false, &torch->to_dlpack) ||
         !take(facts, "current_stream", false, &torch->current_stream) ||
         !take(facts, "allocate", false, &torch->allocate) ||
-        !take(facts, "half_scalars_stay_float32", false, &half_scalars)) {
+        !take(facts, "half_scalars_stay_float32", false, &half_scalars) ||
+        !y5_clock_learn(facts, torch)) {
         return false;
     }
     torch->half_scalars_stay_float32 = half_scalars == Py_True;
@@ -340,14 +353,15 @@ info(PyObject *module, PyObject *unused)
     PyObject *facts = NULL;
     if (compiled != NULL && found != NULL) {
         facts =
-            Py_BuildValue("{s:s, s:O, s:O, s:O, s:O, s:s, s:O, s:O, s:L, s:L}", "compiler",
+            Py_BuildValue("{s:s, s:O, s:O, s:O, s:O, s:s, s:O, s:O, s:L, s:L, s:L}", "compiler",
                           COMPILER, "limited_api", LIMITED_API ? Py_True : Py_False, "sanitized",
                           SANITIZED ? Py_True : Py_False, "levels_compiled", compiled,
                           "levels_found", found, "level", y5_level_name(atomic_load(&state->level)),
                           "exchange_table", state->torch.exchange != NULL ? Py_True : Py_False,
                           "thread_pool", state->torch.parallel_for != NULL ? Py_True : Py_False,
                           "parallel_bytes", (long long)atomic_load(&state->parallel_bytes),
-                          "gil_bytes", (long long)atomic_load(&state->gil_bytes));
+                          "gil_bytes", (long long)atomic_load(&state->gil_bytes), "clock_calls",
+                          (long long)atomic_load(&state->clock_calls));
     }
     Py_XDECREF(found);
     Py_XDECREF(compiled);
@@ -364,6 +378,7 @@ static PyMethodDef methods[] = {
     {"fuse", FASTCALL(y5_py_fuse), y5_doc_fuse},
     {"prune", FASTCALL(y5_py_prune), y5_doc_prune},
     {"scale_img", FASTCALL(y5_py_scale_img), y5_doc_scale_img},
+    {"time_synchronized", y5_py_time_synchronized, METH_NOARGS, y5_doc_time_synchronized},
     {"register_torch", FASTCALL(register_torch), doc_register_torch},
     {"configure", FASTCALL(configure), doc_configure},
     {"use_cuda_library", FASTCALL(y5_py_use_cuda_library), y5_doc_use_cuda_library},
@@ -381,6 +396,7 @@ module_exec(PyObject *module)
     atomic_init(&state->level, y5_level_best());
     atomic_init(&state->parallel_bytes, DEFAULT_PARALLEL_BYTES);
     atomic_init(&state->gil_bytes, DEFAULT_GIL_BYTES);
+    atomic_init(&state->clock_calls, 0);
     for (int32_t i = 0; i < Y5_NAME_COUNT; i++) {
         state->names[i] = PyUnicode_InternFromString(attribute_names[i]);
         if (state->names[i] == NULL) {
@@ -429,6 +445,9 @@ module_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->torch.to_dlpack);
     Py_VISIT(state->torch.current_stream);
     Py_VISIT(state->torch.allocate);
+    for (int32_t i = 0; i < Y5_CLOCK_COUNT; i++) {
+        Py_VISIT(state->torch.clock[i]);
+    }
     return 0;
 }
 

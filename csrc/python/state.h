@@ -57,7 +57,28 @@ enum {
     Y5_NAME_PADDING,
     Y5_NAME_DILATION,
     Y5_NAME_GROUPS,
+    Y5_NAME_CUDA,
+    Y5_NAME_IS_AVAILABLE,
+    Y5_NAME_SYNCHRONIZE,
+    Y5_NAME_TIME,
+    Y5_NAME_INITIALIZED,
+    Y5_NAME_IS_IN_BAD_FORK,
+    Y5_NAME_GET_DEVICE_COUNT,
+    Y5_NAME_CUDA_SYNCHRONIZE,
     Y5_NAME_COUNT
+};
+
+/* What time_synchronized looks at: modules first, then the functions it knows by heart. */
+enum {
+    Y5_CLOCK_TORCH,
+    Y5_CLOCK_TORCH_C,
+    Y5_CLOCK_CUDA,
+    Y5_CLOCK_TIME,
+    Y5_CLOCK_IS_AVAILABLE,
+    Y5_CLOCK_SYNCHRONIZE,
+    Y5_CLOCK_TIME_TIME,
+    Y5_CLOCK_COUNT,
+    Y5_CLOCK_MODULES = Y5_CLOCK_IS_AVAILABLE /* so many modules */
 };
 
 /* What is known of the torch that was registered. Objects are NULL before that. */
@@ -84,7 +105,9 @@ typedef struct {
     PyObject *to_dlpack;     /* tensor -> capsule, the way of torch before 2.10 */
     PyObject *current_stream; /* CUDA device index -> stream, likewise; NULL: torch without CUDA */
     PyObject *allocate;       /* (bytes, CUDA device index) -> a tensor of so many bytes there */
-    const void *exchange;     /* the tensor type's table, for tensor.c; NULL: none, declined */
+    PyObject *clock[Y5_CLOCK_COUNT];
+    PyObject *clock_dicts[Y5_CLOCK_MODULES]; /* of its modules, which own them */
+    const void *exchange;          /* the tensor type's table, for tensor.c; NULL: none, declined */
     y5_pool_function parallel_for; /* NULL: this torch exports none */
     int32_t (*get_num_threads)(uint32_t *out);
     bool half_scalars_stay_float32; /* float16/bfloat16 arithmetic as in torch 2.1 and later */
@@ -101,6 +124,7 @@ typedef struct {
     _Atomic int32_t level;          /* the active instruction level */
     _Atomic int64_t parallel_bytes; /* a call that moves less runs on the calling thread */
     _Atomic int64_t gil_bytes;      /* a call that moves less keeps the GIL */
+    _Atomic int64_t clock_calls;    /* of time_synchronized so far */
 } y5_state;
 
 #endif

@@ -34,7 +34,7 @@ PYTHON_LAYERS = (
     ("_C",),
     ("_native",),
     ("reference",),
-    ("batched",),
+    ("batched", "verify"),
     ("modules",),
     ("ops",),
     ("device", "inspection", "training", "distributed"),

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 from torch.nn.utils import prune as torch_prune
 
-from .. import _native, batched, reference
+from .. import _native, batched, reference, verify
 from .sparsity import sparsity
 
 TIES = ("position", "torch")
@@ -71,14 +71,14 @@ def prune_layers(model: nn.Module, amount: float, *, ties: str = "position") -> 
             _Layer(weight.numel() * weight.element_size(), module._parameters, weight, count)
             for module, weight, count in zip(modules, weights, counts, strict=True)
         ]
-        if _run(layers, ties) or _run_on_gpu_in_torch(layers):
+        if _run(model, layers, ties) or _run_on_gpu_in_torch(layers):
             return
     else:
         _native.note_torch("prune", reason)
     _prune_with_torch(model, modules, amount)
 
 
-def _run(layers: list[_Layer], ties: str) -> bool:
+def _run(model: nn.Module, layers: list[_Layer], ties: str) -> bool:
     """Prune the layers in C or in the CUDA library, or return False with nothing changed."""
     weights: list[Tensor] = [layer.weight for layer in layers]
     if ties == "torch" and any(weight.is_cuda for weight in weights):
@@ -91,12 +91,15 @@ def _run(layers: list[_Layer], ties: str) -> bool:
     if isinstance(device, int):
         _native.note_cuda("prune")
         for batch in _batches(layers, whole=True):
-            _replace(batch, _fill(batch)[0])
+            pruned, _ = _fill(batch)
+            _verify(model, batch, pruned, ties)
+            _replace(batch, pruned)
         return True
     for batch in _batches(layers):
         pruned, ambiguous = _fill(batch)
         for i in ambiguous if ties == "torch" else ():
             pruned[i] = _prune_as_torch(batch[i].weight, batch[i].pruned)
+        _verify(model, batch, pruned, ties)
         _replace(batch, pruned)
     return True
 
@@ -116,20 +119,24 @@ def _run_on_gpu_in_torch(layers: list[_Layer]) -> bool:
 
 def _convolutions(model: nn.Module) -> list[nn.Conv2d]:
     """The Conv2d of model.modules(), whose own generators take twice as long."""
-    seen: set[nn.Module] = set()
-    stack, found = [model], []
+    seen: set[nn.Module | None] = set()
+    stack: list[nn.Module | None] = [model]
+    found, convolution = [], nn.Conv2d
     while stack:
         module = stack.pop()
         if module in seen:
             continue
         seen.add(module)
-        if isinstance(module, nn.Conv2d):
-            found.append(module)
-        stack += [child for child in reversed(module._modules.values()) if child is not None]
-    for kind in {type(module) for module in seen}:
+        if module is not None:
+            if isinstance(module, convolution):
+                found.append(module)
+            if module._modules:
+                stack.extend(reversed(module._modules.values()))
+    seen.discard(None)  # a submodule registered as None
+    for kind in set(map(type, seen)):
         if (
-            kind.modules is not nn.Module.modules
-            or kind.named_modules is not nn.Module.named_modules
+            kind.modules is not nn.Module.modules  # type: ignore[attr-defined]
+            or kind.named_modules is not nn.Module.named_modules  # type: ignore[attr-defined]
         ):
             return [module for module in model.modules() if isinstance(module, nn.Conv2d)]
     return found
@@ -243,6 +250,11 @@ def _fill(batch: list[_Layer]) -> tuple[list[Tensor], Any]:
     weights = [layer.weight for layer in batch]
     pruned = [torch.empty_like(w, memory_format=torch.contiguous_format) for w in weights]
     return pruned, _native._C.prune(weights, pruned, [layer.pruned for layer in batch])
+
+
+def _verify(model: nn.Module, batch: list[_Layer], pruned: list[Tensor], ties: str) -> None:
+    weights, counts = [layer.weight for layer in batch], [layer.pruned for layer in batch]
+    verify.prune(model, weights, pruned, counts, exact=ties == "torch")
 
 
 def _replace(batch: list[_Layer], pruned: list[Tensor]) -> None:

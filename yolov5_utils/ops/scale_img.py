@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from .. import _native, reference
+from .. import _native, reference, verify
 
 # Variants of _native._C.scale_img: sums of 1 (fused index), 2 (fused blend), 4 (four taps).
 _VARIANTS = range(8)
@@ -128,13 +128,8 @@ def _in_channels_last(img: Tensor, size: tuple[int, int]) -> bool:
     raise _native.Unsupported("neither contiguous nor channels last")
 
 
-def resize(
-    img: Tensor, ratio: float, same_shape: bool = False, gs: int = 32
-) -> tuple[Tensor, int | None]:
-    """scale_img in C, and the number of the CUDA device that does it if one does.
-
-    Unsupported, before anything was made, where torch must do it.
-    """
+def resize(img: Tensor, ratio: float, same_shape: bool = False, gs: int = 32) -> Tensor:
+    """scale_img in C; Unsupported, before anything was made, where torch must do it."""
     device = _native._C.scale_img(img)  # only checks
     if device is not None and torch.are_deterministic_algorithms_enabled():
         raise _native.Unsupported("deterministic algorithms are on, which torch has others for")
@@ -158,7 +153,9 @@ def resize(
         (batch, channels, height, width), dtype=img.dtype, device=img.device, memory_format=order
     )
     _native._C.scale_img(img, output, size, variant)
-    return output, device
+    if device is not None:
+        _native.note_cuda("scale_img")
+    return output
 
 
 _calibration = Calibration()
@@ -176,10 +173,5 @@ def scale_img(img: Tensor, ratio: float = 1.0, same_shape: bool = False, gs: int
     """
     if ratio == 1.0:
         return img
-    done, result = _native.attempt("scale_img", resize, img, ratio, same_shape, gs)
-    if not done:
-        return reference.scale_img(img, ratio, same_shape, gs)
-    output, device = result
-    if device is not None:
-        _native.note_cuda("scale_img")
-    return output
+    done, output = verify.attempt("scale_img", resize, img, ratio, same_shape, gs)
+    return output if done else reference.scale_img(img, ratio, same_shape, gs)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from .. import _native, batched
+from .. import _native, batched, verify
 
 # Up to so many zeros are added up exactly, whatever the order.
 _EXACT = {torch.float32: 1 << 24, torch.float64: 1 << 53}
@@ -22,7 +22,7 @@ def sparsity(model: nn.Module) -> Tensor:
     dtype = torch.get_default_dtype()
     if dtype in _EXACT:
         count = _native._C.count_module_zeros
-        done, counts = _native.attempt("sparsity", count, model, _EXACT[dtype])
+        done, counts = verify.attempt("sparsity", count, model, _EXACT[dtype])
         if done and len(counts) == 3:
             _native.note_cuda("sparsity")
             _, elements, zeros = counts

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from .. import _native  # first: it names the remedy where the extension is broken
+from .. import _native, verify  # first: names the remedy where the extension is broken
 from .._C import count_module_zeros
 from ..ops.ema import update_modules
 from .fingerprint import Fingerprint, SparsityForm, UpdateForm
@@ -97,7 +97,7 @@ def _replacement_sparsity(
         if not form.exact and dtype not in (torch.float32, torch.float64):
             _native.note_torch("sparsity", f"default dtype {dtype}")
             return original(model)
-        done, counts = _native.attempt("sparsity", count_module_zeros, model)
+        done, counts = verify.attempt("sparsity", count_module_zeros, model)
         if not done or not counts[0]:
             return original(model)
         _, elements, zeros, share_float32, share_float64 = counts

@@ -1,7 +1,7 @@
 """fuse: YOLOv5's formula, torch's own fusion, elementwise operations in place, and the package.
 
-A call fuses all pairs of a model, one after the other, under no_grad and with frozen parameters as in
-YOLOv5's loading of checkpoints.
+A call fuses all pairs of a model, one after the other, under no_grad and with frozen parameters, as
+YOLOv5 does when it loads a checkpoint.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ def table(names: list[str], threads: list[int], seconds: float) -> harness.Table
     """The table of speeds."""
     rows = [row for t in threads for name in names for row in measure(name, t, seconds)]
     notes = [
-        "all pairs of a model, layer by layer, each result dropped before the next unless it says so",
+        "all pairs of a model, layer by layer, each result dropped before the next if not said",
         "bits equal to the original's, checked before timing; fuse_model starts from a new model",
         "elementwise in place: no new module, no new weight, other roundings",
     ]

@@ -176,7 +176,7 @@ def _copies(tensors: Iterable[tuple[str, Tensor | None]]) -> dict[int, Tensor]:
     return copies
 
 
-def _check_sparsity(model: nn.Module, _: int) -> Callable[[Sequence[Any]], None]:
+def _check_sparsity(model: nn.Module, _: int = 0) -> Callable[[Sequence[Any]], None]:
     def compare(counts: Sequence[Any]) -> None:
         parameters = list(model.parameters())
         zeros = sum(int((parameter == 0).sum()) for parameter in parameters)

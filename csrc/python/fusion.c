@@ -268,7 +268,7 @@ borrow_weight(const y5_state *state, y5_fusion *fusion, int64_t at, y5_error *er
     if (status != Y5_OK) {
         return status;
     }
-    if (weight.ndim != 4 || weight.numel == 0 ||
+    if (weight.ndim != 4 || weight.numel == 0 || shape[0] < 1 ||
         memcmp(weight.shape, shape, sizeof(fusion->pairs[at].shape)) != 0) {
         return y5_fail(error, Y5_UNSUPPORTED, "conv.weight", "not of the shape that conv states");
     }

@@ -22,6 +22,8 @@ from yolov5_utils import _C, _native, reference
 from yolov5_utils.ops import fuse_gpu
 from yolov5_utils.ops import prune as prune_module
 from yolov5_utils.ops.fuse_model import fuse_model
+from yolov5_utils.overlay.fingerprint import SparsityForm
+from yolov5_utils.overlay.patches import _replacement_sparsity
 from yolov5_utils.torch_utils import (
     ModelEMA,
     fuse_conv_and_bn,
@@ -247,6 +249,26 @@ def test_sparsity_in_double(device: Device) -> None:
         torch.set_default_dtype(torch.float32)
 
 
+@pytest.mark.parametrize("exact", [True, False], ids=("from 6.1", "before"))
+def test_the_overlays_sparsity(device: Device, exact: bool) -> None:
+    """Both forms that clients' own functions are replaced by."""
+
+    def original_sparsity(model: nn.Module) -> Tensor:
+        elements, zeros = (0, 0) if exact else (0.0, 0.0)
+        for parameter in model.parameters():
+            elements += parameter.numel()
+            zeros += (parameter == 0).sum()
+        return zeros / elements
+
+    model = Parameters(*(with_zeros(size, torch.float32, size) for size in SIZES)).to(device.place)
+    replaced = _replacement_sparsity(original_sparsity, SparsityForm(exact=exact))
+    before = ways("sparsity")
+    found, expected = replaced(model), original_sparsity(model)
+    assert way_since("sparsity", before) == {device.way}
+    assert found.device == expected.device
+    assert_same_bits(found.cpu(), expected.cpu())
+
+
 def test_sparsity_rounds_as_the_original_above_2_to_the_24(device: Device) -> None:
     """The float32 sum of zeros is no longer exact there, and depends on the order."""
     sizes = ((1 << 24) + 1, 3, 5, 7, 1_000_001, 1, 1)
@@ -453,105 +475,3 @@ def test_fuse_model(device: Device) -> None:
     for block, conv in zip(model, expected, strict=True):
         assert not hasattr(block, "bn")
         assert_same_fused(block.conv, conv)
-
-
-# What only a real GPU can show.
-
-
-@pytest.fixture
-def gpu() -> torch.device:
-    """The first GPU, if the CUDA library runs on it."""
-    need_gpu()
-    problem = _C.cuda_info(0)["problem"]
-    if problem is not None:
-        pytest.skip(problem)
-    return torch.device("cuda", 0)
-
-
-def test_nothing_waits_for_the_gpu(gpu: torch.device) -> None:
-    """EMA, sparsity, prune and scale_img only launch."""
-    model, image = convolutions(1).to(gpu), torch.rand(1, 3, 64, 96, device=gpu)
-    ema = ModelEMA(model)
-    scale_img(image, 0.5)  # tries the variants, and waits for that
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        ema.update(model)
-        sparsity(model)
-        prune_module.prune_layers(model, 0.3)
-        scale_img(image, 0.5)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-
-
-def test_the_current_stream_is_used(gpu: torch.device) -> None:
-    """A long wait on a stream of its own is in front of the update, and nothing else is."""
-    model = convolutions(1).to(gpu)
-    ema, expected = ModelEMA(model), ModelEMA(model)
-    stream = torch.cuda.Stream()
-    torch.cuda.synchronize()
-    with torch.cuda.stream(stream):
-        torch.cuda._sleep(200_000_000)
-        ema.update(model)
-    done = stream.record_event()
-    assert not done.query()
-    done.synchronize()
-    original(expected.ema, model, ema.decay(1))
-    for key, value in expected.ema.state_dict().items():
-        assert_same_bits(ema.ema.state_dict()[key].cpu(), value.cpu())
-
-
-def test_graph_capture(gpu: torch.device) -> None:
-    """Captured once, played three times: as many updates."""
-    average, source = convolutions(1).to(gpu), convolutions(2).to(gpu)
-    expected, image = copy.deepcopy(average), torch.rand(2, 3, 99, 130, device=gpu)
-    original_image = original_scale_img(image, 0.83)
-    scale_img(image, 0.83)
-    _C.ema_update(copy.deepcopy(average), source, 0.9)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        _C.ema_update(average, source, 0.9)
-        share = sparsity(source)
-        resized = scale_img(image, 0.83)
-    for _ in range(3):
-        graph.replay()
-        original(expected, source, 0.9)
-    torch.cuda.synchronize()
-    for key, value in expected.state_dict().items():
-        assert_same_bits(average.state_dict()[key].cpu(), value.cpu())
-    assert_same_bits(resized.cpu(), original_image.cpu())
-    assert_same_bits(share.cpu(), reference.sparsity(source).cpu())
-
-
-def test_deterministic_algorithms_are_torchs(gpu: torch.device) -> None:
-    image, before = torch.rand(1, 3, 64, 96, device=gpu), ways("scale_img")
-    torch.use_deterministic_algorithms(True)
-    try:
-        found, expected = scale_img(image, 0.83), original_scale_img(image, 0.83)
-    finally:
-        torch.use_deterministic_algorithms(False)
-    assert way_since("scale_img", before) == {"torch"}
-    assert_same_bits(found.cpu(), expected.cpu())
-
-
-def test_mixed_devices_raise_as_upstream(gpu: torch.device) -> None:
-    ema, model = ModelEMA(Net().to(gpu)), Net(1)
-    with pytest.raises(RuntimeError) as theirs:
-        original(copy.deepcopy(ema.ema), model, 0.9)
-    before = {key: value.clone() for key, value in ema.ema.state_dict().items()}
-    with pytest.raises(RuntimeError) as ours:
-        ema.update(model)
-    assert str(ours.value).splitlines()[0] == str(theirs.value).splitlines()[0]
-    for key, value in before.items():
-        assert torch.equal(ema.ema.state_dict()[key], value)
-
-
-def test_lowered_precision_takes_the_originals_product(gpu: torch.device) -> None:
-    conv, bn = (module.to(gpu) for module in pair((64, 64), torch.float32, 1))
-    before, allowed = ways("fuse"), torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = True
-    try:
-        found, expected = fuse_conv_and_bn(conv, bn), reference.fuse_conv_and_bn(conv, bn)
-    finally:
-        torch.backends.cuda.matmul.allow_tf32 = allowed
-    assert way_since("fuse", before) == {"torch"}
-    assert_same_fused(found, expected)

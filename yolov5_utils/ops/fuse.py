@@ -32,9 +32,9 @@ def fuse_conv_and_bn(conv: nn.Conv2d, bn: nn.BatchNorm2d) -> nn.Conv2d:
     Any floating dtype, shared by both; the result has the default dtype, is contiguous and shares
     no memory with the inputs, which stay as they are. It wants no gradient, unless grad mode is on
     and an input wants one: then gradients flow to the inputs. RuntimeError, AttributeError and
-    TypeError come from torch, for inputs that do not fit. Paths: C on CPU tensors, the CUDA library on
-    those of one GPU, otherwise torch.
-    Source of the semantics: YOLOv5 of July 2021; `dilation` is kept as in 7.0.
+    TypeError come from torch, for inputs that do not fit. Paths: C on CPU tensors, the CUDA library
+    on those of one GPU, otherwise torch. Source of the semantics: YOLOv5 of July 2021; `dilation`
+    is kept as in 7.0.
     """
     reason = refusal()
     if reason is not None:
@@ -44,7 +44,7 @@ def fuse_conv_and_bn(conv: nn.Conv2d, bn: nn.BatchNorm2d) -> nn.Conv2d:
         made = fuse_gpu.fuse([conv], [bn], _construct)
         return reference.fuse_conv_and_bn(conv, bn) if made is None else made[0]
     string_padding = type(getattr(conv, "padding", None)) is str
-    pattern = _pattern_of(_construct(conv)) if string_padding else _pattern()
+    pattern = _pattern_of(_construct(conv)) if string_padding else convolution_pattern()
     if pattern is None:
         _native.note_torch("fuse", "nn.Conv2d has members that are not known")
         return reference.fuse_conv_and_bn(conv, bn)
@@ -75,7 +75,7 @@ def fuse_in_c(convs: list[nn.Conv2d], bns: list[nn.BatchNorm2d]) -> list[nn.Conv
         return None
     if convs and all(map(fuse_gpu.is_on_gpu, convs)):
         return fuse_gpu.fuse(convs, bns, _construct)
-    pattern = _pattern()
+    pattern = convolution_pattern()
     if pattern is None or any(type(conv.padding) is not tuple for conv in convs):
         return None
     try:
@@ -126,7 +126,7 @@ def _construct(conv: nn.Conv2d, device: torch.device | None = None) -> nn.Conv2d
 
 
 @functools.cache
-def _pattern() -> Pattern | None:
+def convolution_pattern() -> Pattern | None:
     """How to make any nn.Conv2d, read off a constructed one."""
     sizes = {"kernel_size": (1, 1), "stride": (1, 1), "padding": (1, 2), "dilation": (1, 1)}
     like: Any = SimpleNamespace(in_channels=1, out_channels=1, groups=1, **sizes)
@@ -140,7 +140,7 @@ def _pattern_of(module: nn.Conv2d, general: bool = False) -> Pattern | None:
 
     Containers are made anew; None where a member is neither one nor immutable.
     """
-    entries = []
+    entries: list[tuple[str, int, Any]] = []
     for name, value in module.__dict__.items():
         kind = type(value)
         if name == "_parameters" and list(value) == ["weight", "bias"]:

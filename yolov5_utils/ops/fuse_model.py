@@ -29,13 +29,12 @@ def fuse_model(model: nn.Module) -> nn.Module:
 
     A pair is found in each module of model.modules() whose attributes `conv` and `bn` are an
     nn.Conv2d and a batch norm (also SyncBatchNorm), that has a method `forward_fuse` (or 5.0's
-    `fuseforward`) and no other convolution among its children. `conv` becomes the fused one, `bn` is
-    deleted, `forward` becomes that method; all other modules, and convolutions beside a batch norm
-    in an nn.Sequential, stay as they are. Every pair is fused before the first module is changed:
-    an error, those of fuse_conv_and_bn, leaves the model as it was. A bar appears on a terminal's
-    stderr after a second. Paths: C on CPU tensors, the CUDA library on those of one GPU (all pairs in
-    one launch), otherwise torch. Source of the semantics:
-    YOLOv5 5.0 and later.
+    `fuseforward`) and no other convolution among its children. `conv` becomes the fused one, `bn`
+    is deleted, `forward` becomes that method; all other modules, and convolutions beside a batch
+    norm in an nn.Sequential, stay as they are. Every pair is fused before the first module is
+    changed: an error, those of fuse_conv_and_bn, leaves the model as it was. A bar appears on a
+    terminal's stderr after a second. Paths: C on CPU tensors, the CUDA library on those of one GPU
+    (all pairs in one launch), otherwise torch. Source of the semantics: YOLOv5 5.0 and later.
     """
     found = list(_fusable(model))
     fused: list[nn.Conv2d] = []

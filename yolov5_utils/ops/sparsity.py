@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from .. import _native, batched, verify
 
 # Up to so many zeros are added up exactly, whatever the order.
-_EXACT = {torch.float32: 1 << 24, torch.float64: 1 << 53}
+EXACT = {torch.float32: 1 << 24, torch.float64: 1 << 53}
 
 
 def sparsity(model: nn.Module) -> Tensor:
@@ -20,13 +20,13 @@ def sparsity(model: nn.Module) -> Tensor:
     the CUDA library on those of one GPU, otherwise torch.
     """
     dtype = torch.get_default_dtype()
-    if dtype in _EXACT:
+    if dtype in EXACT:
         count = _native._C.count_module_zeros
-        done, counts = verify.attempt("sparsity", count, model, _EXACT[dtype])
+        done, counts = verify.attempt("sparsity", count, model, EXACT[dtype])
         if done and len(counts) == 3:
             _native.note_cuda("sparsity")
             _, elements, zeros = counts
-            return _share(zeros.view(torch.int64), elements, dtype)
+            return share_on_gpu(zeros.view(torch.int64), elements, dtype)
         if done:
             parameters, _, _, share_float32, share_float64 = counts
             if parameters == 0:
@@ -38,7 +38,7 @@ def sparsity(model: nn.Module) -> Tensor:
     return batched.sparsity(model)
 
 
-def _share(zeros: Tensor, elements: int, dtype: torch.dtype) -> Tensor:
+def share_on_gpu(zeros: Tensor, elements: int, dtype: torch.dtype) -> Tensor:
     """Zeros, one sum or one number per parameter, over elements: added and divided by torch."""
     total = zeros[0].to(dtype)
     for more in zeros[1:]:

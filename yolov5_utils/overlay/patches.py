@@ -15,8 +15,10 @@ import torch
 from .. import _native, verify  # first: names the remedy where the extension is broken
 from .._C import count_module_zeros
 from ..ops.ema import update_modules
+from ..ops.sparsity import EXACT, share_on_gpu
 from .fingerprint import Fingerprint, SparsityForm, UpdateForm
 
+_NO_LIMIT = (1 << 63) - 1  # of an int64 count
 _MARK = "__yolov5_utils__"  # on our replacements only: tells them from the client's functions
 _undo: list[Callable[[], None]] = []
 
@@ -97,9 +99,15 @@ def _replacement_sparsity(
         if not form.exact and dtype not in (torch.float32, torch.float64):
             _native.note_torch("sparsity", f"default dtype {dtype}")
             return original(model)
-        done, counts = verify.attempt("sparsity", count_module_zeros, model)
+        limit = _NO_LIMIT if form.exact else EXACT[dtype]
+        done, counts = verify.attempt("sparsity", count_module_zeros, model, limit)
         if not done or not counts[0]:
             return original(model)
+        if len(counts) == 3:
+            _native.note_cuda("sparsity")
+            _, elements, counted = counts
+            total = counted.view(torch.int64)
+            return total[0] / elements if form.exact else share_on_gpu(total, elements, dtype)
         _, elements, zeros, share_float32, share_float64 = counts
         if form.exact:
             return torch.tensor(zeros, dtype=torch.int64) / elements

@@ -13,7 +13,7 @@ from torch import nn
 from torch.autograd import forward_ad
 from torch.nn.modules import module as torch_module
 
-from .. import _native, reference
+from .. import _native, reference, verify
 from . import fuse_gpu
 
 # Kinds of a pattern's entries, and the numbers of the fields: as csrc/python/fused_module.h and
@@ -50,6 +50,7 @@ def fuse_conv_and_bn(conv: nn.Conv2d, bn: nn.BatchNorm2d) -> nn.Conv2d:
         return reference.fuse_conv_and_bn(conv, bn)
     done, fused = _native.attempt("fuse", _native._C.fuse, [conv], [bn], pattern)
     if done:
+        verify.fuse(conv, bn, fused[0])
         return cast(nn.Conv2d, fused[0])
     return reference.fuse_conv_and_bn(conv, bn)
 
@@ -83,6 +84,8 @@ def fuse_in_c(convs: list[nn.Conv2d], bns: list[nn.BatchNorm2d]) -> list[nn.Conv
     except _native.Unsupported:
         return None
     _native.HOT_PATHS["fuse"].calls["C"] += len(convs)
+    for conv, bn, made in zip(convs, bns, fused, strict=True):
+        verify.fuse(conv, bn, made)
     return fused
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .. import _native, batched, reference
+from .. import _native, batched, reference, verify
 
 Construct = Callable[[nn.Conv2d, torch.device], nn.Conv2d]
 
@@ -24,8 +24,9 @@ def fuse(
 ) -> list[nn.Conv2d] | None:
     """Fuse pairs on one device, or None, once it was noted why, where the reference must do it.
 
-    Waits once for the device, to learn whether a weight is no finite number: the original's matrix
-    product spreads such a one over its column, and only the reference does that.
+    Waits once for the device, to learn of which pairs the original's matrix product may make other
+    bits: those with a weight that is no finite number, which it spreads over the column, and, says
+    the library, with a product that vanishes. The reference does them.
     """
     reason = _refusal(convs, bns)
     if reason is not None:
@@ -40,10 +41,12 @@ def fuse(
         _native.note_cuda("fuse")
     elif batched.is_watched() or not batched.fuse_pairs(pairs, flags):
         return None
-    return [
-        reference.fuse_conv_and_bn(conv, bn) if nonfinite else new
-        for conv, bn, new, nonfinite in zip(convs, bns, fused, flags.tolist(), strict=True)
-    ]
+    for i, doubtful in enumerate(flags.tolist()):
+        if doubtful:
+            fused[i] = reference.fuse_conv_and_bn(convs[i], bns[i])
+        elif verify.ON and done:
+            verify.fuse(convs[i], bns[i], fused[i])
+    return fused
 
 
 def _tensors(conv: nn.Conv2d, bn: nn.BatchNorm2d, fused: nn.Conv2d) -> tuple[Any, ...]:

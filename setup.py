@@ -3,6 +3,7 @@ torch: both meet torch at run time only."""
 
 import os
 import runpy
+import shutil
 import sys
 import sysconfig
 from pathlib import Path
@@ -73,24 +74,39 @@ class BuildExtension(build_ext):
         else:
             ext.extra_compile_args, ext.extra_link_args = compiler_arguments()
         super().build_extension(ext)
-        self.build_cuda_library(ext)
+        self.build_cuda_library()
 
-    def build_cuda_library(self, ext: Extension) -> None:
+    def build_cuda_library(self) -> None:
         """Puts the library beside the extension, or nothing; one line says which."""
         if sys.platform != "linux":
             return
         runpy.run_path("cuda/build.py")["build_if"](
             cuda_switch(),
-            Path(self.get_ext_fullpath(ext.name)).parent,
+            self.cuda_library().parent,
             Path("build/cuda"),  # not build_temp, which pip throws away: this takes minutes
             strict=switch("YOLOV5_UTILS_WERROR"),
             say=lambda line: print(line, flush=True),
         )
 
+    def copy_extensions_to_source(self) -> None:
+        """For an editable installation: the CUDA library too, or none where none was built."""
+        super().copy_extensions_to_source()
+        built = self.cuda_library()
+        beside = Path(self.get_finalized_command("build_py").get_package_dir("yolov5_utils"))
+        target = beside / built.name
+        if built.exists() and built.resolve() != target.resolve():
+            shutil.copyfile(built, target)
+        elif not built.exists():
+            target.unlink(missing_ok=True)
+
+    def cuda_library(self) -> Path:
+        """Where the CUDA library is built, if it is."""
+        name = os.path.join(*self.extensions[0].name.split(".")[:-1], "libyolov5_utils_cuda.so")
+        return Path(self.build_lib) / name
+
     def get_outputs(self) -> list[str]:
         """Also the CUDA library, so that wheels and installations have it."""
-        beside = Path(self.get_ext_fullpath(self.extensions[0].name)).parent
-        library = beside / "libyolov5_utils_cuda.so"
+        library = self.cuda_library()
         return [*super().get_outputs(), *([str(library)] if library.exists() else [])]
 
 

@@ -154,17 +154,17 @@ def count_share(parameters: list[nn.Parameter]) -> Tensor:
     return zeros.to(torch.get_default_dtype()) / elements
 
 
-def fuse_pairs(pairs: list[tuple[Any, ...]], nonfinite: Tensor) -> bool:
+def fuse_pairs(pairs: list[tuple[Any, ...]], doubtful: Tensor) -> bool:
     """Fuse what ops/fuse_gpu.py lists, element by element: reference.fuse_conv_and_bn.
 
-    nonfinite[i] becomes 1 where that differs from the reference: for weights and biases of the
-    convolution that are infinite or NaN. False, with nothing written, for shapes that do not fit.
+    doubtful[i] becomes 1 where that may differ from the reference. False, with nothing written, for
+    shapes that do not fit.
     """
     if any(pair[0].dim() != 4 or pair[0].shape != pair[6].shape for pair in pairs):
         return False
     with torch.no_grad():
         flags = [_fuse(*pair) for pair in pairs]
-        nonfinite.copy_(torch.stack(flags))
+        doubtful.copy_(torch.stack(flags))
     return True
 
 
@@ -179,12 +179,22 @@ def _fuse(
     fused_bias: Tensor,
     eps: float,
 ) -> Tensor:
-    """One pair; True where an input of the convolution is no finite number."""
+    """One pair; True where the reference has to fuse it."""
     root = torch.sqrt(eps + variance)
     scale = gamma.div(root)
-    # The matrix product of the original adds zeros, which turns −0 into 0.
-    fused_weight.copy_(scale.view(-1, 1, 1, 1) * weight + 0.0)
+    rows = scale.view(-1, 1, 1, 1)
     conv_bias = torch.zeros_like(gamma) if bias is None else bias
-    fused_bias.copy_((scale * conv_bias + 0.0) + (beta - gamma.mul(mean).div(root)))
-    finite = weight.isfinite().all() & conv_bias.isfinite().all()
-    return finite.logical_not()
+    products, moved = rows * weight, scale * conv_bias
+    # The matrix product of the original adds zeros, which turns −0 into 0.
+    fused_weight.copy_(products + 0.0)
+    fused_bias.copy_((moved + 0.0) + (beta - gamma.mul(mean).div(root)))
+    return _doubtful(weight, rows, products) | _doubtful(conv_bias, scale, moved)
+
+
+def _doubtful(factor: Tensor, scale: Tensor, products: Tensor) -> Tensor:
+    """True where the sum of a matrix product may end in other bits than the product alone.
+
+    An infinity or NaN spreads over its column, and what vanishes inside a sum keeps its sign.
+    """
+    vanished = (products == 0) & (factor != 0) & (scale != 0)
+    return (factor.isfinite().logical_not() | vanished).any()

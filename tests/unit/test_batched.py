@@ -224,3 +224,42 @@ def test_sparsity_of_the_cpu_takes_the_reference(monkeypatch: pytest.MonkeyPatch
     assert_same_bits(batched.sparsity(Net()), reference.sparsity(Net()))
     with pytest.raises(ZeroDivisionError):
         batched.sparsity(nn.Identity())
+
+
+@pytest.mark.parametrize("dtype", FLOATING, ids=str)
+def test_fuse(dtype: torch.dtype) -> None:
+    """Pairs in one call, with what the matrix product would make other bits of."""
+    generator = torch.Generator().manual_seed(1)
+    pairs, doubted = [], []
+    for value, where in ((1.0, 0), (float("inf"), 0), (float("nan"), 1), (1e-30, 0), (-0.0, 0)):
+        conv, norm = nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5)
+        for tensor in [*conv.parameters(), *norm.parameters(), norm.running_mean]:
+            tensor.data.copy_(torch.randn(tensor.shape, generator=generator))
+        norm.weight.data[0] = 1e-30 if value == 1e-30 else 0.5
+        list(conv.parameters())[where].data.view(-1)[0] = value
+        conv, norm = conv.to(dtype).requires_grad_(False), norm.to(dtype).requires_grad_(False)
+        fused = nn.Conv2d(3, 5, 3).requires_grad_(False)
+        inputs = (norm.weight, norm.bias, norm.running_mean, norm.running_var)
+        pairs.append((conv.weight, conv.bias, *inputs, fused.weight, fused.bias, norm.eps))
+        vanishes = value == 1e-30 and float(conv.weight[0, 0, 0, 0]) != 0 != float(norm.weight[0])
+        vanishes = vanishes and float(conv.weight[0, 0, 0, 0] * norm.weight[0]) == 0
+        doubted.append(int(value in (float("inf"),) or value != value or vanishes))
+        if not doubted[-1] and dtype == torch.float64:  # MKL's float32 root is not NumPy's
+            expected = reference.fuse_conv_and_bn(conv, norm)
+            pairs[-1] = (*pairs[-1], expected)
+    flags = torch.full((len(pairs),), 7, dtype=torch.int32)
+    assert batched.fuse_pairs([pair[:9] for pair in pairs], flags)
+    assert flags.tolist() == doubted
+    for pair in pairs:
+        if len(pair) == 10:
+            assert_same_bits(pair[6].detach(), pair[9].weight.detach())
+            assert_same_bits(pair[7].detach(), pair[9].bias.detach())
+
+
+def test_fuse_refuses_what_does_not_fit() -> None:
+    conv, other = nn.Conv2d(3, 5, 3), nn.Conv2d(3, 5, 1)
+    ones = [torch.ones(5) for _ in range(4)]
+    pair = (conv.weight, None, *ones, other.weight, other.bias, 1e-3)
+    before = other.weight.clone()
+    assert not batched.fuse_pairs([pair], torch.zeros(1, dtype=torch.int32))
+    assert torch.equal(other.weight, before)

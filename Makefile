@@ -13,7 +13,7 @@ ARGS ?=
 export PYTHON TORCH PIP_ARGS VENV
 
 python := $(if $(filter none,$(VENV)),python,"$(VENV)/bin/python")
-test_folders := $(wildcard tests/unit tests/overlay tests/native tests/robustness)
+test_folders := $(wildcard tests/unit tests/overlay tests/native tests/emu tests/cuda tests/robustness)
 
 .PHONY: help build demo test verify lint bench clients clean
 
@@ -25,7 +25,7 @@ demo: ## the main job: trains a small detector and shows what the package does f
 	@tools/setup_venv.sh demo
 	$(python) -m yolov5_utils demo $(ARGS)
 
-test: ## unit tests, overlay tests and the C core's own tests
+test: ## unit tests, overlay tests, the C core's own tests, the CUDA kernels on an emulated GPU
 	@tools/setup_venv.sh test
 	$(python) -m pytest $(test_folders) $(ARGS)
 
@@ -49,6 +49,6 @@ lint: ## formatting, static checks, and warning-free builds with gcc and clang
 	PYTHON=$(python) tools/lint.sh
 
 clean: ## removes everything that the other targets made
-	rm -rf build dist demo_output *.egg-info yolov5_utils/_C.*so .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf build dist demo_output *.egg-info yolov5_utils/_C.*so yolov5_utils/libyolov5_utils_cuda.so .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +
 	$(if $(filter none,$(VENV)),,rm -rf "$(VENV)" .venv-clients)

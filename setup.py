@@ -1,6 +1,9 @@
-"""Builds the C extension. Knows nothing of torch: the extension meets torch at run time only."""
+"""Builds the C extension, and the CUDA library beside it where that is wanted. Knows nothing of
+torch: both meet torch at run time only."""
 
 import os
+import runpy
+import shutil
 import sys
 import sysconfig
 from pathlib import Path
@@ -31,6 +34,14 @@ def switch(name: str) -> bool:
     if value not in ("0", "1"):
         sys.exit(f"{name}={value!r}: allowed values are 0, 1")
     return value == "1"
+
+
+def cuda_switch() -> str:
+    """YOLOV5_UTILS_CUDA: whether the CUDA library is built; anything unknown is an error."""
+    value = os.environ.get("YOLOV5_UTILS_CUDA", "auto")
+    if value not in ("auto", "0", "1"):
+        sys.exit(f"YOLOV5_UTILS_CUDA={value!r}: allowed values are auto, 0, 1")
+    return value
 
 
 def compiler_arguments() -> tuple[list[str], list[str]]:
@@ -65,6 +76,40 @@ class BuildExtension(build_ext):
         else:
             ext.extra_compile_args, ext.extra_link_args = compiler_arguments()
         super().build_extension(ext)
+        self.build_cuda_library()
+
+    def build_cuda_library(self) -> None:
+        """Puts the library beside the extension, or nothing; one line says which."""
+        if sys.platform != "linux":
+            return
+        runpy.run_path("cuda/build.py")["build_if"](
+            cuda_switch(),
+            self.cuda_library().parent,
+            Path("build/cuda"),  # not build_temp, which pip throws away: this takes minutes
+            strict=switch("YOLOV5_UTILS_WERROR"),
+            say=lambda line: print(line, flush=True),
+        )
+
+    def copy_extensions_to_source(self) -> None:
+        """For an editable installation: the CUDA library too, or none where none was built."""
+        super().copy_extensions_to_source()
+        built = self.cuda_library()
+        beside = Path(self.get_finalized_command("build_py").get_package_dir("yolov5_utils"))
+        target = beside / built.name
+        if built.exists() and built.resolve() != target.resolve():
+            shutil.copyfile(built, target)
+        elif not built.exists():
+            target.unlink(missing_ok=True)
+
+    def cuda_library(self) -> Path:
+        """Where the CUDA library is built, if it is."""
+        name = os.path.join(*self.extensions[0].name.split(".")[:-1], "libyolov5_utils_cuda.so")
+        return Path(self.build_lib) / name
+
+    def get_outputs(self) -> list[str]:
+        """Also the CUDA library, so that wheels and installations have it."""
+        library = self.cuda_library()
+        return [*super().get_outputs(), *([str(library)] if library.exists() else [])]
 
 
 class BuildPython(build_py):
@@ -101,7 +146,7 @@ setup(
         Extension(
             "yolov5_utils._C",
             sources=sorted(path.as_posix() for path in Path("csrc").rglob("*.c")),
-            include_dirs=["csrc"],
+            include_dirs=["csrc", "cuda"],
             define_macros=[] if FREE_THREADED else [("Py_LIMITED_API", hex(LIMITED_API))],
             libraries=libraries(),
             py_limited_api=not FREE_THREADED,

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from . import (
+    bench_cuda,
+    bench_cuda_host,
     bench_ema,
     bench_fuse,
     bench_gil,
@@ -38,16 +40,14 @@ def run(quick: bool) -> list[harness.Table]:
         bench_time_sync.table(min(seconds, 3.0)),
         bench_memory.table(["n"] if quick else ["n", "x"], 100 if quick else 1000),
         bench_gil.table(names, seconds),
+        bench_cuda_host.table(names, seconds / 3),
         bench_import.table(3 if quick else 15),
     ]
 
 
 def around_figures(path: Path) -> tuple[str, str]:
     """What stands before and after the figures in `path`; ValueError where a marker is missing."""
-    text = path.read_text()
-    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(END) < text.index(BEGIN):
-        raise ValueError(f"{path}: needs one line {BEGIN} and after it one line {END}")
-    return text[: text.index(BEGIN)], text[text.index(END) :]
+    return harness.around_marks(path, BEGIN, END)
 
 
 def write_markdown(
@@ -77,9 +77,15 @@ def main() -> None:
     options.add_argument("--json", type=Path, help="write the raw figures to this file")
     options.add_argument("--markdown", type=Path, help="put the tables into this file")
     options.add_argument(
+        "--device", choices=("cpu", "cuda"), default="cpu", help="cuda: only bench_cuda's table"
+    )
+    options.add_argument(
         "--docs", type=Path, help="put benchmarks.json, figures/*.png and the tables there"
     )
     chosen = options.parse_args()
+    if chosen.device == "cuda":
+        bench_cuda.whole(["n"] if chosen.quick else ["n", "s", "x"], chosen.json, chosen.markdown)
+        return
     for path in (chosen.markdown, chosen.docs and chosen.docs / "benchmarks.md"):
         if path is not None:
             around_figures(path)  # before minutes of measuring

@@ -12,7 +12,7 @@ from torch import nn
 from yolov5_utils import _native
 from yolov5_utils.torch_utils import ModelEMA
 
-from . import harness, models, peers
+from . import bench_cuda, harness, models, peers
 
 # Read average, read model, write average, 4 bytes each: no implementation moves less.
 BYTES_PER_ELEMENT = 12
@@ -149,6 +149,9 @@ def main(arguments: list[str]) -> None:
     options = harness.parser(__doc__ or "")
     options.add_argument("--busy", action="store_true", help="only: 1 and 2 threads, cores busy")
     chosen = options.parse_args(arguments)
+    if chosen.device == "cuda":
+        bench_cuda.run(["ema"], chosen)
+        return
     about = harness.machine()
     names = harness.names_of(chosen.models)
     if chosen.busy:

@@ -18,7 +18,7 @@ from yolov5_utils import _native
 from yolov5_utils.ops.fuse import fuse_conv_and_bn
 from yolov5_utils.ops.fuse_model import fuse_model
 
-from . import harness, models, peers
+from . import bench_cuda, harness, models, peers
 
 BYTES_PER_ELEMENT = 8  # every weight read once and written once
 ORIGINAL = "original (construct, diag, mm)"
@@ -114,6 +114,9 @@ def table(names: list[str], threads: list[int], seconds: float) -> harness.Table
 def main(arguments: list[str]) -> None:
     """Run from the command line."""
     chosen = harness.parser(__doc__ or "").parse_args(arguments)
+    if chosen.device == "cuda":
+        bench_cuda.run(["fuse"], chosen)
+        return
     about = harness.machine()
     threads = [int(part) for part in harness.names_of(chosen.threads)]
     found = table(harness.names_of(chosen.models), threads, chosen.seconds)

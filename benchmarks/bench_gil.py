@@ -62,7 +62,7 @@ def table(names: list[str], seconds: float) -> harness.Table:
 
 def main() -> None:
     """Run from the command line."""
-    options: argparse.ArgumentParser = harness.parser(__doc__ or "")
+    options: argparse.ArgumentParser = harness.parser(__doc__ or "", ("cpu",))
     chosen = options.parse_args()
     torch.set_num_threads(1)
     tables = [table(harness.names_of(chosen.models), chosen.seconds)]

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from yolov5_utils import _native
 from yolov5_utils.ops.prune import prune_layers
 
-from . import harness, models, peers
+from . import bench_cuda, harness, models, peers
 
 AMOUNT = 0.3
 BYTES_PER_ELEMENT = 8  # every weight read once and written once
@@ -181,6 +181,9 @@ def main(arguments: list[str]) -> None:
     options = harness.parser(__doc__ or "")
     options.add_argument("--data", action="store_true", help="only: weights of every kind")
     chosen = options.parse_args(arguments)
+    if chosen.device == "cuda":
+        bench_cuda.run(["prune"], chosen)
+        return
     about = harness.machine()
     names = harness.names_of(chosen.models)
     if chosen.data:

@@ -15,7 +15,7 @@ from torch import Tensor
 from yolov5_utils import _C, _native
 from yolov5_utils.torch_utils import scale_img
 
-from . import harness, peers
+from . import bench_cuda, harness, peers
 
 ORIGINAL = "original (interpolate, pad)"
 OPENCV = "OpenCV, planes, reused memory, no padding"
@@ -176,6 +176,9 @@ def main(arguments: list[str]) -> None:
     options = harness.parser(__doc__ or "")
     options.add_argument("--cases", default="0,1,2,3,4", help="of " + ", ".join(map(str, CASES)))
     chosen = options.parse_args(arguments)
+    if chosen.device == "cuda":
+        bench_cuda.run(["scale_img"], chosen)
+        return
     about = harness.machine()
     threads = [int(part) for part in harness.names_of(chosen.threads)]
     cases = tuple(CASES[int(part)] for part in harness.names_of(chosen.cases))

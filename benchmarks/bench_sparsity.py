@@ -11,7 +11,7 @@ from torch import nn
 from yolov5_utils import _native
 from yolov5_utils.torch_utils import sparsity
 
-from . import harness, models, peers
+from . import bench_cuda, harness, models, peers
 
 BYTES_PER_ELEMENT = 4  # every parameter read once
 ORIGINAL = "original (==, sum)"
@@ -96,6 +96,9 @@ def main(arguments: list[str]) -> None:
     options = harness.parser(__doc__ or "")
     options.add_argument("--zeros", type=float, default=0.0, help="share of zeros while timing")
     chosen = options.parse_args(arguments)
+    if chosen.device == "cuda":
+        bench_cuda.run(["sparsity"], chosen)
+        return
     about = harness.machine()
     threads = [int(part) for part in harness.names_of(chosen.threads)]
     found = table(harness.names_of(chosen.models), threads, chosen.seconds, chosen.zeros)

@@ -291,10 +291,11 @@ def mark_best_peer(rows: list[dict[str, Any]], original: str) -> dict[str, Any]:
     return best
 
 
-def parser(description: str) -> argparse.ArgumentParser:
+def parser(description: str, devices: Sequence[str] = ("cpu", "cuda")) -> argparse.ArgumentParser:
     """The options that the benchmarks of speed share."""
     options = argparse.ArgumentParser(description=description)
     options.add_argument("--models", default="n,s,x", help="of n,s,m,l,x (default %(default)s)")
+    options.add_argument("--device", choices=devices, default="cpu")
     options.add_argument("--threads", default="1,2", help="torch threads (default %(default)s)")
     options.add_argument("--seconds", type=float, default=6.0, help="per model and thread count")
     options.add_argument("--json", type=Path, help="write the raw figures to this file")
@@ -304,6 +305,14 @@ def parser(description: str) -> argparse.ArgumentParser:
 def names_of(argument: str) -> list[str]:
     """The parts of a comma-separated option."""
     return [part.strip() for part in argument.split(",") if part.strip()]
+
+
+def around_marks(path: Path, begin: str, end: str) -> tuple[str, str]:
+    """What stands before the mark `begin`, and from the mark `end` on; ValueError if one lacks."""
+    text = path.read_text()
+    if text.count(begin) != 1 or text.count(end) != 1 or text.index(end) < text.index(begin):
+        raise ValueError(f"{path}: needs one line {begin} and after it one line {end}")
+    return text[: text.index(begin)], text[text.index(end) :]
 
 
 def show(about: dict[str, object], tables: Sequence[Table], json_path: Path | None) -> None:

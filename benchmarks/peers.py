@@ -157,7 +157,8 @@ def original_fuse(conv: nn.Conv2d, bn: nn.BatchNorm2d) -> nn.Conv2d:
     diagonal = torch.diag(bn.weight.div(root))
     rows = conv.weight.clone().view(conv.out_channels, -1)
     fused.weight.copy_(torch.mm(diagonal, rows).view(fused.weight.shape))
-    bias = torch.zeros(conv.weight.size(0)) if conv.bias is None else conv.bias
+    zeros = torch.zeros(conv.weight.size(0), device=conv.weight.device)
+    bias = zeros if conv.bias is None else conv.bias
     moved = bn.bias - bn.weight.mul(bn.running_mean).div(torch.sqrt(bn.running_var + bn.eps))
     fused.bias.copy_(torch.mm(diagonal, bias.reshape(-1, 1)).reshape(-1) + moved)
     return fused

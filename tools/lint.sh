@@ -23,13 +23,13 @@ build() { # COMPILER: with setup.py's flags and warnings, the warnings as errors
 tidy() { # one file at a time: version 14 carries va_list states from one file into the next
   local source status=0
   for source in "${sources[@]}"; do
-    clang-tidy --quiet "$source" -- -std=c11 -Icsrc "-I$include" -DPy_LIMITED_API=0x030A0000 \
+    clang-tidy --quiet "$source" -- -std=c11 -Icsrc -Icuda "-I$include" -DPy_LIMITED_API=0x030A0000 \
       2> >(grep -v 'warnings\? generated' >&2) || status=1
   done
   return $status
 }
 
-mapfile -t formatted < <(git ls-files 'csrc/*.[ch]' 'csrc/*.inc' 'tests/*.[ch]')
+mapfile -t formatted < <(git ls-files '*.[ch]' '*.inc' '*.cu' '*.cuh' 'tests/emu/*.cpp')
 mapfile -t sources < <(git ls-files 'csrc/*.c')
 include=$("$python" -c 'import sysconfig; print(sysconfig.get_paths()["include"])')
 

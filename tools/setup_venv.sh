@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Makes a virtual environment ready for one task: tools/setup_venv.sh TASK
-# TASK is one of the extras in pyproject.toml (demo, test, lint, bench), or "base" for none. The Makefile
+# TASK is one of the extras in pyproject.toml (demo, test, lint, bench, nvcc), or "base" for none. The Makefile
 # calls this, sets PYTHON, TORCH, PIP_ARGS and VENV, and documents them. Where all is in place, it does
 # nothing. Knows nothing of what the package contains.
 set -euo pipefail
@@ -105,8 +105,9 @@ check_active_venv() {
 fingerprint() { # of everything the extension is made from
   {
     python_version "$python"
-    env | grep -E '^(CC|CFLAGS|LDFLAGS|YOLOV5_UTILS_(DEBUG|SANITIZE|COVERAGE|WERROR))=' | sort || true
-    find csrc setup.py pyproject.toml -type f -print0 | sort -z | xargs -0 cksum
+    env | grep -E '^(CC|CFLAGS|LDFLAGS|YOLOV5_UTILS_(CUDA|DEBUG|SANITIZE|COVERAGE|WERROR)|CUDA_HOME|CUDA_PATH|TORCH_CUDA_ARCH_LIST)=' | sort || true
+    "$python" -c 'import runpy; print(runpy.run_path("cuda/build.py")["find_nvcc"]())'
+    find csrc cuda setup.py pyproject.toml -type f -print0 | sort -z | xargs -0 cksum
   } | cksum
 }
 
@@ -122,7 +123,7 @@ install_package() {
     imported_from_here; then
     return
   fi
-  echo "building the C extension"
+  echo "building the C extension, and the CUDA library where there is nvcc"
   need_setuptools
   rm -f "$stamp"
   pip install -q --no-build-isolation --no-deps --editable .

@@ -1,5 +1,6 @@
 """The hot paths of yolov5_utils in C."""
 
+from os import PathLike
 from typing import Any, TypedDict
 
 from torch import Tensor, nn
@@ -25,13 +26,20 @@ class Info(TypedDict):
     gil_bytes: int
     clock_calls: int
 
-def ema_update(average: nn.Module, source: nn.Module, decay: float) -> None:
+class CudaInfo(TypedDict):
+    problem: str | None  # why it cannot be used
+    architectures: str | None
+    toolkit: int
+
+def ema_update(average: nn.Module, source: nn.Module, decay: float) -> int | None:
     """Move every floating entry of average.state_dict() towards source's entry of that key."""
 
 def ema_check(average: nn.Module, source: nn.Module) -> None:
     """What ema_update would raise of these two modules, which stay untouched."""
 
-def count_module_zeros(module: nn.Module) -> tuple[int, int, int, float, float]:
+def count_module_zeros(
+    module: nn.Module, limit: int = ...
+) -> tuple[int, int, int, float, float] | tuple[int, int, Tensor]:
     """(parameters, elements, zeros, float32 share, float64 share) of module.parameters()."""
 
 def count_zeros(tensor: Any) -> int:
@@ -42,7 +50,7 @@ def fuse(
 ) -> list[nn.Conv2d]:
     """A new nn.Conv2d for each convolution and its batch norm, made after `pattern`."""
 
-def prune(weights: list[Tensor], pruned: list[Tensor] | None, counts: list[int]) -> list[int]:
+def prune(weights: list[Tensor], pruned: list[Tensor] | None, counts: list[int]) -> list[int] | int:
     """Fill `pruned` with the weights, counts[i] of each zeroed; the numbers of ambiguous layers."""
 
 def scale_img(
@@ -50,7 +58,7 @@ def scale_img(
     output: Tensor = ...,
     size: tuple[int, int] = ...,
     variant: int = ...,
-) -> None:
+) -> int | None:
     """Resize `image` to `size` (height, width) into `output`, or with it alone only check it."""
 
 def time_synchronized() -> float:
@@ -58,6 +66,15 @@ def time_synchronized() -> float:
 
 def register_torch(facts: object) -> bool:
     """Tell the extension of torch: an object with the attributes of _native.TorchFacts."""
+
+def fuse_on_gpu(pairs: list[tuple[Any, ...]], nonfinite: Tensor) -> int:
+    """Fuse tensors of one CUDA device into those at the end of each tuple."""
+
+def use_cuda_library(path: str | PathLike[str] | None) -> None:
+    """Where the CUDA library is, or None. It is opened at the first CUDA tensor."""
+
+def cuda_info(device: int | None = None) -> CudaInfo:
+    """Facts of the CUDA library, which is opened for it."""
 
 def configure(
     level: str | None = None, parallel_bytes: int | None = None, gil_bytes: int | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -29,12 +30,12 @@ class HotPath(NamedTuple):
     """What `info` says of a hot path: its C function's name, and the calls so far by way taken."""
 
     function: str
-    calls: dict[str, int]  # "C" and "torch" -> number of calls
+    calls: dict[str, int]  # "C", "CUDA" and "torch" -> number of calls
     reasons: dict[str, int]  # why torch was taken -> number of calls
 
 
 HOT_PATHS: dict[str, HotPath] = {
-    operation: HotPath(function, {"C": 0, "torch": 0}, {})
+    operation: HotPath(function, {"C": 0, "CUDA": 0, "torch": 0}, {})
     for operation, function in (
         ("ema", "ema_update"),
         ("fuse", "fuse"),
@@ -81,6 +82,13 @@ def attempt(operation: str, function: Callable[..., Any], *args: Any) -> tuple[b
     return False, None
 
 
+def note_cuda(operation: str) -> None:
+    """The call that is being counted runs in the CUDA library."""
+    calls = HOT_PATHS[operation].calls
+    calls["C"] -= 1
+    calls["CUDA"] += 1
+
+
 def calls(operation: str) -> dict[str, int]:
     """The calls so far by way taken; those of time_synchronized are counted in C."""
     counted = dict(HOT_PATHS[operation].calls)
@@ -111,6 +119,12 @@ def _bump_each(tensors: list[torch.Tensor]) -> None:
 def _capsule(tensor: torch.Tensor) -> Any:
     """to_dlpack, also for the booleans older torch refuses: as the bytes they are."""
     return to_dlpack(tensor.view(torch.uint8) if tensor.dtype == torch.bool else tensor)
+
+
+def _allocate(size_bytes: int, device_index: int) -> torch.Tensor:
+    """Memory of a CUDA device, from torch's allocator."""
+    device = torch.device("cuda", device_index)
+    return torch.empty(max(size_bytes, 1), dtype=torch.uint8, device=device)
 
 
 def _find_bump_versions() -> Callable[[list[torch.Tensor]], None]:
@@ -160,9 +174,22 @@ class TorchFacts:
         self.to_dlpack = _capsule
         major, minor = (int(part) for part in torch.__version__.split(".")[:2])
         self.half_scalars_stay_float32 = (major, minor) >= (2, 1)
+        # CUDA device index -> its current stream, where the exchange table does not tell.
+        self.current_stream = getattr(torch._C, "_cuda_getCurrentRawStream", None)
+        self.allocate = _allocate
         self.use_exchange = use_exchange  # False: the capsule way of torch before 2.10
+
+
+# Beside the extension, if it was built: docs/cuda.md.
+CUDA_LIBRARY = Path(_C.__file__).parent / "libyolov5_utils_cuda.so"
+
+
+def find_cuda_library() -> None:
+    """Tell the extension where the CUDA library is; it opens it at the first CUDA tensor."""
+    _C.use_cuda_library(CUDA_LIBRARY if CUDA_LIBRARY.exists() else None)
 
 
 TORCH = TorchFacts()
 _C.register_torch(TORCH)
+find_cuda_library()
 _C.configure(level=switches.CPU.read() or None)

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import prune as torch_prune
 
-_USUAL_DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+USUAL_DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
 def ema_update(average: nn.Module, source: nn.Module, decay: float) -> None:
@@ -24,15 +24,20 @@ def ema_update(average: nn.Module, source: nn.Module, decay: float) -> None:
     nothing has changed then.
     """
     with torch.no_grad():
-        entries = average.state_dict().items()
-        floating = [(key, value) for key, value in entries if value.dtype.is_floating_point]
-        state = source.state_dict()
-        _update_pairs([(value, state[key].detach()) for key, value in floating], decay)
+        update_pairs(floating_pairs(average, source), decay)
 
 
-def _update_pairs(pairs: list[tuple[Tensor, Tensor]], decay: float) -> None:
+def floating_pairs(average: nn.Module, source: nn.Module) -> list[tuple[Tensor, Tensor]]:
+    """The floating entries of average.state_dict(), each with source's entry of that key."""
+    entries = average.state_dict().items()
+    floating = [(key, value) for key, value in entries if value.dtype.is_floating_point]
+    state = source.state_dict()
+    return [(value, state[key].detach()) for key, value in floating]
+
+
+def update_pairs(pairs: list[tuple[Tensor, Tensor]], decay: float) -> None:
     """The arithmetic, pair after pair; undone where one of them raises."""
-    risky = [i for i, (value, new) in enumerate(pairs) if _may_fail(value, new, decay)]
+    risky = [i for i, (value, new) in enumerate(pairs) if may_fail(value, new, decay)]
     written: list[tuple[Tensor, Tensor]] = []  # with its value before, up to the last risky pair
     try:
         for i, (value, new) in enumerate(pairs):
@@ -47,7 +52,7 @@ def _update_pairs(pairs: list[tuple[Tensor, Tensor]], decay: float) -> None:
         raise
 
 
-def _may_fail(value: Tensor, new: Tensor, decay: float) -> bool:
+def may_fail(value: Tensor, new: Tensor, decay: float) -> bool:
     """False for pairs of which torch is sure to update all: the usual ones."""
     transforms = getattr(getattr(torch._C, "_functorch", None), "peek_interpreter_stack", None)
     return (
@@ -55,7 +60,7 @@ def _may_fail(value: Tensor, new: Tensor, decay: float) -> bool:
         or any(
             tensor.layout is not torch.strided
             or tensor.is_nested
-            or tensor.dtype not in _USUAL_DTYPES
+            or tensor.dtype not in USUAL_DTYPES
             or tensor.device.type not in ("cpu", "cuda")
             or tensor._is_zerotensor()
             for tensor in (value, new)

@@ -26,7 +26,7 @@ class Explanation(NamedTuple):
     """Which way a hot path, or one call of it, runs in this process, and why."""
 
     name: str
-    way: str  # "C", "torch", or "error" for a call that raises
+    way: str  # "C", "CUDA", "torch", or "error" for a call that raises
     why: str
 
     def __str__(self) -> str:
@@ -55,6 +55,9 @@ def explain(name: str | None = None, *args: Any) -> Explanation | list[Explanati
         return Explanation(name, "torch", str(reason))
     except Exception as error:
         return Explanation(name, "error", f"{type(error).__name__}: {error}")
+    device = _gpu_of(args)
+    if device is not None:
+        return Explanation(name, "CUDA", f"the CUDA library on {device}")
     return Explanation(name, "C", f"level {_C.info()['level']}")
 
 
@@ -62,7 +65,20 @@ def _way(operation: str) -> tuple[str, str]:
     refusal = _native.refusal(operation)
     if refusal is not None:
         return "torch", refusal
-    return "C", f"dense CPU tensors, level {_C.info()['level']}; torch for all others"
+    if operation == "time_synchronized":
+        return "C", "asks torch for a CUDA device and waits for it, then reads the clock"
+    return "C", f"dense CPU tensors, level {_C.info()['level']}; {_elsewhere()}"
+
+
+def _gpu_of(args: tuple[Any, ...]) -> torch.device | None:
+    """The GPU of the first tensor, or of a module's first parameter, among the arguments."""
+    for value in args:
+        module = getattr(value, "ema", value)
+        tensors = module.parameters() if isinstance(module, torch.nn.Module) else iter([module])
+        tensor = next(tensors, None)
+        if isinstance(tensor, torch.Tensor):
+            return tensor.device if tensor.is_cuda else None
+    return None
 
 
 def _try_ema(average: Any, model: Any) -> None:
@@ -106,8 +122,12 @@ _TRIALS: dict[str, Callable[..., Any]] = {
 }
 
 
-def facts() -> dict[str, Any]:
-    """Everything `info` prints, as plain dicts, lists, strings and numbers. Changes nothing."""
+def facts(ask_gpus: bool = False) -> dict[str, Any]:
+    """Everything `info` prints, as plain dicts, lists, strings and numbers.
+
+    Changes nothing, but with `ask_gpus` starts CUDA on every GPU to see whether the CUDA library
+    runs there.
+    """
     build = _C.info()
     return {
         "package": {
@@ -119,7 +139,7 @@ def facts() -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "threads": {"torch": torch.get_num_threads(), "pool": _pool(build)},
-        "cuda_library": "not in this version",
+        "cuda_library": cuda_library(ask_gpus),
         "switches": {switch.name: switch.read() for switch in SWITCHES},
         "hot_paths": hot_paths(),
         "overlay": {
@@ -129,6 +149,25 @@ def facts() -> dict[str, Any]:
         },
         "clients": [client._asdict() for client in clients()],
     }
+
+
+def cuda_library(ask_gpus: bool = False) -> dict[str, Any]:
+    """What became of the CUDA library: path, problem, what it was built for, and GPUs if asked.
+
+    `gpus` has for each GPU that torch can use its name, and why the library does not run there or
+    None; it is empty if nobody asked.
+    """
+    info = _C.cuda_info()
+    gpus = {}
+    if ask_gpus and torch.cuda.is_available():
+        for number in range(torch.cuda.device_count()):
+            problem = _C.cuda_info(number)["problem"]
+            gpus[f"cuda:{number}"] = {
+                "name": torch.cuda.get_device_name(number),
+                "problem": problem,
+            }
+    path = str(_native.CUDA_LIBRARY) if _native.CUDA_LIBRARY.exists() else None
+    return {"path": path, **info, "gpus": gpus}
 
 
 def hot_paths() -> dict[str, dict[str, Any]]:
@@ -197,21 +236,30 @@ def _site_folders() -> list[str]:
     return [*site.getsitepackages(), site.getusersitepackages()]
 
 
+def _elsewhere() -> str:
+    """In words, what runs the calls that are not for the CPU."""
+    if _C.cuda_info()["problem"] is None:
+        return "the CUDA library for those of one GPU; torch for all others"
+    return "torch for all others"
+
+
 def as_json() -> str:
     """`facts()` as indented JSON."""
-    return json.dumps(facts(), indent=2)
+    return json.dumps(facts(ask_gpus=True), indent=2)
 
 
 def as_text() -> str:
     """`facts()` as a table to read."""
-    all_facts = facts()
+    all_facts = facts(ask_gpus=True)
     rows: list[tuple[str, str]] = [
         ("package", "{name} {version} in {location}".format(**all_facts["package"])),
         ("python", all_facts["python"]),
         ("torch", all_facts["torch"]),
         ("threads", f"{all_facts['threads']['torch']}, {all_facts['threads']['pool']}"),
-        ("CUDA library", all_facts["cuda_library"]),
+        ("CUDA library", _library(all_facts["cuda_library"])),
     ]
+    for name, gpu in all_facts["cuda_library"]["gpus"].items():
+        rows.append((f"{name}, {gpu['name']}", gpu["problem"] or "the CUDA library runs here"))
     rows += [(f"build: {key}", _words(value)) for key, value in all_facts["build"].items()]
     rows += [(name, value or "(not set)") for name, value in all_facts["switches"].items()]
     for operation, path in all_facts["hot_paths"].items():
@@ -242,6 +290,15 @@ def _fate(record: dict[str, Any], verb: str) -> str:
         parts.append(f"{verb}: {', '.join(record['replaced'])}")
     parts += [why if name == "module" else f"{name}: {why}" for name, why in record["left"].items()]
     return "; ".join(parts)
+
+
+def _library(library: dict[str, Any]) -> str:
+    """In words, what the CUDA library is or why there is none."""
+    if library["problem"]:
+        return str(library["problem"])
+    toolkit = f"{library['toolkit'] // 1000}.{library['toolkit'] % 1000 // 10}"
+    where = "" if library["gpus"] else "; this torch sees no GPU"
+    return f"built with CUDA {toolkit} for {library['architectures']}{where}"
 
 
 def _pool(build: _C.Info) -> str:

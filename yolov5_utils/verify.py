@@ -175,13 +175,17 @@ def _copies(tensors: Iterable[tuple[str, Tensor | None]]) -> dict[int, Tensor]:
     return copies
 
 
-def _check_sparsity(model: nn.Module) -> Callable[[Sequence[float]], None]:
-    def compare(counts: Sequence[float]) -> None:
+def _check_sparsity(model: nn.Module, _: int = 0) -> Callable[[Sequence[Any]], None]:
+    def compare(counts: Sequence[Any]) -> None:
         parameters = list(model.parameters())
         zeros = sum(int((parameter == 0).sum()) for parameter in parameters)
         elements = sum(parameter.numel() for parameter in parameters)
         _compare_number("sparsity", "parameters", counts[0], len(parameters))
         _compare_number("sparsity", "elements", counts[1], elements)
+        if len(counts) == 3:  # on a GPU, where torch divides
+            counted = int(counts[2].view(torch.int64).sum())
+            _compare_number("sparsity", "zeros", counted, zeros)
+            return
         _compare_number("sparsity", "zeros", counts[2], zeros)
         shares = {torch.float32: counts[3], torch.float64: counts[4]}
         dtype = torch.get_default_dtype()

@@ -51,13 +51,14 @@ typedef enum {
     Y5_BAD_VALUE,     /* becomes ValueError */
     Y5_BAD_BUFFER,    /* becomes BufferError */
     Y5_NO_MEMORY,     /* becomes MemoryError */
+    Y5_DEVICE_FAILED, /* becomes RuntimeError */
     Y5_PYTHON_RAISED, /* a Python exception is set already */
 } y5_status;
 
 /* What went wrong: the argument or entry concerned, and a sentence. */
 typedef struct {
     char argument[128];
-    char message[256];
+    char message[384];
 } y5_error;
 
 #if defined(__GNUC__)

@@ -5,6 +5,7 @@
 #include "core/ops.h"
 #include "python/args.h"
 #include "python/collect.h"
+#include "python/cuda_calls.h"
 #include "python/errors.h"
 #include "python/fused_module.h"
 #include "python/layers.h"
@@ -14,10 +15,8 @@
 #include <stdio.h>
 #include <string.h>
 
-/* Y5_UNSUPPORTED where torch operations would not do just what they do by default: then they have
- * to be the ones that run. */
-static y5_status
-check_environment(const y5_state *state, y5_error *error)
+y5_status
+y5_check_environment(const y5_state *state, y5_error *error)
 {
     if (state->torch.tensor_type == NULL) {
         return y5_fail(error, Y5_UNSUPPORTED, "", "register_torch() was not called");
@@ -60,7 +59,8 @@ const char y5_doc_ema_update[] =
     "ema_update(average, source, decay)\n--\n\n"
     "Move every floating entry of average.state_dict() towards source's entry of that key:\n"
     "average * decay + source * (1 - decay), each operation rounded. Two nn.Modules and a float.\n"
-    "KeyError for a missing key; Unsupported, with nothing changed, where torch must do it.";
+    "KeyError for a missing key; Unsupported, with nothing changed, where torch must do it.\n"
+    "Returns None, or the number of the CUDA device that does it.";
 
 PyObject *
 y5_py_ema_update(PyObject *module, PyObject *const *arguments, Py_ssize_t count, PyObject *keywords)
@@ -74,7 +74,8 @@ y5_py_ema_update(PyObject *module, PyObject *const *arguments, Py_ssize_t count,
     y5_error error = {0};
     y5_pairs pairs = {0};
     double decay = 0;
-    y5_status status = check_environment(state, &error);
+    PyObject *device = NULL;
+    y5_status status = y5_check_environment(state, &error);
     if (status != Y5_OK) {
         goto done;
     }
@@ -87,6 +88,11 @@ y5_py_ema_update(PyObject *module, PyObject *const *arguments, Py_ssize_t count,
     if (status == Y5_OK) {
         status = y5_pairs_borrow(state, values[0], values[1], &pairs, &error);
     }
+    if (status == Y5_OK && pairs.place.cuda != NULL) {
+        status = y5_launch_ema(state, &pairs, decay, &error);
+        device = status == Y5_OK ? PyLong_FromLong(pairs.place.index) : NULL;
+        goto done;
+    }
     if (status != Y5_OK) {
         goto done;
     }
@@ -95,12 +101,11 @@ y5_py_ema_update(PyObject *module, PyObject *const *arguments, Py_ssize_t count,
     PyThreadState *released = release_gil(pairs.pinned);
     y5_ema_update(&run, pairs.items, pairs.starts, pairs.count, decay);
     take_gil(released);
+    device = Py_None;
+    Py_INCREF(device);
 done:
     y5_pairs_free(&pairs);
-    if (status != Y5_OK) {
-        return y5_raise(state, status, &error);
-    }
-    Py_RETURN_NONE;
+    return status != Y5_OK ? y5_raise(state, status, &error) : device;
 }
 
 const char y5_doc_ema_check[] =
@@ -120,7 +125,7 @@ y5_py_ema_check(PyObject *module, PyObject *const *arguments, Py_ssize_t count, 
     }
     y5_error error = {0};
     y5_pairs pairs = {.only_check = true};
-    y5_status status = check_environment(state, &error);
+    y5_status status = y5_check_environment(state, &error);
     if (status == Y5_OK) {
         status = y5_pairs_collect(state, values[0], values[1], &pairs, &error);
     }
@@ -135,21 +140,28 @@ y5_py_ema_check(PyObject *module, PyObject *const *arguments, Py_ssize_t count, 
 }
 
 const char y5_doc_count_module_zeros[] =
-    "count_module_zeros(module)\n--\n\n"
+    "count_module_zeros(module, limit=2**63 - 1)\n--\n\n"
     "(parameters, elements, zeros, float32 share, float64 share) of module.parameters(), each "
     "once.\n"
     "The shares are zeros / elements in that type, the zeros of one parameter after the other "
     "added\n"
-    "up in it; nan without elements. Unsupported where torch must do it.";
+    "up in it; nan without elements. Unsupported where torch must do it. On a CUDA device:\n"
+    "(parameters, elements, tensor of bytes there that will hold the zeros as one int64, or with "
+    "more\n"
+    "than `limit` elements as one for each parameter).";
 
 PyObject *
 y5_py_count_module_zeros(PyObject *module, PyObject *const *arguments, Py_ssize_t count,
                          PyObject *keywords)
 {
-    static const y5_signature signature = {"count_module_zeros", 1, {"module"}};
+    static const y5_signature signature = {"count_module_zeros", 1, {"module", "limit"}};
     const y5_state *state = PyModule_GetState(module);
-    PyObject *values[1];
+    PyObject *values[2];
     if (!y5_parse(&signature, arguments, count, keywords, values)) {
+        return NULL;
+    }
+    long long limit = values[1] != NULL ? PyLong_AsLongLong(values[1]) : INT64_MAX;
+    if (limit == -1 && PyErr_Occurred()) {
         return NULL;
     }
     y5_error error = {0};
@@ -158,14 +170,21 @@ y5_py_count_module_zeros(PyObject *module, PyObject *const *arguments, Py_ssize_
     double sum_float64 = 0;
     long long elements = 0;
     long long zeros = 0;
-    y5_status status = check_environment(state, &error);
+    y5_status status = y5_check_environment(state, &error);
     if (status == Y5_OK) {
         status = y5_parameters_collect(state, values[0], &parameters, &error);
     }
     if (status == Y5_OK) {
         status = y5_parameters_borrow(state, &parameters, &error);
     }
-    if (status == Y5_OK) {
+    PyObject *counted = NULL; /* on a CUDA device */
+    bool on_cpu = parameters.place.cuda == NULL;
+    if (status == Y5_OK && !on_cpu) {
+        bool each = parameters.starts[parameters.count] > limit;
+        status = y5_launch_count_zeros(state, &parameters, each, &counted, &error);
+        elements = status == Y5_OK ? parameters.starts[parameters.count] : 0;
+    }
+    if (status == Y5_OK && on_cpu) {
         y5_run run = y5_torch_run(state, parameters.bytes);
         PyThreadState *released = release_gil(parameters.pinned);
         y5_sparsity_count(&run, parameters.items, parameters.starts, parameters.count);
@@ -181,6 +200,9 @@ y5_py_count_module_zeros(PyObject *module, PyObject *const *arguments, Py_ssize_
     y5_parameters_free(&parameters);
     if (status != Y5_OK) {
         return y5_raise(state, status, &error);
+    }
+    if (counted != NULL) {
+        return Py_BuildValue("(LLN)", found, elements, counted);
     }
     return Py_BuildValue("(LLLdd)", found, elements, zeros, (double)(sum_float32 / (float)elements),
                          sum_float64 / (double)elements);
@@ -283,7 +305,7 @@ y5_py_fuse(PyObject *module, PyObject *const *arguments, Py_ssize_t count, PyObj
     y5_error error = {0};
     y5_fusion fusion = {0};
     PyObject *fused = NULL;
-    y5_status status = check_environment(state, &error);
+    y5_status status = y5_check_environment(state, &error);
     if (status == Y5_OK) {
         status = fuse_pairs(state, values[0], values[1], &fusion, &error);
     }
@@ -307,7 +329,8 @@ const char y5_doc_prune[] =
     "smallest\n"
     "by magnitude and position multiplied by 0; largest layer first is fastest. Returns a list of\n"
     "the layers in which the choice among equally small weights shows. With None for pruned only\n"
-    "the checks are made. Unsupported, with nothing changed, where torch must do it.";
+    "the checks are made. Unsupported, with nothing changed, where torch must do it. Weights on a\n"
+    "CUDA device: returns the number of the device that does it, or with None would.";
 
 /* A new list of the numbers of the ambiguous layers. */
 static PyObject *
@@ -336,37 +359,52 @@ y5_py_prune(PyObject *module, PyObject *const *arguments, Py_ssize_t count, PyOb
     }
     y5_error error = {0};
     y5_layers layers = {0};
-    PyObject *ambiguous = NULL;
-    y5_status status = check_environment(state, &error);
+    PyObject *result = NULL;
+    y5_status status = y5_check_environment(state, &error);
     if (status == Y5_OK) {
         status = y5_collect_layers(state, values[0], values[1], values[2], &layers, &error);
     }
-    if (status == Y5_OK && values[1] != Py_None && layers.count > 0) {
+    bool on_cpu = layers.place.cuda == NULL;
+    if (status == Y5_OK && !on_cpu) {
+        result = PyLong_FromLong(layers.place.index);
+    }
+    if (status == Y5_OK && !on_cpu && values[1] != Py_None) {
+        status = y5_launch_prune(state, values, &layers, &error);
+    }
+    if (status == Y5_OK && on_cpu && values[1] != Py_None && layers.count > 0) {
         y5_run run = y5_torch_run(state, layers.bytes);
         /* The GIL stays: nothing else would keep others from replacing the weights' memory, and the
          * caller passes batches that last a few milliseconds. */
         y5_prune(&run, layers.items, layers.count);
     }
-    if (status == Y5_OK) {
-        ambiguous = ambiguous_layers(&layers);
+    if (status == Y5_OK && on_cpu) {
+        result = ambiguous_layers(&layers);
     }
     y5_layers_free(&layers);
-    return status != Y5_OK ? y5_raise(state, status, &error) : ambiguous;
+    if (status != Y5_OK) {
+        Py_XDECREF(result);
+        return y5_raise(state, status, &error);
+    }
+    return result;
 }
 
-/* Borrows one of the tensors of `held`; error->argument names it. */
+/* Borrows one of the tensors of `held`, at one place with those before; error->argument names it.
+ */
 static y5_status
-borrow_held(const y5_state *state, y5_tensors *held, int64_t at, const char *name,
+borrow_held(const y5_state *state, y5_tensors *held, int64_t at, const char *name, y5_place *place,
             y5_tensor *tensor, y5_error *error)
 {
     y5_status status = Y5_OK;
     if (!y5_is_plain_tensor(state, held->objects[at])) {
         status = y5_fail(error, Y5_UNSUPPORTED, "", "not a plain torch.Tensor");
     } else {
-        status = y5_borrow(state, held->objects[at], tensor, &held->loans[at], error);
+        status = y5_borrow_anywhere(state, held->objects[at], tensor, &held->loans[at], error);
+    }
+    if (status == Y5_OK) {
+        status = y5_place_add(place, tensor, error);
     }
     snprintf(error->argument, sizeof(error->argument), "%s", name);
-    return status;
+    return status == Y5_OK ? y5_place_open(state, place, error) : status;
 }
 
 /* Two integers out of a tuple. */
@@ -394,7 +432,10 @@ const char y5_doc_scale_img[] =
     "Resize image, (batch, channels, height, width) in float32, to size (height, width) and write\n"
     "it to output, which is as large or larger (the rest becomes 0.447) or smaller (cropped).\n"
     "variant is a sum of 1 (fused index), 2 (fused blend), 4 (four taps). With the image alone:\n"
-    "only checks it. Unsupported, with nothing changed, where torch must do it.";
+    "only checks it. Unsupported, with nothing changed, where torch must do it. Images on a CUDA\n"
+    "device: also float16 and bfloat16, any number of channels, variants of y5_cuda.h; returns "
+    "the\n"
+    "number of the device.";
 
 PyObject *
 y5_py_scale_img(PyObject *module, PyObject *const *arguments, Py_ssize_t count, PyObject *keywords)
@@ -409,42 +450,46 @@ y5_py_scale_img(PyObject *module, PyObject *const *arguments, Py_ssize_t count, 
     y5_tensors held = {0};
     y5_tensor image = {0};
     y5_tensor output = {0};
+    y5_place place = {0};
     y5_scale_img job;
     int64_t size[2] = {0, 0};
-    y5_status status = check_environment(state, &error);
+    y5_status status = y5_check_environment(state, &error);
     if (status == Y5_OK && !y5_tensors_append(&held, values, values[1] != NULL ? 2 : 1)) {
         status = Y5_NO_MEMORY;
     }
     if (status == Y5_OK) {
-        status = borrow_held(state, &held, 0, "image", &image, &error);
+        status = borrow_held(state, &held, 0, "image", &place, &image, &error);
     }
     if (status == Y5_OK) {
-        status = y5_scale_img_check(&image, &error);
+        status = place.cuda != NULL ? y5_cuda_scale_img_check(&image, &error)
+                                    : y5_scale_img_check(&image, &error);
     }
     if (status != Y5_OK || values[1] == NULL) {
         goto done;
     }
     int64_t bytes = image.numel * (int64_t)sizeof(float) * RESIZE_TRAFFIC;
-    bool pinned = bytes >= atomic_load(&state->gil_bytes);
+    bool pinned = place.cuda == NULL && bytes >= atomic_load(&state->gil_bytes);
     if (pinned) { /* from here on aliases are used, whose memory nobody can replace */
         status = y5_tensors_pin(state, &held);
         if (status == Y5_OK) {
-            status = borrow_held(state, &held, 0, "image", &image, &error);
+            status = borrow_held(state, &held, 0, "image", &place, &image, &error);
         }
     }
     if (status == Y5_OK) {
-        status = borrow_held(state, &held, 1, "output", &output, &error);
+        status = borrow_held(state, &held, 1, "output", &place, &output, &error);
     }
     if (status == Y5_OK) {
         status = parse_size(values[2], size, &error);
     }
     if (status == Y5_OK) {
         int overflow = 0;
-        long variant = values[3] != NULL ? PyLong_AsLongAndOverflow(values[3], &overflow) : 0;
-        variant = overflow || variant < 0 || variant >= Y5_SCALE_VARIANTS ? -1 : variant;
-        status = y5_scale_img_plan(&job, &image, &output, size, (int32_t)variant, &error);
+        long given = values[3] != NULL ? PyLong_AsLongAndOverflow(values[3], &overflow) : 0;
+        int32_t variant = overflow || given < 0 || given > INT16_MAX ? -1 : (int32_t)given;
+        status = place.cuda != NULL
+                     ? y5_launch_scale_img(state, &place, &image, &output, size, variant, &error)
+                     : y5_scale_img_plan(&job, &image, &output, size, variant, &error);
     }
-    if (status == Y5_OK) {
+    if (status == Y5_OK && place.cuda == NULL) {
         y5_run run = y5_torch_run(state, bytes);
         PyThreadState *released = release_gil(pinned);
         y5_scale_img_run(&run, &job);
@@ -454,6 +499,9 @@ done:
     y5_tensors_free(&held);
     if (status != Y5_OK) {
         return y5_raise(state, status, &error);
+    }
+    if (place.cuda != NULL) {
+        return PyLong_FromLong(place.index);
     }
     Py_RETURN_NONE;
 }

@@ -2,6 +2,7 @@
 #ifndef Y5_BINDINGS_H
 #define Y5_BINDINGS_H
 
+#include "core/y5.h"
 #include "python/state.h"
 
 #define Y5_BINDING(name)                                                                           \
@@ -15,6 +16,9 @@ Y5_BINDING(y5_py_count_zeros);
 Y5_BINDING(y5_py_fuse);
 Y5_BINDING(y5_py_prune);
 Y5_BINDING(y5_py_scale_img);
+Y5_BINDING(y5_py_use_cuda_library);
+Y5_BINDING(y5_py_cuda_info);
+Y5_BINDING(y5_py_fuse_on_gpu);
 
 extern const char y5_doc_ema_update[];
 extern const char y5_doc_ema_check[];
@@ -23,5 +27,12 @@ extern const char y5_doc_count_zeros[];
 extern const char y5_doc_fuse[];
 extern const char y5_doc_prune[];
 extern const char y5_doc_scale_img[];
+extern const char y5_doc_use_cuda_library[];
+extern const char y5_doc_cuda_info[];
+extern const char y5_doc_fuse_on_gpu[];
+
+/* Y5_UNSUPPORTED where torch operations would not do just what they do by default: then they have
+ * to be the ones that run. */
+y5_status y5_check_environment(const y5_state *state, y5_error *error);
 
 #endif

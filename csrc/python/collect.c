@@ -135,6 +135,9 @@ add_layout(y5_ema_pair *pair, const y5_tensor tensors[2], y5_error *error)
     if (y5_tensor_same_order(&tensors[0], &tensors[1]) && y5_tensor_is_dense(&tensors[0])) {
         return Y5_OK;
     }
+    if (tensors[0].device == Y5_CUDA) {
+        return y5_fail(error, Y5_UNSUPPORTED, "", "gaps or another order in memory, on a GPU");
+    }
     y5_ema_layout *layout = PyMem_Calloc(1, sizeof(*layout));
     if (layout == NULL) {
         return Y5_NO_MEMORY;
@@ -152,7 +155,7 @@ borrow_pair(const y5_state *state, y5_pairs *pairs, PyObject *const objects[2], 
             bool *skipped, y5_error *error)
 {
     y5_tensor tensors[2];
-    y5_status status = y5_borrow(state, objects[0], &tensors[0], &loans[0], error);
+    y5_status status = y5_borrow_anywhere(state, objects[0], &tensors[0], &loans[0], error);
     if (status == Y5_UNSUPPORTED) { /* quantised, sparse: is it one that would have to move? */
         int floating = y5_is_floating(state, objects[0]);
         *skipped = floating == 0;
@@ -165,7 +168,10 @@ borrow_pair(const y5_state *state, y5_pairs *pairs, PyObject *const objects[2], 
     if (*skipped) {
         return Y5_OK;
     }
-    status = y5_borrow(state, objects[1], &tensors[1], &loans[1], error);
+    status = y5_borrow_anywhere(state, objects[1], &tensors[1], &loans[1], error);
+    for (int32_t side = 0; side < 2 && status == Y5_OK; side++) {
+        status = y5_place_add(&pairs->place, &tensors[side], error);
+    }
     if (status != Y5_OK) {
         return status;
     }
@@ -208,7 +214,7 @@ free_layouts(y5_pairs *pairs)
 }
 
 /* Borrows all pairs anew; those that do not move leave the list. *refused is the index of the pair
- * that a failure concerns. */
+ * that a failure concerns, -1 where it is no single one. */
 static y5_status
 borrow_pairs(const y5_state *state, y5_pairs *pairs, int64_t *refused, y5_error *error)
 {
@@ -217,6 +223,7 @@ borrow_pairs(const y5_state *state, y5_pairs *pairs, int64_t *refused, y5_error 
     free_layouts(pairs);
     pairs->count = 0;
     pairs->bytes = 0;
+    pairs->place = (y5_place){0};
     pairs->starts[0] = 0;
     int64_t kept = 0;
     y5_status status = Y5_OK;
@@ -240,6 +247,10 @@ borrow_pairs(const y5_state *state, y5_pairs *pairs, int64_t *refused, y5_error 
         kept += skipped ? 0 : 2;
     }
     tensors->count = kept;
+    if (status == Y5_OK) {
+        *refused = -1;
+        status = y5_place_open(state, &pairs->place, error);
+    }
     return status;
 }
 
@@ -253,6 +264,9 @@ check_overlap(y5_pairs *pairs, y5_error *error)
     y5_overlap overlap = y5_find_overlap(pairs->ranges, scratch, 2 * pairs->count);
     PyMem_Free(scratch);
     pairs->in_order = overlap == Y5_WRITTEN_TWICE;
+    if (pairs->in_order && pairs->place.cuda != NULL) {
+        return y5_fail(error, Y5_UNSUPPORTED, "", "entries that share memory, on a GPU");
+    }
     if (overlap == Y5_READ_WRITTEN) {
         return y5_fail(error, Y5_UNSUPPORTED, "", "the average shares memory with the model");
     }
@@ -288,12 +302,17 @@ borrow_and_announce(const y5_state *state, y5_pairs *pairs, int64_t *refused, y5
     if (status != Y5_OK) {
         return status;
     }
-    *refused = -1; /* what follows concerns no single pair */
-    pairs->pinned = pairs->bytes >= atomic_load(&state->gil_bytes);
+    bool stale = false; /* Python code ran: the tensors' memory may have been replaced */
+    bool on_cpu = pairs->place.cuda == NULL;
+    pairs->pinned = on_cpu && pairs->bytes >= atomic_load(&state->gil_bytes);
     if (pairs->pinned) {
         status = y5_tensors_pin(state, &pairs->tensors);
         status = status == Y5_OK ? borrow_pairs(state, pairs, refused, error) : status;
-        *refused = -1;
+    }
+    int64_t wanted = on_cpu ? 0 : pairs->place.cuda->ema_workspace_bytes(pairs->count);
+    if (wanted > 0) {
+        status = y5_place_allocate(state, &pairs->place, wanted, &pairs->workspace);
+        stale = true;
     }
     if (status == Y5_OK) {
         status = check_overlap(pairs, error);
@@ -301,10 +320,9 @@ borrow_and_announce(const y5_state *state, y5_pairs *pairs, int64_t *refused, y5
     if (status == Y5_OK && pairs->count > 0 && !pairs->only_check) {
         status = bump_versions(state, pairs, error);
     }
-    if (status == Y5_OK && !pairs->pinned && !PyCFunction_Check(state->torch.bump_versions)) {
-        /* Python code ran (torch before 2.6): the pointers may be stale. */
+    stale = stale || !PyCFunction_Check(state->torch.bump_versions); /* torch before 2.6 */
+    if (status == Y5_OK && !pairs->pinned && stale) {
         status = borrow_pairs(state, pairs, refused, error);
-        *refused = -1;
     }
     return status;
 }
@@ -344,6 +362,7 @@ y5_pairs_free(y5_pairs *pairs)
         free_layouts(pairs);
     }
     y5_tensors_free(&pairs->tensors);
+    Py_XDECREF(pairs->workspace);
     PyMem_Free(pairs->items);
     PyMem_Free(pairs->starts);
     PyMem_Free(pairs->ranges);
@@ -376,11 +395,15 @@ borrow_parameters(const y5_state *state, y5_parameters *parameters, y5_error *er
     y5_tensors_return(tensors);
     parameters->count = tensors->count;
     parameters->bytes = 0;
+    parameters->place = (y5_place){0};
     parameters->starts[0] = 0;
     for (int64_t i = 0; i < tensors->count; i++) {
         y5_tensor tensor;
         y5_status status =
-            y5_borrow(state, tensors->objects[i], &tensor, &tensors->loans[i], error);
+            y5_borrow_anywhere(state, tensors->objects[i], &tensor, &tensors->loans[i], error);
+        if (status == Y5_OK) {
+            status = y5_place_add(&parameters->place, &tensor, error);
+        }
         if (status != Y5_OK) {
             return status;
         }
@@ -394,13 +417,15 @@ borrow_parameters(const y5_state *state, y5_parameters *parameters, y5_error *er
         parameters->starts[i + 1] = parameters->starts[i] + tensor.numel;
         parameters->bytes += tensor.numel * (int64_t)y5_dtype_bytes(tensor.dtype);
     }
-    return Y5_OK;
+    return y5_place_open(state, &parameters->place, error);
 }
 
 y5_status
 y5_parameters_borrow(const y5_state *state, y5_parameters *parameters, y5_error *error)
 {
     size_t room = (size_t)parameters->tensors.count + 1;
+    PyMem_Free(parameters->items);
+    PyMem_Free(parameters->starts);
     parameters->items = PyMem_Malloc(room * sizeof(*parameters->items));
     parameters->starts = PyMem_Malloc(room * sizeof(*parameters->starts));
     if (parameters->items == NULL || parameters->starts == NULL) {
@@ -408,7 +433,8 @@ y5_parameters_borrow(const y5_state *state, y5_parameters *parameters, y5_error 
     }
     int collecting = PyGC_Disable();
     y5_status status = borrow_parameters(state, parameters, error);
-    parameters->pinned = parameters->bytes >= atomic_load(&state->gil_bytes);
+    parameters->pinned =
+        parameters->place.cuda == NULL && parameters->bytes >= atomic_load(&state->gil_bytes);
     if (status == Y5_OK && parameters->pinned) {
         status = y5_tensors_pin(state, &parameters->tensors);
         status = status == Y5_OK ? borrow_parameters(state, parameters, error) : status;

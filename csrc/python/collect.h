@@ -7,6 +7,7 @@
 
 #include "core/ops.h"
 #include "core/overlap.h"
+#include "python/place.h"
 #include "python/state.h"
 #include "python/tensors.h"
 
@@ -17,8 +18,10 @@ typedef struct {
     int64_t *starts; /* count + 1 numbers, as core/ops.h wants them */
     y5_range *ranges;
     int64_t count;
-    int64_t bytes;   /* the update reads and writes */
-    bool in_order;   /* some memory is written twice: no two pairs may run side by side */
+    int64_t bytes; /* the update reads and writes */
+    y5_place place;
+    PyObject *workspace; /* for a CUDA device, where the list is too long for a launch without */
+    bool in_order;       /* some memory is written twice: no two pairs may run side by side */
     bool pinned;     /* the memory outlives whatever other threads do: the GIL may be released */
     bool only_check; /* set by the caller: nothing will be written */
 } y5_pairs;
@@ -43,10 +46,11 @@ typedef struct {
     int64_t *starts;
     int64_t count;
     int64_t bytes;
+    y5_place place;
     bool pinned;
 } y5_parameters;
 
-/* Both phases in turn. */
+/* Both phases in turn; the second may be repeated, and must be once Python code has run. */
 y5_status y5_parameters_collect(const y5_state *state, PyObject *module, y5_parameters *parameters,
                                 y5_error *error);
 

@@ -85,7 +85,7 @@ typedef struct {
     void (*managed_to_python)(void);   /* likewise */
     /* Fills `out`; nothing is owned, shape and strides belong to the tensor. May be NULL. */
     int (*borrow)(void *object, dlpack_tensor *out);
-    /* The stream the producer would launch on. */
+    /* The stream the producer would launch on. May be NULL. */
     int (*current_stream)(int32_t device_type, int32_t device_index, void **out);
 } dlpack_exchange_table;
 

@@ -53,7 +53,10 @@ borrow(const y5_state *state, PyObject *object, const char *which, y5_layers *la
         status = y5_fail(error, Y5_UNSUPPORTED, "", "a subclass of torch.Tensor, or no tensor");
     } else {
         y5_loan *loan = &layers->tensors.loans[layers->tensors.count - 1];
-        status = y5_borrow(state, object, tensor, loan, error);
+        status = y5_borrow_anywhere(state, object, tensor, loan, error);
+    }
+    if (status == Y5_OK) {
+        status = y5_place_add(&layers->place, tensor, error);
     }
     const char *reason = status == Y5_OK ? refusal(state, object, tensor, &failed) : NULL;
     if (failed) {
@@ -127,7 +130,7 @@ y5_collect_layers(const y5_state *state, PyObject *weights, PyObject *pruned, Py
     if (collecting) {
         PyGC_Enable();
     }
-    return status;
+    return status == Y5_OK ? y5_place_open(state, &layers->place, error) : status;
 }
 
 void
@@ -135,4 +138,5 @@ y5_layers_free(y5_layers *layers)
 {
     y5_tensors_free(&layers->tensors);
     PyMem_Free(layers->items);
+    *layers = (y5_layers){0};
 }

@@ -3,6 +3,7 @@
 #define Y5_LAYERS_H
 
 #include "core/ops.h"
+#include "python/place.h"
 #include "python/state.h"
 #include "python/tensors.h"
 
@@ -12,6 +13,7 @@ typedef struct {
     y5_tensors tensors; /* weights, and result where there are results, of each layer in turn */
     int64_t count;
     int64_t bytes; /* read and written */
+    y5_place place;
 } y5_layers;
 
 /* The tensors of the list `weights`, the tensors of the list `pruned` (or None: nothing to write
@@ -20,6 +22,7 @@ typedef struct {
 y5_status y5_collect_layers(const y5_state *state, PyObject *weights, PyObject *pruned,
                             PyObject *counts, y5_layers *layers, y5_error *error);
 
+/* Leaves an empty list. */
 void y5_layers_free(y5_layers *layers);
 
 #endif

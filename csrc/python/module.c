@@ -2,6 +2,7 @@
 #include "python/args.h"
 #include "python/bindings.h"
 #include "python/clock.h"
+#include "python/cuda_loader.h"
 #include "python/errors.h"
 #include "python/tensor.h"
 #include "python/torch_runtime.h"
@@ -97,6 +98,8 @@ forget_torch(y5_torch *torch)
     Py_CLEAR(torch->make_parameter);
     Py_CLEAR(torch->bump_versions);
     Py_CLEAR(torch->to_dlpack);
+    Py_CLEAR(torch->current_stream);
+    Py_CLEAR(torch->allocate);
     for (int32_t i = 0; i < Y5_CLOCK_COUNT; i++) {
         Py_CLEAR(torch->clock[i]);
     }
@@ -176,6 +179,8 @@ learn(PyObject *facts, y5_torch *torch)
         !take((PyObject *)torch->module_type, "__getattribute__", false, &torch->getattribute) ||
         !take(facts, "bump_versions", false, &torch->bump_versions) ||
         !take(facts, "to_dlpack", false, &torch->to_dlpack) ||
+        !take(facts, "current_stream", false, &torch->current_stream) ||
+        !take(facts, "allocate", false, &torch->allocate) ||
         !take(facts, "half_scalars_stay_float32", false, &half_scalars) ||
         !y5_clock_learn(facts, torch)) {
         return false;
@@ -377,6 +382,9 @@ static PyMethodDef methods[] = {
     {"time_synchronized", y5_py_time_synchronized, METH_NOARGS, y5_doc_time_synchronized},
     {"register_torch", FASTCALL(register_torch), doc_register_torch},
     {"configure", FASTCALL(configure), doc_configure},
+    {"use_cuda_library", FASTCALL(y5_py_use_cuda_library), y5_doc_use_cuda_library},
+    {"fuse_on_gpu", FASTCALL(y5_py_fuse_on_gpu), y5_doc_fuse_on_gpu},
+    {"cuda_info", FASTCALL(y5_py_cuda_info), y5_doc_cuda_info},
     {"info", info, METH_NOARGS, doc_info},
     {NULL, NULL, 0, NULL},
 };
@@ -401,6 +409,10 @@ module_exec(PyObject *module)
         "C cannot do this call with the original's bits. Nothing was changed; torch can do it.",
         NULL, NULL);
     if (state->unsupported == NULL) {
+        return -1;
+    }
+    if (!y5_cuda_start(state)) {
+        PyErr_NoMemory();
         return -1;
     }
     return PyModule_AddObjectRef(module, "Unsupported", state->unsupported);
@@ -432,6 +444,8 @@ module_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->torch.make_parameter);
     Py_VISIT(state->torch.bump_versions);
     Py_VISIT(state->torch.to_dlpack);
+    Py_VISIT(state->torch.current_stream);
+    Py_VISIT(state->torch.allocate);
     for (int32_t i = 0; i < Y5_CLOCK_COUNT; i++) {
         Py_VISIT(state->torch.clock[i]);
     }
@@ -454,6 +468,7 @@ static void
 module_free(void *module)
 {
     (void)module_clear(module);
+    y5_cuda_stop(PyModule_GetState(module));
 }
 
 static PyModuleDef_Slot slots[] = {

@@ -1,5 +1,6 @@
 /* The module's state: everything this extension remembers between calls. Filled at import and by
- * register_torch; afterwards only the three settings change, through configure(). */
+ * register_torch; afterwards only the three settings change, through configure(), and what is
+ * known of the CUDA library. */
 #ifndef Y5_STATE_H
 #define Y5_STATE_H
 
@@ -102,6 +103,8 @@ typedef struct {
         *make_parameter;     /* (type, tensor, requires_grad) -> the tensor's memory as that type */
     PyObject *bump_versions; /* called with a list of tensors about to be written */
     PyObject *to_dlpack;     /* tensor -> capsule, the way of torch before 2.10 */
+    PyObject *current_stream; /* CUDA device index -> stream, likewise; NULL: torch without CUDA */
+    PyObject *allocate;       /* (bytes, CUDA device index) -> a tensor of so many bytes there */
     PyObject *clock[Y5_CLOCK_COUNT];
     PyObject *clock_dicts[Y5_CLOCK_MODULES]; /* of its modules, which own them */
     const void *exchange;          /* the tensor type's table, for tensor.c; NULL: none, declined */
@@ -110,8 +113,11 @@ typedef struct {
     bool half_scalars_stay_float32; /* float16/bfloat16 arithmetic as in torch 2.1 and later */
 } y5_torch;
 
+struct y5_cuda;
+
 typedef struct {
     PyObject *unsupported; /* the exception type */
+    struct y5_cuda *cuda;  /* the CUDA library, cuda_loader.c's */
     PyObject *names[Y5_NAME_COUNT];
     y5_torch torch;
     long process;                   /* that imported us: a fork child must not use the pool */

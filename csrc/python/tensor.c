@@ -281,8 +281,8 @@ may_be_gone(const y5_tensor *tensor)
 }
 
 y5_status
-y5_borrow(const y5_state *state, PyObject *object, y5_tensor *tensor, y5_loan *loan,
-          y5_error *error)
+y5_borrow_anywhere(const y5_state *state, PyObject *object, y5_tensor *tensor, y5_loan *loan,
+                   y5_error *error)
 {
     const dlpack_exchange_table *exchange = state->torch.exchange;
     const dlpack_tensor *given = NULL;
@@ -304,9 +304,6 @@ y5_borrow(const y5_state *state, PyObject *object, y5_tensor *tensor, y5_loan *l
     if (status == Y5_OK && given != NULL) {
         status = describe(given, tensor, error);
     }
-    if (status == Y5_OK && tensor->device != Y5_CPU) {
-        status = y5_fail(error, Y5_UNSUPPORTED, "", "a CUDA tensor, and no CUDA library");
-    }
     if (status == Y5_OK && may_be_gone(tensor) && storage_is_gone(state, object)) {
         status = y5_fail(error, Y5_UNSUPPORTED, "", "its storage was resized to 0 bytes");
     }
@@ -315,6 +312,40 @@ y5_borrow(const y5_state *state, PyObject *object, y5_tensor *tensor, y5_loan *l
         return Y5_UNSUPPORTED; /* torch's tensors are never at fault */
     }
     return Y5_OK;
+}
+
+y5_status
+y5_borrow(const y5_state *state, PyObject *object, y5_tensor *tensor, y5_loan *loan,
+          y5_error *error)
+{
+    y5_status status = y5_borrow_anywhere(state, object, tensor, loan, error);
+    if (status == Y5_OK && tensor->device != Y5_CPU) {
+        y5_return(loan);
+        status = y5_fail(error, Y5_UNSUPPORTED, "", "not in the CPU's memory");
+    }
+    return status;
+}
+
+y5_status
+y5_current_stream(const y5_state *state, int32_t device_index, void **stream, y5_error *error)
+{
+    const dlpack_exchange_table *exchange = state->torch.exchange;
+    if (exchange != NULL && exchange->current_stream != NULL) {
+        return exchange->current_stream(DLPACK_CUDA, device_index, stream) == 0
+                   ? Y5_OK
+                   : y5_refused(error, "torch's exchange table");
+    }
+    if (state->torch.current_stream == NULL) {
+        return y5_fail(error, Y5_UNSUPPORTED, "", "this torch does not name its current stream");
+    }
+    PyObject *index = PyLong_FromLong(device_index);
+    PyObject *answer = index != NULL
+                           ? PyObject_CallFunctionObjArgs(state->torch.current_stream, index, NULL)
+                           : NULL;
+    Py_XDECREF(index);
+    *stream = answer != NULL ? PyLong_AsVoidPtr(answer) : NULL;
+    Py_XDECREF(answer);
+    return PyErr_Occurred() ? y5_refused(error, "torch's current stream") : Y5_OK;
 }
 
 /* object.__dlpack__(max_version=(1, 0)), or without the argument where it is not known. */

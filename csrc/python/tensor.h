@@ -32,8 +32,13 @@ y5_status y5_refused(y5_error *error, const char *by);
 
 /* Fills `tensor` from a plain torch tensor, through the exchange table or a capsule.
  * The memory is valid while the caller holds `object` and has not returned the loan; nothing else
- * is kept. Everything that cannot be described is Y5_UNSUPPORTED, with an empty error->argument.
- * Runs no Python code with torch 2.10 and later. */
+ * is kept. Everything that cannot be described is Y5_UNSUPPORTED, with an empty error->argument, as
+ * are tensors elsewhere than in the memory of the CPU or of a CUDA device. Runs no Python code with
+ * torch 2.10 and later. */
+y5_status y5_borrow_anywhere(const y5_state *state, PyObject *object, y5_tensor *tensor,
+                             y5_loan *loan, y5_error *error);
+
+/* The same for tensors in the CPU's memory; all others are Y5_UNSUPPORTED. */
 y5_status y5_borrow(const y5_state *state, PyObject *object, y5_tensor *tensor, y5_loan *loan,
                     y5_error *error);
 
@@ -41,6 +46,10 @@ y5_status y5_borrow(const y5_state *state, PyObject *object, y5_tensor *tensor, 
  * is a TypeError, ValueError or BufferError; an exception of the producer passes through. */
 y5_status y5_borrow_foreign(const y5_state *state, PyObject *object, y5_tensor *tensor,
                             y5_loan *loan, y5_error *error);
+
+/* The stream on which torch would launch now on this CUDA device. */
+y5_status y5_current_stream(const y5_state *state, int32_t device_index, void **stream,
+                            y5_error *error);
 
 /* Calls the deleter that is owed. GIL held; a pending exception is kept. */
 void y5_return(y5_loan *loan);

@@ -24,7 +24,7 @@ def test_stock_run_knows_nothing_of_the_package(stock: Training) -> None:
 def test_our_run_updated_in_c_every_time(ours: Training, environment: Environment) -> None:
     [record] = ours.end["overlay"]
     assert record["replaced"] == ["ModelEMA.update", "sparsity"], record
-    assert ours.end["calls"] == {"C": UPDATES, "torch": 0}
+    assert ours.end["calls"] == {"C": UPDATES, "CUDA": 0, "torch": 0}
     assert ours.end["file"].startswith(str(environment.folder))
     assert ours.output.count("ModelEMA.update, sparsity of yolov5.utils.torch_utils replaced") == 1
 

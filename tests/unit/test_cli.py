@@ -187,8 +187,8 @@ def test_client_is_patched_before_it_uses_anything(tmp_path: Path) -> None:
         "print({name: path.calls for name, path in _native.HOT_PATHS.items()})\n"
     )
     result = run(OURS, "train.py", folder=tmp_path)
-    assert "'ema': {'C': 1, 'torch': 0}" in result.stdout, result.stderr
-    assert "'sparsity': {'C': 1, 'torch': 0}" in result.stdout
+    assert "'ema': {'C': 1, 'CUDA': 0, 'torch': 0}" in result.stdout, result.stderr
+    assert "'sparsity': {'C': 1, 'CUDA': 0, 'torch': 0}" in result.stdout
 
 
 MISTAKES = {
@@ -299,7 +299,7 @@ def test_info_says_how_each_hot_path_runs() -> None:
     assert set(facts["hot_paths"]) == set(_native.HOT_PATHS)
     assert facts["hot_paths"]["ema"]["way"] == "C"
     assert facts["hot_paths"]["prune"]["way"] == "C"
-    assert facts["hot_paths"]["ema"]["calls"] == {"C": 0, "torch": 0}
+    assert facts["hot_paths"]["ema"]["calls"] == {"C": 0, "CUDA": 0, "torch": 0}
 
     text = run(OURS, "info").stdout
     assert "hot path ema" in text

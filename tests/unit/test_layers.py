@@ -18,7 +18,7 @@ Rule = Callable[[Path], list[str]]
 
 # C: each file may include what stands in its own row or further up.
 C_LAYERS = (
-    ("core/y5.h", "core/half.h"),
+    ("core/y5.h", "core/half.h", "y5_cuda.h"),
     ("core/geometry", "core/overlap", "core/levels", "core/parallel", "core/pages"),
     ("core/",),  # the operations
     ("python/",),  # what the bindings stand on
@@ -34,7 +34,7 @@ PYTHON_LAYERS = (
     ("_C",),
     ("_native",),
     ("reference",),
-    ("verify",),
+    ("batched", "verify"),
     ("modules",),
     ("ops",),
     ("device", "inspection", "training", "distributed"),

@@ -8,7 +8,7 @@ from copy import deepcopy
 
 from torch import nn
 
-from .. import _native, reference, verify
+from .. import _native, batched, verify
 from ..modules import copy_attr, de_parallel
 
 
@@ -18,11 +18,14 @@ def update_modules(average: nn.Module, source: nn.Module, decay: float) -> None:
     Every floating parameter and persistent buffer of `average`, any shape, any floating dtype, is
     updated with the original's roundings (two products, one sum). KeyError names a key that
     `source` lacks, RuntimeError a shape that does not broadcast; nothing is written then.
-    Paths: C on CPU tensors, otherwise torch. Source of the semantics: YOLOv5 1.0 and later.
+    Paths: C on CPU tensors, the CUDA library on those of one GPU, otherwise torch. Source of the
+    semantics: YOLOv5 1.0 and later.
     """
-    done, _ = verify.attempt("ema", _native._C.ema_update, average, source, decay)
+    done, device = verify.attempt("ema", _native._C.ema_update, average, source, decay)
     if not done:
-        reference.ema_update(average, source, decay)
+        batched.ema_update(average, source, decay)
+    elif device is not None:
+        _native.note_cuda("ema")
 
 
 class ModelEMA:

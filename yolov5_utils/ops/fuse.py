@@ -14,6 +14,7 @@ from torch.autograd import forward_ad
 from torch.nn.modules import module as torch_module
 
 from .. import _native, reference, verify
+from . import fuse_gpu
 
 # Kinds of a pattern's entries, and the numbers of the fields: as csrc/python/fused_module.h and
 # fusion.h have them.
@@ -31,13 +32,17 @@ def fuse_conv_and_bn(conv: nn.Conv2d, bn: nn.BatchNorm2d) -> nn.Conv2d:
     Any floating dtype, shared by both; the result has the default dtype, is contiguous and shares
     no memory with the inputs, which stay as they are. It wants no gradient, unless grad mode is on
     and an input wants one: then gradients flow to the inputs. RuntimeError, AttributeError and
-    TypeError come from torch, for inputs that do not fit. Paths: C on CPU tensors, otherwise torch.
-    Source of the semantics: YOLOv5 of July 2021; `dilation` is kept as in 7.0.
+    TypeError come from torch, for inputs that do not fit. Paths: C on CPU tensors, the CUDA library
+    on those of one GPU, otherwise torch. Source of the semantics: YOLOv5 of July 2021; `dilation`
+    is kept as in 7.0.
     """
     reason = refusal()
     if reason is not None:
         _native.note_torch("fuse", reason)
         return reference.fuse_conv_and_bn(conv, bn)
+    if fuse_gpu.is_on_gpu(conv):
+        made = fuse_gpu.fuse([conv], [bn], _construct)
+        return reference.fuse_conv_and_bn(conv, bn) if made is None else made[0]
     string_padding = type(getattr(conv, "padding", None)) is str
     pattern = _pattern_of(_construct(conv)) if string_padding else convolution_pattern()
     if pattern is None:
@@ -69,6 +74,8 @@ def fuse_in_c(convs: list[nn.Conv2d], bns: list[nn.BatchNorm2d]) -> list[nn.Conv
     """Fuse all pairs with one call of C, or None, with nothing noted, where it refuses one."""
     if _native.refusal("fuse") is not None or refusal() is not None:
         return None
+    if convs and all(map(fuse_gpu.is_on_gpu, convs)):
+        return fuse_gpu.fuse(convs, bns, _construct)
     pattern = convolution_pattern()
     if pattern is None or any(type(conv.padding) is not tuple for conv in convs):
         return None
@@ -107,12 +114,16 @@ _autocast_is_on = _find_autocast_check()
 _precision_is_lowered = _find_precision_check()
 
 
-def _construct(conv: nn.Conv2d) -> nn.Conv2d:
-    """The module that the original constructs, but without random numbers; errors as there."""
+def _construct(conv: nn.Conv2d, device: torch.device | None = None) -> nn.Conv2d:
+    """The module that the original constructs, but without random numbers; errors as there.
+
+    Its parameters are on the default device, or on `device`.
+    """
     module = nn.Conv2d.__new__(nn.Conv2d)
     module.__dict__["reset_parameters"] = lambda: None
     sizes = {name: getattr(conv, name) for name in _FIELDS}
-    nn.Conv2d.__init__(module, **sizes, bias=True)
+    place: dict[str, Any] = {} if device is None else {"device": device}
+    nn.Conv2d.__init__(module, **sizes, bias=True, **place)
     del module.__dict__["reset_parameters"]
     return module
 

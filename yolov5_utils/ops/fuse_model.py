@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from .fuse import fuse_conv_and_bn, fuse_in_c
+from .fuse_gpu import is_on_gpu
 
 # Bytes of weights that one call of C fuses: enough for torch's threads to be worth starting, so few
 # that the bar moves.
@@ -32,8 +33,8 @@ def fuse_model(model: nn.Module) -> nn.Module:
     is deleted, `forward` becomes that method; all other modules, and convolutions beside a batch
     norm in an nn.Sequential, stay as they are. Every pair is fused before the first module is
     changed: an error, those of fuse_conv_and_bn, leaves the model as it was. A bar appears on a
-    terminal's stderr after a second. Paths: C on CPU tensors, otherwise torch. Source of the
-    semantics: YOLOv5 5.0 and later.
+    terminal's stderr after a second. Paths: C on CPU tensors, the CUDA library on those of one GPU
+    (all pairs in one launch), otherwise torch. Source of the semantics: YOLOv5 5.0 and later.
     """
     found = list(_fusable(model))
     fused: list[nn.Conv2d] = []
@@ -76,6 +77,9 @@ def _forward_name(module: nn.Module) -> str:
 
 
 def _batches(modules: list[Any]) -> Iterator[list[Any]]:
+    if modules and all(is_on_gpu(module.conv) for module in modules):
+        yield modules
+        return
     batch: list[Any] = []
     total = 0
     for module in modules:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from operator import itemgetter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 from torch.nn.utils import prune as torch_prune
 
-from .. import _native, reference, verify
+from .. import _native, batched, reference, verify
 from .sparsity import sparsity
 
 TIES = ("position", "torch")
@@ -49,7 +49,8 @@ def prune(model: nn.Module, amount: float = 0.3, *, ties: str = "position") -> N
     ValueError and TypeError come from torch's pruning, and no layer is changed then. `ties` says
     which of several equally small weights go: the first ones, or "torch" for torch's own, arbitrary
     choice. Each weight stays the same Parameter, with new memory, and moves behind the bias. Prints
-    the global sparsity reached. Paths: C on CPU tensors, otherwise torch. Source of the semantics:
+    the global sparsity reached. Paths: C on CPU tensors, the CUDA library on those of one GPU,
+    otherwise torch, whose choice among equally small weights it then is. Source of the semantics:
     YOLOv5 5.0.
     """
     if ties not in TIES:
@@ -66,14 +67,11 @@ def prune_layers(model: nn.Module, amount: float, *, ties: str = "position") -> 
     if reason is None:
         weights = [module._parameters["weight"] for module in modules]
         counts = _counts(amount, [weight.numel() for weight in weights])
-        done, _ = _native.attempt("prune", _native._C.prune, weights, None, counts)
-        if done:
-            layers = [
-                _Layer(weight.numel() * weight.element_size(), module._parameters, weight, count)
-                for module, weight, count in zip(modules, weights, counts, strict=True)
-            ]
-            for batch in _batches(layers):
-                _prune_batch(model, batch, ties)
+        layers = [
+            _Layer(weight.numel() * weight.element_size(), module._parameters, weight, count)
+            for module, weight, count in zip(modules, weights, counts, strict=True)
+        ]
+        if _run(model, layers, ties) or _run_on_gpu_in_torch(layers):
             return
     else:
         _native.note_torch("prune", reason)
@@ -88,6 +86,45 @@ def check(model: nn.Module, amount: float = 0.3) -> None:
         raise _native.Unsupported(reason)
     weights = [module._parameters["weight"] for module in modules]
     _native._C.prune(weights, None, _counts(amount, [weight.numel() for weight in weights]))
+
+
+def _run(model: nn.Module, layers: list[_Layer], ties: str) -> bool:
+    """Prune the layers in C or in the CUDA library, or return False with nothing changed."""
+    weights: list[Tensor] = [layer.weight for layer in layers]
+    if ties == "torch" and any(weight.is_cuda for weight in weights):
+        _native.note_torch("prune", "ties='torch' on a GPU")
+        return False
+    counts = [layer.pruned for layer in layers]
+    done, device = _native.attempt("prune", _native._C.prune, weights, None, counts)
+    if not done:
+        return False
+    if isinstance(device, int):
+        _native.note_cuda("prune")
+        for batch in _batches(layers, whole=True):
+            pruned, _ = _fill(batch)
+            _verify(model, batch, pruned, ties)
+            _replace(batch, pruned)
+        return True
+    for batch in _batches(layers):
+        pruned, ambiguous = _fill(batch)
+        for i in ambiguous if ties == "torch" else ():
+            pruned[i] = _prune_as_torch(batch[i].weight, batch[i].pruned)
+        _verify(model, batch, pruned, ties)
+        _replace(batch, pruned)
+    return True
+
+
+def _run_on_gpu_in_torch(layers: list[_Layer]) -> bool:
+    """Prune layers on GPUs by the operations of torch's pruning that matter, or return False."""
+    if not layers or batched.is_watched():
+        return False
+    for _, _, weight, _ in layers:
+        usual = weight.dtype in reference.USUAL_DTYPES and weight.is_contiguous()
+        if not (weight.is_cuda and usual):
+            return False
+    for batch in _batches(layers, whole=True):
+        _replace(batch, [_prune_as_torch(layer.weight, layer.pruned) for layer in batch])
+    return True
 
 
 def _convolutions(model: nn.Module) -> list[nn.Conv2d]:
@@ -191,10 +228,15 @@ def _counts(amount: float, sizes: list[int]) -> list[int]:
     return counts
 
 
-def _batches(layers: list[_Layer]) -> Iterator[list[_Layer]]:
-    """The layers, largest first, in lists that one call of C fills. No weight twice in a list."""
+def _batches(layers: list[_Layer], *, whole: bool = False) -> Iterator[list[_Layer]]:
+    """The layers, largest first, in lists that one call of C fills. No weight twice in a list.
+
+    `whole`: as few lists as that leaves.
+    """
     threads, enough = torch.get_num_threads(), _SHARED_BATCH_BYTES
-    if threads == 1 or sum(map(_SIZE, layers)) < enough:
+    if whole:
+        threads, enough = 1, sum(map(_SIZE, layers)) + 1
+    elif threads == 1 or sum(map(_SIZE, layers)) < enough:
         threads, enough = 1, _BATCH_BYTES
     batch: list[_Layer] = []
     inside: set[int] = set()
@@ -213,15 +255,20 @@ def _batches(layers: list[_Layer]) -> Iterator[list[_Layer]]:
         yield batch
 
 
-def _prune_batch(model: nn.Module, batch: list[_Layer], ties: str) -> None:
+def _fill(batch: list[_Layer]) -> tuple[list[Tensor], Any]:
+    """New weights of the layers, pruned, and what C says of them."""
     weights = [layer.weight for layer in batch]
     pruned = [torch.empty_like(w, memory_format=torch.contiguous_format) for w in weights]
-    counts = [layer.pruned for layer in batch]
-    ambiguous = _native._C.prune(weights, pruned, counts)
-    if ties == "torch":
-        for i in ambiguous:
-            pruned[i] = _prune_as_torch(weights[i], counts[i])
+    return pruned, _native._C.prune(weights, pruned, [layer.pruned for layer in batch])
+
+
+def _verify(model: nn.Module, batch: list[_Layer], pruned: list[Tensor], ties: str) -> None:
+    weights, counts = [layer.weight for layer in batch], [layer.pruned for layer in batch]
     verify.prune(model, weights, pruned, counts, exact=ties == "torch")
+
+
+def _replace(batch: list[_Layer], pruned: list[Tensor]) -> None:
+    """Put the pruned weights in place of the old ones."""
     for layer, data in zip(batch, pruned, strict=True):
         layer.weight.data = data
         del layer.parameters["weight"]  # goes to the end, as after torch's pruning

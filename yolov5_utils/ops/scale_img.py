@@ -20,6 +20,14 @@ _PROBES = {
     True: ((41, 114, 0.83), (37, 45, 1.37)),
     False: ((77, 80, 0.83), (61, 83, 1.37), (401, 307, 0.83)),
 }
+# Variants of the CUDA library, numbered in cuda/y5_cuda.h; first those that torch is expected to
+# have, for contiguous images and for many channels side by side.
+_LIKELY_ON_GPU = (27, 29)
+_GPU_VARIANTS = (*_LIKELY_ON_GPU, *(v for v in range(54) if v not in _LIKELY_ON_GPU))
+# 16-bit results hide most differences between variants, so that it takes many of them.
+_GPU_PROBES = ((77, 80, 0.83), (401, 307, 0.83), (701, 503, 1.37), (1201, 907, 0.83))
+# torch takes other kernels on a GPU for more channels; where the change is differs by release.
+_GPU_CHANNELS = 32
 
 
 class Calibration:
@@ -50,6 +58,44 @@ class Calibration:
             size = (int(height * ratio), int(width * ratio))
             left = [variant for variant in left if _agrees(image, expected, size, variant)]
         return left[0] if len(left) == 1 else None
+
+
+class GpuCalibration:
+    """The same for torch's kernels on a GPU: by device, dtype, channels and order in memory."""
+
+    def __init__(self) -> None:
+        self._found: dict[tuple[int, torch.dtype, int, bool], int | None] = {}
+
+    def variant(self, device: int, img: Tensor, channels_last: bool) -> int:
+        """The variant to use for `img` on a device; Unsupported where none has torch's bits."""
+        channels = min(img.shape[1], _GPU_CHANNELS)
+        key = (device, img.dtype, channels.bit_length(), channels_last)
+        if key not in self._found:
+            if img.is_cuda and torch.cuda.is_current_stream_capturing():
+                raise _native.Unsupported("not tried on this GPU before a graph was captured")
+            self._found[key] = self._choose(img, channels, channels_last)
+        variant = self._found[key]
+        if variant is None:
+            raise _native.Unsupported("no variant of the CUDA library has the bits of this torch")
+        return variant
+
+    def _choose(self, img: Tensor, channels: int, channels_last: bool) -> int | None:
+        left = self._try_all(img, channels, channels_last)
+        if len(left) > 1 and img.dtype != torch.float32:
+            # torch has one source for all dtypes, and float32 tells the variants apart.
+            exact = self._try_all(img.new_empty(0, dtype=torch.float32), channels, channels_last)
+            left = [variant for variant in exact if variant in left]
+        return left[0] if len(left) == 1 else None
+
+    @staticmethod
+    def _try_all(like: Tensor, channels: int, channels_last: bool) -> list[int]:
+        left = list(_GPU_VARIANTS)
+        for height, width, ratio in _GPU_PROBES:
+            image = _probe(channels, height, width, channels_last).to(like.device, like.dtype)
+            expected = reference.scale_img(image, ratio)
+            size = (int(height * ratio), int(width * ratio))
+            left = [variant for variant in left if _agrees(image, expected, size, variant)]
+        return left
 
 
 def _probe(channels: int, height: int, width: int, channels_last: bool) -> Tensor:
@@ -84,7 +130,9 @@ def _in_channels_last(img: Tensor, size: tuple[int, int]) -> bool:
 
 def resize(img: Tensor, ratio: float, same_shape: bool = False, gs: int = 32) -> Tensor:
     """scale_img in C; Unsupported, before anything was made, where torch must do it."""
-    _native._C.scale_img(img)  # only checks
+    device = _native._C.scale_img(img)  # only checks
+    if device is not None and torch.are_deterministic_algorithms_enabled():
+        raise _native.Unsupported("deterministic algorithms are on, which torch has others for")
     if img.requires_grad and torch.is_grad_enabled():
         raise _native.Unsupported("img requires grad")
     if forward_ad._current_level >= 0:
@@ -96,16 +144,22 @@ def resize(img: Tensor, ratio: float, same_shape: bool = False, gs: int = 32) ->
     if type(height) is not int or type(width) is not int or min(*size, height, width) < 1:
         raise _native.Unsupported("the result would not be an image")
     channels_last = _in_channels_last(img, size)
-    variant = _calibration.variant(channels, channels_last, sum(size) <= _SMALL)
+    if device is None:
+        variant = _calibration.variant(channels, channels_last, sum(size) <= _SMALL)
+    else:
+        variant = _gpu_calibration.variant(device, img, channels_last)
     order = torch.channels_last if channels_last else torch.contiguous_format
     output = torch.empty(
-        (batch, channels, height, width), dtype=torch.float32, device="cpu", memory_format=order
+        (batch, channels, height, width), dtype=img.dtype, device=img.device, memory_format=order
     )
     _native._C.scale_img(img, output, size, variant)
+    if device is not None:
+        _native.note_cuda("scale_img")
     return output
 
 
 _calibration = Calibration()
+_gpu_calibration = GpuCalibration()
 
 
 def scale_img(img: Tensor, ratio: float = 1.0, same_shape: bool = False, gs: int = 32) -> Tensor:
@@ -114,8 +168,8 @@ def scale_img(img: Tensor, ratio: float = 1.0, same_shape: bool = False, gs: int
     The result is padded (or cropped) at the right and bottom to a multiple of `gs` pixels, or with
     `same_shape` to the size it had, and has the dtype and the order in memory of `img`; `ratio` 1
     returns `img` itself. torch's errors for what cannot be resized. Paths: C for float32 on the
-    CPU, contiguous or channels last, where no gradient is wanted; otherwise torch. Source of the
-    semantics: YOLOv5 1.0 and later.
+    CPU, the CUDA library for float32, float16 and bfloat16 on a GPU, contiguous or channels last,
+    where no gradient is wanted; otherwise torch. Source of the semantics: YOLOv5 1.0 and later.
     """
     if ratio == 1.0:
         return img

@@ -5,19 +5,28 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from .. import _native, reference, verify
+from .. import _native, batched, verify
+
+# Up to so many zeros are added up exactly, whatever the order.
+EXACT = {torch.float32: 1 << 24, torch.float64: 1 << 53}
 
 
 def sparsity(model: nn.Module) -> Tensor:
     """Zeros over elements of all parameters (each counted once): a 0-d tensor.
 
     Any dtype; -0.0 is a zero, NaN is not. The result has the default dtype, in which the zeros are
-    added up parameter after parameter as YOLOv5 5.x does. ZeroDivisionError for a model without
-    parameters. Paths: C on CPU tensors, otherwise torch.
+    added up parameter after parameter as YOLOv5 5.x does; for parameters on a GPU it is there, and
+    nothing waits for it. ZeroDivisionError for a model without parameters. Paths: C on CPU tensors,
+    the CUDA library on those of one GPU, otherwise torch.
     """
     dtype = torch.get_default_dtype()
-    if dtype in (torch.float32, torch.float64):
-        done, counts = verify.attempt("sparsity", _native._C.count_module_zeros, model)
+    if dtype in EXACT:
+        count = _native._C.count_module_zeros
+        done, counts = verify.attempt("sparsity", count, model, EXACT[dtype])
+        if done and len(counts) == 3:
+            _native.note_cuda("sparsity")
+            _, elements, zeros = counts
+            return share_on_gpu(zeros.view(torch.int64), elements, dtype)
         if done:
             parameters, _, _, share_float32, share_float64 = counts
             if parameters == 0:
@@ -26,4 +35,12 @@ def sparsity(model: nn.Module) -> Tensor:
             return torch.scalar_tensor(share, dtype=dtype)
     else:
         _native.note_torch("sparsity", f"default dtype {dtype}")
-    return reference.sparsity(model)
+    return batched.sparsity(model)
+
+
+def share_on_gpu(zeros: Tensor, elements: int, dtype: torch.dtype) -> Tensor:
+    """Zeros, one sum or one number per parameter, over elements: added and divided by torch."""
+    total = zeros[0].to(dtype)
+    for more in zeros[1:]:
+        total += more
+    return total / float(elements)

@@ -20,9 +20,12 @@ from ..ops import prune as ops_prune
 from ..ops import scale_img as ops_scale_img
 from ..ops import time_synchronized as ops_time_synchronized
 from ..ops.ema import update_modules
+from ..ops.sparsity import EXACT, share_on_gpu
 from .forms import Form, FuseForm, PruneForm, ScaleForm, SparsityForm, TimeForm, UpdateForm
 
 Function = Callable[..., Any]
+
+_NO_LIMIT = (1 << 63) - 1  # of an int64 count
 
 
 def replacement(module: ModuleType, original: Function, form: Form) -> Function:
@@ -66,9 +69,15 @@ def _sparsity(module: ModuleType, original: Function, form: SparsityForm) -> Fun
         if not form.exact and dtype not in (torch.float32, torch.float64):
             _native.note_torch("sparsity", f"default dtype {dtype}")
             return original(model)
-        done, counts = verify.attempt("sparsity", count_module_zeros, model)
+        limit = _NO_LIMIT if form.exact else EXACT[dtype]
+        done, counts = verify.attempt("sparsity", count_module_zeros, model, limit)
         if not done or not counts[0]:
             return original(model)
+        if len(counts) == 3:
+            _native.note_cuda("sparsity")
+            _, elements, counted = counts
+            total = counted.view(torch.int64)
+            return total[0] / elements if form.exact else share_on_gpu(total, elements, dtype)
         _, elements, zeros, share_float32, share_float64 = counts
         if form.exact:
             return torch.tensor(zeros, dtype=torch.int64) / elements

@@ -1,0 +1,83 @@
+"""Host time of ModelEMA.update on a GPU, without a GPU: from the call to the library, which here
+computes nothing.
+
+What is timed is the package's own code as it runs for CUDA tensors: walk, checks, torch's
+exchange table, the list for the library, version counters. tests/cuda makes the CPU's tensors pass
+for a GPU's, which costs a comparison per tensor; what the CUDA driver takes for one launch, a few
+microseconds, comes on top.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from tests.cuda.stand_in import build, compiler, record_of, stand_in
+from yolov5_utils.torch_utils import ModelEMA
+
+from . import harness, models, peers
+
+PACKAGE = "package, to the launch"
+WALKS = "two state_dict() alone, as the original begins"
+TARGETS = {"n": "< 130 µs"}
+COLUMNS = (
+    harness.Column("model", "model"),
+    harness.Column("who", "who"),
+    harness.Column("min µs", "min_us", "{:.1f}"),
+    harness.Column("median µs", "median_us", "{:.1f}"),
+    harness.Column("target", "target"),
+    harness.Column("tensors", "tensors", "{:d}"),
+    harness.Column("launches of the original", "launches", "{:d}"),
+)
+LAUNCHES_PER_TENSOR = 3  # mul_, mul, add_
+
+
+def measure(name: str, seconds: float, folder: Path) -> list[dict[str, Any]]:
+    """The rows of one model."""
+    start, source = models.build(name), models.build(name, seed=1)
+    average = ModelEMA(start, peers.DECAY)
+    library = build("fake_library.c", folder)
+    with stand_in(build("stand_in.c", folder), library):
+        record = record_of(library)
+        before = record.calls
+        average.update(source)
+        tensors = record.count
+        assert record.calls == before + 1, "the update did not reach the library"
+        compared = [
+            harness.Candidate(PACKAGE, lambda: average.update(source)),
+            harness.Candidate(WALKS, lambda: (average.ema.state_dict(), source.state_dict())),
+        ]
+        timings = harness.interleave(compared, seconds)
+    rows = []
+    for who, timing in timings.items():
+        row = {"model": name, "who": who, "calls": timing.calls}
+        row.update(min_us=timing.best_s * 1e6, median_us=timing.median_s * 1e6)
+        if who == PACKAGE:
+            row.update(target=TARGETS.get(name), tensors=tensors)
+            row.update(launches=LAUNCHES_PER_TENSOR * tensors)
+        rows.append(row)
+    return rows
+
+
+def table(names: list[str], seconds: float) -> harness.Table:
+    """The table of host times; empty, with a note, where no compiler makes the stand-in."""
+    title, notes = "Host time of the EMA on a GPU, by a stand-in", []
+    if compiler() is None:
+        return harness.Table(title, COLUMNS, [], ["no C compiler: not measured"])
+    with tempfile.TemporaryDirectory() as folder:
+        rows = [row for name in names for row in measure(name, seconds, Path(folder))]
+    notes.append("the driver's part of a launch is not in it")
+    return harness.Table(title, COLUMNS, rows, notes)
+
+
+def main(arguments: list[str]) -> None:
+    """Run from the command line."""
+    chosen = harness.parser(__doc__ or "", ("cpu",)).parse_args(arguments)
+    about = harness.machine()
+    harness.show(about, [table(harness.names_of(chosen.models), chosen.seconds)], chosen.json)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,221 @@
+/* Opens the CUDA library and checks that it is the one this extension was written against. Nothing
+ * of it is called, and nothing of its table but version and size is read, before that. */
+#include "python/cuda_loader.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#if defined(__unix__) || defined(__APPLE__)
+#include <dlfcn.h>
+#define Y5_POSIX 1
+#else
+#define Y5_POSIX 0
+#endif
+
+/* Devices whose answer is remembered; those above are asked every time. */
+#define KNOWN_DEVICES 64
+
+#define REMEDY "build the extension and the library from the same release (docs/cuda.md)"
+
+/* Everything known of the library. Written under the GIL. */
+struct y5_cuda {
+    char *path;             /* NULL: none is installed */
+    const y5_cuda_api *api; /* NULL: not open */
+    bool judged;            /* problem and api are valid */
+    char problem[sizeof(((y5_error *)NULL)->message)];
+    bool runs[KNOWN_DEVICES];      /* the library has agreed to run on the device */
+    char *refusals[KNOWN_DEVICES]; /* why it has not, once it was asked */
+};
+
+static void
+forget(struct y5_cuda *cuda)
+{
+    for (int32_t i = 0; i < KNOWN_DEVICES; i++) {
+        PyMem_Free(cuda->refusals[i]);
+    }
+    PyMem_Free(cuda->path);
+    memset(cuda, 0, sizeof(*cuda));
+}
+
+static char *
+copy_text(const char *text)
+{
+    size_t bytes = strlen(text) + 1;
+    char *copy = PyMem_Malloc(bytes);
+    return copy != NULL ? memcpy(copy, text, bytes) : NULL;
+}
+
+bool
+y5_cuda_start(y5_state *state)
+{
+    state->cuda = PyMem_Calloc(1, sizeof(*state->cuda));
+    return state->cuda != NULL;
+}
+
+bool
+y5_cuda_set_path(y5_state *state, const char *path)
+{
+    char *copy = path != NULL ? copy_text(path) : NULL;
+    if (path != NULL && copy == NULL) {
+        return false;
+    }
+    forget(state->cuda);
+    state->cuda->path = copy;
+    return true;
+}
+
+void
+y5_cuda_stop(y5_state *state)
+{
+    if (state->cuda != NULL) {
+        forget(state->cuda);
+        PyMem_Free(state->cuda);
+        state->cuda = NULL;
+    }
+}
+
+#if Y5_POSIX
+/* The function that hands out the table, or NULL with the problem noted. */
+static y5_cuda_get_api_function
+open_library(struct y5_cuda *cuda)
+{
+    y5_cuda_get_api_function get_api = NULL;
+    void *library = dlopen(cuda->path, RTLD_NOW | RTLD_LOCAL);
+    if (library == NULL) {
+        const char *words = dlerror();
+        snprintf(cuda->problem, sizeof(cuda->problem), "the CUDA library cannot be loaded: %s",
+                 words != NULL ? words : "no reason given");
+        return NULL;
+    }
+    void *symbol = dlsym(library, Y5_CUDA_SYMBOL);
+    if (symbol == NULL) {
+        snprintf(cuda->problem, sizeof(cuda->problem), "%s is no CUDA library of this package: %s",
+                 cuda->path, "it lacks " Y5_CUDA_SYMBOL);
+        dlclose(library);
+        return NULL;
+    }
+    memcpy(&get_api, &symbol, sizeof(symbol));
+    return get_api; /* the library stays open as long as the process */
+}
+#else
+static y5_cuda_get_api_function
+open_library(struct y5_cuda *cuda)
+{
+    snprintf(cuda->problem, sizeof(cuda->problem), "no CUDA library for this system yet");
+    return NULL;
+}
+#endif
+
+static bool
+is_complete(const y5_cuda_api *api)
+{
+    return api->architectures != NULL && api->check_device != NULL &&
+           api->ema_workspace_bytes != NULL && api->ema_update != NULL &&
+           api->sparsity_count != NULL && api->fuse != NULL && api->prune_workspace_bytes != NULL &&
+           api->prune != NULL && api->scale_img != NULL;
+}
+
+/* Opens the library if nobody did, and sets api or problem. */
+static void
+judge(struct y5_cuda *cuda)
+{
+    if (cuda->judged) {
+        return;
+    }
+    cuda->judged = true;
+    if (cuda->path == NULL) {
+        snprintf(cuda->problem, sizeof(cuda->problem),
+                 "the CUDA library is not installed (docs/cuda.md)");
+        return;
+    }
+    y5_cuda_get_api_function get_api = open_library(cuda);
+    if (get_api == NULL) {
+        return;
+    }
+    const y5_cuda_api *api = get_api();
+    if (api == NULL) {
+        snprintf(cuda->problem, sizeof(cuda->problem), "the CUDA library gave no table: " REMEDY);
+    } else if (api->abi_version != Y5_CUDA_ABI_VERSION) {
+        snprintf(cuda->problem, sizeof(cuda->problem),
+                 "the CUDA library has ABI version %u, this extension needs %d: " REMEDY,
+                 (unsigned)api->abi_version, Y5_CUDA_ABI_VERSION);
+    } else if (api->struct_bytes < sizeof(y5_cuda_api)) {
+        snprintf(cuda->problem, sizeof(cuda->problem),
+                 "the CUDA library's table has %u bytes, this extension needs %u: " REMEDY,
+                 (unsigned)api->struct_bytes, (unsigned)sizeof(y5_cuda_api));
+    } else if (!is_complete(api)) {
+        snprintf(cuda->problem, sizeof(cuda->problem),
+                 "the CUDA library's table lacks a function: " REMEDY);
+    } else {
+        cuda->api = api;
+    }
+}
+
+const y5_cuda_api *
+y5_cuda_find(const y5_state *state, int32_t device_index, y5_error *error)
+{
+    struct y5_cuda *cuda = state->cuda;
+    judge(cuda);
+    if (cuda->api == NULL) {
+        y5_fail(error, Y5_UNSUPPORTED, "", "%s", cuda->problem);
+        return NULL;
+    }
+    bool known = device_index >= 0 && device_index < KNOWN_DEVICES;
+    if (known && cuda->runs[device_index]) {
+        return cuda->api;
+    }
+    if (known && cuda->refusals[device_index] != NULL) {
+        y5_fail(error, Y5_UNSUPPORTED, "", "%s", cuda->refusals[device_index]);
+        return NULL;
+    }
+    y5_cuda_error told = {0};
+    if (cuda->api->check_device(device_index, &told) != Y5_CUDA_OK) {
+        y5_fail(error, Y5_UNSUPPORTED, "", "%s", told.message);
+        if (known) {
+            cuda->refusals[device_index] = copy_text(told.message);
+        }
+        return NULL;
+    }
+    if (known) {
+        cuda->runs[device_index] = true;
+    }
+    return cuda->api;
+}
+
+y5_status
+y5_cuda_status_of(y5_cuda_status status, const y5_cuda_error *told, y5_error *error)
+{
+    switch (status) {
+    case Y5_CUDA_OK:
+        return Y5_OK;
+    case Y5_CUDA_NO_DRIVER:
+    case Y5_CUDA_NO_KERNEL:
+        return y5_fail(error, Y5_UNSUPPORTED, "", "%s", told->message);
+    case Y5_CUDA_NO_MEMORY:
+        return Y5_NO_MEMORY;
+    case Y5_CUDA_BAD_ARGUMENT:
+    case Y5_CUDA_FAILED:
+        break;
+    }
+    return y5_fail(error, Y5_DEVICE_FAILED, "", "%s", told->message);
+}
+
+PyObject *
+y5_cuda_facts(const y5_state *state, int32_t device_index)
+{
+    y5_error error = {0};
+    judge(state->cuda);
+    const y5_cuda_api *api = state->cuda->api;
+    bool runs =
+        api != NULL && (device_index < 0 || y5_cuda_find(state, device_index, &error) != NULL);
+    const char *problem = api == NULL ? state->cuda->problem : error.message;
+    size_t length = strlen(problem); /* a path in it may be no UTF-8 */
+    PyObject *text = PyUnicode_DecodeUTF8(problem, (Py_ssize_t)length, "replace");
+    PyObject *facts = text == NULL
+                          ? NULL
+                          : Py_BuildValue("{s:O, s:z, s:i}", "problem", runs ? Py_None : text,
+                                          "architectures", api != NULL ? api->architectures : NULL,
+                                          "toolkit", api != NULL ? (int)api->toolkit_version : 0);
+    Py_XDECREF(text);
+    return facts;
+}

@@ -1,0 +1,30 @@
+/* The CUDA library: opened at the first CUDA tensor, judged once, then a table of functions. Knows
+ * its C ABI; knows neither CUDA nor torch. */
+#ifndef Y5_CUDA_LOADER_H
+#define Y5_CUDA_LOADER_H
+
+#include "core/y5.h"
+#include "python/state.h"
+#include "y5_cuda.h"
+
+/* Sets state->cuda up, without a library. False without memory. */
+bool y5_cuda_start(y5_state *state);
+
+/* The library's path, NULL for none. It is opened when first needed; a library that was open before
+ * stays loaded, since nobody knows who still runs in it. False without memory. */
+bool y5_cuda_set_path(y5_state *state, const char *path);
+
+void y5_cuda_stop(y5_state *state);
+
+/* The table, once the library is open and has agreed to run on the device. NULL with a sentence in
+ * `error` otherwise, which stays the same until another path is set. GIL held. */
+const y5_cuda_api *y5_cuda_find(const y5_state *state, int32_t device_index, y5_error *error);
+
+/* What became of a call into the library. */
+y5_status y5_cuda_status_of(y5_cuda_status status, const y5_cuda_error *told, y5_error *error);
+
+/* A new dict for info(): problem, or else architectures and toolkit. Opens the library; asks it for
+ * the device unless that is negative. */
+PyObject *y5_cuda_facts(const y5_state *state, int32_t device_index);
+
+#endif

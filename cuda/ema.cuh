@@ -1,0 +1,173 @@
+/* ModelEMA.update on the device: two products and one sum, each rounded, in one pass over all
+ * pairs. The twin of csrc/core/ema.inc; knows nothing of launches. */
+#ifndef Y5_EMA_CUH
+#define Y5_EMA_CUH
+
+#include "device.cuh"
+#include "y5_cuda.h"
+
+namespace y5 {
+
+/* Elements of a chunk: 4 accesses of 16 bytes per thread and stream in float32. */
+constexpr int ema_chunk_elements = 4096;
+
+/* The scalars, rounded once as torch rounds them. */
+struct ema_scalars {
+    double decay;
+    double rest;
+    float decay_float32;
+    float rest_float32;
+};
+
+struct ema_entry {
+    void *average;
+    const void *source;
+    uint64_t numel_and_dtypes; /* numel * 16 + average_dtype * 4 + source_dtype */
+};
+
+__device__ __forceinline__ float
+decay_of(const ema_scalars &scalars, float)
+{
+    return scalars.decay_float32;
+}
+
+__device__ __forceinline__ double
+decay_of(const ema_scalars &scalars, double)
+{
+    return scalars.decay;
+}
+
+__device__ __forceinline__ float
+rest_of(const ema_scalars &scalars, float)
+{
+    return scalars.rest_float32;
+}
+
+__device__ __forceinline__ double
+rest_of(const ema_scalars &scalars, double)
+{
+    return scalars.rest;
+}
+
+/* Each product is rounded to its own tensor's type; the sum is taken in the wider of both. */
+template <typename To, typename From>
+__device__ __forceinline__ To
+ema_element(To average, From source, const ema_scalars &scalars)
+{
+    wide<To> kept = rounded<To>(multiply(widen(average), decay_of(scalars, wide<To>())));
+    wide<From> added = rounded<From>(multiply(widen(source), rest_of(scalars, wide<From>())));
+    typedef decltype(kept + added) sum;
+    return narrow<To>(add((sum)kept, (sum)added));
+}
+
+template <typename To, typename From, int loads_at_once>
+__device__ __forceinline__ void
+ema_chunk(const ema_entry &entry, int64_t first, int count, const ema_scalars &scalars)
+{
+    constexpr int width = 16 / larger((int)sizeof(To), (int)sizeof(From));
+    constexpr int most = ema_chunk_elements / block_threads / width; /* in a chunk, per thread */
+    constexpr int loads = most < loads_at_once ? most : loads_at_once;
+    To *average = (To *)entry.average + first;
+    const From *source = (const From *)entry.source + first;
+    int packs = is_packed<To, width>(average) && is_packed<From, width>(source) ? count / width : 0;
+#pragma unroll 1
+    for (int base = thread_number(); base < packs; base += block_threads * loads) {
+        packed<To, width> kept[loads];
+        packed<From, width> added[loads];
+#pragma unroll
+        for (int i = 0; i < loads; i++) { /* all loads before the first use */
+            int at = base + i * block_threads;
+            if (at < packs) {
+                kept[i] = load_packed<To, width>(average, at);
+                added[i] = load_packed<From, width>(source, at);
+            }
+        }
+#pragma unroll
+        for (int i = 0; i < loads; i++) {
+            int at = base + i * block_threads;
+            if (at < packs) {
+                packed<To, width> updated;
+#pragma unroll
+                for (int j = 0; j < width; j++) {
+                    To value = unpack(kept[i].word, j, To());
+                    pack(updated.word, j,
+                         ema_element(value, unpack(added[i].word, j, From()), scalars));
+                }
+                store_packed<To, width>(average, at, updated);
+            }
+        }
+    }
+#pragma unroll 1
+    for (int i = packs * width + thread_number(); i < count; i += block_threads) {
+        average[i] = ema_element(average[i], source[i], scalars);
+    }
+}
+
+template <typename To>
+__device__ __forceinline__ void
+ema_chunk_to(const ema_entry &entry, int64_t first, int count, const ema_scalars &scalars)
+{
+    switch (entry.numel_and_dtypes % 4) {
+    case Y5_CUDA_FLOAT64:
+        ema_chunk<To, double, 1>(entry, first, count, scalars);
+        break;
+    case Y5_CUDA_FLOAT16:
+        ema_chunk<To, half_bits, 1>(entry, first, count, scalars);
+        break;
+    case Y5_CUDA_BFLOAT16:
+        ema_chunk<To, bfloat16_bits, 1>(entry, first, count, scalars);
+        break;
+    default:
+        ema_chunk<To, float, 1>(entry, first, count, scalars);
+        break;
+    }
+}
+
+/* Pairs that are all of one type: registers for several loads at once. */
+template <typename T> struct ema_of_one_type {
+    static __device__ __forceinline__ void chunk(const ema_entry &entry, int64_t first, int count,
+                                                 const ema_scalars &scalars)
+    {
+        ema_chunk<T, T, 4>(entry, first, count, scalars);
+    }
+};
+
+/* Pairs of any types. */
+struct ema_of_any_types {
+    static __device__ __forceinline__ void chunk(const ema_entry &entry, int64_t first, int count,
+                                                 const ema_scalars &scalars)
+    {
+        switch (entry.numel_and_dtypes / 4 % 4) {
+        case Y5_CUDA_FLOAT64:
+            ema_chunk_to<double>(entry, first, count, scalars);
+            break;
+        case Y5_CUDA_FLOAT16:
+            ema_chunk_to<half_bits>(entry, first, count, scalars);
+            break;
+        case Y5_CUDA_BFLOAT16:
+            ema_chunk_to<bfloat16_bits>(entry, first, count, scalars);
+            break;
+        default:
+            ema_chunk_to<float>(entry, first, count, scalars);
+            break;
+        }
+    }
+};
+
+template <typename Types, typename Table>
+__global__ void
+__launch_bounds__(block_threads, resident_blocks)
+    ema_kernel(const __grid_constant__ Table table, const ema_scalars scalars)
+{
+    for_each_chunk(table, [&](uint32_t item, uint32_t chunk) {
+        const ema_entry &entry = table.entries[item];
+        int64_t first = (int64_t)chunk * ema_chunk_elements;
+        int64_t rest = (int64_t)(entry.numel_and_dtypes / 16) - first;
+        int count = rest < ema_chunk_elements ? (int)rest : ema_chunk_elements;
+        Types::chunk(entry, first, count, scalars);
+    });
+}
+
+} // namespace y5
+
+#endif

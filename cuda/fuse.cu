@@ -1,0 +1,87 @@
+/* Folding batch norms into convolutions: checks the pairs, packs them into a table, launches. Knows
+ * nothing of modules. */
+#include "fuse.cuh"
+
+#include "launch.cuh"
+#include "operations.h"
+
+namespace y5 {
+
+/* True where all inputs are there and every tensor can be read as its elements. */
+static bool
+has_all_tensors(const y5_cuda_fuse_pair *pair)
+{
+    const void *inputs[] = {pair->weight, pair->gamma, pair->beta, pair->mean, pair->variance};
+    size_t bytes = floating_bytes(pair->dtype);
+    size_t fused_bytes = floating_bytes(pair->fused_dtype);
+    bool good = pair->fused_weight != NULL && pair->fused_bias != NULL &&
+                is_aligned(pair->fused_weight, fused_bytes) &&
+                is_aligned(pair->fused_bias, fused_bytes) && is_aligned(pair->bias, bytes);
+    for (const void *input : inputs) {
+        good = good && input != NULL && is_aligned(input, bytes);
+    }
+    return good;
+}
+
+static y5_cuda_status
+check_pair(const y5_cuda_fuse_pair *pair, int64_t index, y5_cuda_error *error)
+{
+    if (!is_floating(pair->dtype) ||
+        (pair->fused_dtype != pair->dtype && pair->fused_dtype != Y5_CUDA_FLOAT32)) {
+        return fail(error, Y5_CUDA_BAD_ARGUMENT,
+                    "pairs[%lld]: dtype %d, allowed are 0 to %d; fused_dtype %d, allowed are the "
+                    "same and 0",
+                    (long long)index, (int)pair->dtype, Y5_CUDA_FLOATING_COUNT - 1,
+                    (int)pair->fused_dtype);
+    }
+    if (pair->channels < 1 || pair->row_numel < 1 ||
+        pair->channels > numel_limit / pair->row_numel) {
+        return fail(error, Y5_CUDA_BAD_ARGUMENT, "pairs[%lld]: %lld channels of %lld weights",
+                    (long long)index, (long long)pair->channels, (long long)pair->row_numel);
+    }
+    if (!has_all_tensors(pair)) {
+        return fail(error, Y5_CUDA_BAD_ARGUMENT,
+                    "pairs[%lld]: a null pointer, or one not aligned to its elements",
+                    (long long)index);
+    }
+    return Y5_CUDA_OK;
+}
+
+y5_cuda_status
+fuse(const y5_cuda_where *where, const y5_cuda_fuse_pair *pairs, int64_t count, int32_t *doubtful,
+     y5_cuda_error *error)
+{
+    if (!is_aligned(doubtful, 4)) {
+        return fail(error, Y5_CUDA_BAD_ARGUMENT, "doubtful: not aligned to its elements");
+    }
+    for (int64_t i = 0; i < count; i++) {
+        y5_cuda_status status = check_pair(&pairs[i], i, error);
+        if (status != Y5_CUDA_OK) {
+            return status;
+        }
+    }
+    device_guard guard;
+    y5_cuda_status status = guard.enter(where, error);
+    if (status == Y5_CUDA_OK && doubtful != NULL && count > 0) {
+        status = check(cudaMemsetAsync(doubtful, 0, (size_t)count * sizeof(*doubtful),
+                                       (cudaStream_t)where->stream),
+                       "fuse: clearing the flags", where->device, error);
+    }
+    if (status != Y5_CUDA_OK) {
+        return status;
+    }
+    return launch_tables<fuse_entry>(
+        count,
+        [&](int64_t i, fuse_entry *entry) {
+            entry->pair = pairs[i];
+            entry->doubtful = doubtful != NULL ? doubtful + i : NULL;
+            return ceil_divide(pairs[i].channels * pairs[i].row_numel, fuse_chunk_elements);
+        },
+        [&](const auto &table, int64_t) {
+            int64_t grid = blocks_for(table.chunks, guard.multiprocessors());
+            Y5_LAUNCH(fuse_kernel, blocks(grid), where->stream, table);
+            return check_launch("fuse", where, error);
+        });
+}
+
+} // namespace y5

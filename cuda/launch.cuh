@@ -1,0 +1,147 @@
+/* What the launchers share: checks of arguments, tables of items, the device's guard, errors as
+ * sentences. Host code only; knows no operation. */
+#ifndef Y5_LAUNCH_CUH
+#define Y5_LAUNCH_CUH
+
+#include "device.cuh"
+#include "geometry.h"
+#include "y5_cuda.h"
+
+#include <cuda_runtime.h>
+
+/* The emulator counts launches and runs them; nvcc's own syntax is not C++. */
+#ifdef Y5_EMULATED
+#define Y5_LAUNCH(kernel, grid, stream, ...)                                                       \
+    y5_emulator::launch(#kernel, grid, dim3(y5::block_threads), stream,                            \
+                        [&]() { kernel(__VA_ARGS__); })
+#else
+#define Y5_LAUNCH(kernel, grid, stream, ...)                                                       \
+    kernel<<<grid, y5::block_threads, 0, (cudaStream_t)(stream)>>>(__VA_ARGS__)
+#endif
+
+#if CUDART_VERSION < 12010
+#error "CUDA 12.1 or newer is needed: older ones have 4 KiB for a kernel's arguments"
+#endif
+
+namespace y5 {
+
+/* Fills `error` and returns `status`. */
+#if defined(__GNUC__)
+__attribute__((format(printf, 3, 4)))
+#endif
+y5_cuda_status
+fail(y5_cuda_error *error, y5_cuda_status status, const char *format, ...);
+
+/* Y5_CUDA_OK, or what the runtime said as a sentence; `attempt` names what was tried. */
+y5_cuda_status check(cudaError_t code, const char *attempt, int32_t device, y5_cuda_error *error);
+
+/* Makes a device current for as long as it lives, and then the one before. */
+class device_guard {
+  public:
+    device_guard() : previous_(-1)
+    {
+    }
+    ~device_guard();
+    device_guard(const device_guard &) = delete;
+    device_guard &operator=(const device_guard &) = delete;
+
+    /* Also finds the number of multiprocessors. */
+    y5_cuda_status enter(const y5_cuda_where *where, y5_cuda_error *error);
+    int64_t multiprocessors() const
+    {
+        return multiprocessors_;
+    }
+
+  private:
+    int previous_; /* -1: it was the right one */
+    int multiprocessors_ = 0;
+};
+
+/* True where the stream records a graph instead of running. */
+y5_cuda_status is_capturing(const y5_cuda_where *where, bool *capturing, y5_cuda_error *error);
+
+/* What the launch itself reported. */
+inline y5_cuda_status
+check_launch(const char *operation, const y5_cuda_where *where, y5_cuda_error *error)
+{
+    return check(cudaGetLastError(), operation, where->device, error);
+}
+
+/* A pointer that may be read as elements of `bytes` bytes. */
+inline bool
+is_aligned(const void *data, size_t bytes)
+{
+    return (uintptr_t)data % bytes == 0;
+}
+
+/* Bytes of an element of one of the four floating types. */
+inline size_t
+floating_bytes(int32_t dtype)
+{
+    return dtype == Y5_CUDA_FLOAT32 ? 4 : dtype == Y5_CUDA_FLOAT64 ? 8 : 2;
+}
+
+inline bool
+is_floating(int32_t dtype)
+{
+    return dtype >= 0 && dtype < Y5_CUDA_FLOATING_COUNT;
+}
+
+/* Chunks of a table must fit its 32-bit numbers, elements the 60 bits ema packs them into. */
+constexpr int64_t numel_limit = (int64_t)1 << 42;
+
+inline dim3
+blocks(int64_t x)
+{
+    return dim3((unsigned int)x);
+}
+
+/* Fills tables with items one after another and launches each full one. `Launcher` has
+ *     y5_cuda_status operator()(const Table &table)
+ * for few_items<Entry> and many_items<Entry>; `fill(i, &entry)` returns the item's chunks. */
+template <typename Table, typename Fill>
+int64_t
+fill_table(Table *table, int64_t first, int64_t count, Fill fill)
+{
+    table->count = 0;
+    table->chunks = 0;
+    int64_t i = first;
+    for (; i < count && table->count < (uint32_t)Table::capacity; i++) {
+        int64_t chunks = fill(i, &table->entries[table->count]);
+        if (chunks > (int64_t)UINT32_MAX - table->chunks) {
+            break; /* the next table's; numel_limit keeps one item below this */
+        }
+        table->first_chunk[table->count++] = table->chunks;
+        table->chunks += (uint32_t)chunks;
+    }
+    table->first_chunk[table->count] = table->chunks;
+    return i;
+}
+
+/* All items in as few launches as their number allows: one for up to many_items' capacity. */
+template <typename Entry, typename Fill, typename Launcher>
+y5_cuda_status
+launch_tables(int64_t count, Fill fill, Launcher launcher)
+{
+    if (count <= few_items<Entry>::capacity) {
+        few_items<Entry> table;
+        int64_t done = fill_table(&table, 0, count, fill);
+        if (done == count) {
+            return table.chunks > 0 ? launcher(table, 0) : Y5_CUDA_OK;
+        }
+    }
+    many_items<Entry> table;
+    y5_cuda_status status = Y5_CUDA_OK;
+    for (int64_t first = 0; first < count && status == Y5_CUDA_OK;) {
+        int64_t next = fill_table(&table, first, count, fill);
+        if (table.chunks > 0) {
+            status = launcher(table, first);
+        }
+        first = next;
+    }
+    return status;
+}
+
+} // namespace y5
+
+#endif

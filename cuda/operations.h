@@ -1,0 +1,33 @@
+/* The library's functions before they are exported, one per slot of y5_cuda_api. */
+#ifndef Y5_OPERATIONS_H
+#define Y5_OPERATIONS_H
+
+#include "y5_cuda.h"
+
+namespace y5 {
+
+extern const char *const architectures;
+
+y5_cuda_status check_device(int32_t device, y5_cuda_error *error);
+
+/* Loads a kernel's code onto the current device, or says that there is none for its chip. */
+y5_cuda_status load_a_kernel(int32_t device, y5_cuda_error *error);
+
+int64_t ema_workspace_bytes(int64_t count);
+y5_cuda_status ema_update(const y5_cuda_where *where, const y5_cuda_ema_pair *pairs, int64_t count,
+                          double decay, void *workspace, int64_t workspace_bytes,
+                          y5_cuda_error *error);
+y5_cuda_status sparsity_count(const y5_cuda_where *where, const y5_cuda_zero_count *items,
+                              int64_t count, int64_t *zeros, int64_t zeros_count,
+                              y5_cuda_error *error);
+y5_cuda_status fuse(const y5_cuda_where *where, const y5_cuda_fuse_pair *pairs, int64_t count,
+                    int32_t *doubtful, y5_cuda_error *error);
+int64_t prune_workspace_bytes(const y5_cuda_prune_layer *layers, int64_t count);
+y5_cuda_status prune(const y5_cuda_where *where, const y5_cuda_prune_layer *layers, int64_t count,
+                     void *workspace, int64_t workspace_bytes, y5_cuda_error *error);
+y5_cuda_status scale_img(const y5_cuda_where *where, const y5_cuda_scale_img *job,
+                         y5_cuda_error *error);
+
+} // namespace y5
+
+#endif

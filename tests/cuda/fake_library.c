@@ -1,0 +1,177 @@
+/* CUDA libraries that compute nothing, wrong ones among them: each macro below makes one fault.
+ * They write down how they were called. */
+#include "y5_cuda.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#define EXPORT __attribute__((visibility("default")))
+
+#ifndef FAKE_ABI_VERSION
+#define FAKE_ABI_VERSION Y5_CUDA_ABI_VERSION
+#endif
+#ifndef FAKE_BYTES
+#define FAKE_BYTES sizeof(y5_cuda_api)
+#endif
+#ifndef FAKE_SYMBOL
+#define FAKE_SYMBOL y5_cuda_api_get
+#endif
+#ifndef FAKE_CHECK_STATUS
+#define FAKE_CHECK_STATUS Y5_CUDA_OK
+#endif
+#ifndef FAKE_STATUS
+#define FAKE_STATUS Y5_CUDA_OK
+#endif
+#ifndef FAKE_LACKS_PRUNE
+#define FAKE_LACKS_PRUNE 0
+#endif
+#ifndef FAKE_WORKSPACE_BYTES
+#define FAKE_WORKSPACE_BYTES 0
+#endif
+
+/* What the last call was told, in the order the test reads it. */
+typedef struct {
+    int64_t checks; /* calls of check_device */
+    int64_t calls;  /* of the operations */
+    int64_t stream;
+    int64_t device;
+    int64_t count; /* of items */
+    int64_t elements;
+    int64_t workspace_bytes;
+    int64_t workspace; /* 1 where there was one */
+} fake_record;
+
+static fake_record record;
+
+EXPORT fake_record *fake_record_get(void);
+EXPORT const y5_cuda_api *FAKE_SYMBOL(void);
+
+fake_record *
+fake_record_get(void)
+{
+    return &record;
+}
+
+static y5_cuda_status
+tell(y5_cuda_status status, y5_cuda_error *error)
+{
+    error->code = status;
+    snprintf(error->message, sizeof(error->message), "the fake library says %d", (int)status);
+    return status;
+}
+
+static y5_cuda_status
+note(const y5_cuda_where *where, int64_t count, int64_t elements, const void *workspace,
+     int64_t workspace_bytes, y5_cuda_error *error)
+{
+    record.calls++;
+    record.stream = (int64_t)(intptr_t)where->stream;
+    record.device = where->device;
+    record.count = count;
+    record.elements = elements;
+    record.workspace = workspace != NULL;
+    record.workspace_bytes = workspace_bytes;
+    return FAKE_STATUS == Y5_CUDA_OK ? Y5_CUDA_OK : tell(FAKE_STATUS, error);
+}
+
+static y5_cuda_status
+check_device(int32_t device, y5_cuda_error *error)
+{
+    (void)device;
+    record.checks++;
+    return FAKE_CHECK_STATUS == Y5_CUDA_OK ? Y5_CUDA_OK : tell(FAKE_CHECK_STATUS, error);
+}
+
+static int64_t
+ema_workspace_bytes(int64_t count)
+{
+    return count > 0 ? FAKE_WORKSPACE_BYTES : 0;
+}
+
+static y5_cuda_status
+ema_update(const y5_cuda_where *where, const y5_cuda_ema_pair *pairs, int64_t count, double decay,
+           void *workspace, int64_t workspace_bytes, y5_cuda_error *error)
+{
+    (void)decay;
+    int64_t elements = 0;
+    for (int64_t i = 0; i < count; i++) {
+        elements += pairs[i].numel;
+    }
+    return note(where, count, elements, workspace, workspace_bytes, error);
+}
+
+static y5_cuda_status
+sparsity_count(const y5_cuda_where *where, const y5_cuda_zero_count *items, int64_t count,
+               int64_t *zeros, int64_t zeros_count, y5_cuda_error *error)
+{
+    int64_t elements = 0;
+    memset(zeros, 0, (size_t)zeros_count * sizeof(*zeros));
+    for (int64_t i = 0; i < count; i++) {
+        elements += items[i].numel;
+    }
+    return note(where, count, elements, zeros, zeros_count * (int64_t)sizeof(*zeros), error);
+}
+
+static y5_cuda_status
+fuse(const y5_cuda_where *where, const y5_cuda_fuse_pair *pairs, int64_t count, int32_t *nonfinite,
+     y5_cuda_error *error)
+{
+    int64_t elements = 0;
+    for (int64_t i = 0; i < count; i++) {
+        elements += pairs[i].channels * pairs[i].row_numel;
+    }
+    if (nonfinite != NULL) {
+        memset(nonfinite, 0, (size_t)count * sizeof(*nonfinite));
+    }
+    return note(where, count, elements, nonfinite, 0, error);
+}
+
+static int64_t
+prune_workspace_bytes(const y5_cuda_prune_layer *layers, int64_t count)
+{
+    (void)layers;
+    return 256 * count;
+}
+
+static y5_cuda_status
+prune(const y5_cuda_where *where, const y5_cuda_prune_layer *layers, int64_t count, void *workspace,
+      int64_t workspace_bytes, y5_cuda_error *error)
+{
+    int64_t elements = 0;
+    for (int64_t i = 0; i < count; i++) {
+        elements += layers[i].numel;
+    }
+    return note(where, count, elements, workspace, workspace_bytes, error);
+}
+
+static y5_cuda_status
+scale_img(const y5_cuda_where *where, const y5_cuda_scale_img *job, y5_cuda_error *error)
+{
+    return note(where, 1, job->planes * job->output_rows * job->output_columns * job->interleaved,
+                NULL, 0, error);
+}
+
+static const y5_cuda_api api = {
+    .abi_version = FAKE_ABI_VERSION,
+    .struct_bytes = (uint32_t)(FAKE_BYTES),
+    .toolkit_version = 13000,
+    .architectures = "sm_00",
+    .check_device = check_device,
+    .ema_workspace_bytes = ema_workspace_bytes,
+    .ema_update = ema_update,
+    .sparsity_count = sparsity_count,
+    .fuse = fuse,
+    .prune_workspace_bytes = prune_workspace_bytes,
+    .prune = FAKE_LACKS_PRUNE ? 0 : prune,
+    .scale_img = scale_img,
+};
+
+const y5_cuda_api *
+FAKE_SYMBOL(void)
+{
+#ifdef FAKE_NO_TABLE
+    return (void)api, (const y5_cuda_api *)0;
+#else
+    return &api;
+#endif
+}

@@ -1,0 +1,226 @@
+"""Opening the CUDA library: one clear sentence for each thing that can be wrong with it, the same
+one every time; calls then take torch, and CPU tensors never notice."""
+
+from __future__ import annotations
+
+import copy
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from yolov5_utils import _C, _native
+from yolov5_utils.torch_utils import ModelEMA, sparsity
+
+from .stand_in import StandIn, record_of
+
+Start = Callable[[Path | None], StandIn]
+Built = Callable[..., Path]
+
+NO_DRIVER, NO_KERNEL, NO_MEMORY, BAD_ARGUMENT, FAILED = range(1, 6)
+
+WRONG = {
+    "another ABI": (
+        ["FAKE_ABI_VERSION=7"],
+        r"^the CUDA library has ABI version 7, this extension needs 1: build the extension and",
+    ),
+    "a short table": (
+        ["FAKE_BYTES=40"],
+        r"^the CUDA library's table has 40 bytes, this extension needs \d+: build the extension",
+    ),
+    "another ABI and no table behind it": (
+        ["FAKE_ABI_VERSION=2", "FAKE_BYTES=8"],
+        r"^the CUDA library has ABI version 2, this extension needs 1",
+    ),
+    "another symbol": (
+        ["FAKE_SYMBOL=something_else"],
+        r"\.so is no CUDA library of this package: it lacks y5_cuda_api_get$",
+    ),
+    "no table": (["FAKE_NO_TABLE"], r"^the CUDA library gave no table: "),
+    "a function missing": (["FAKE_LACKS_PRUNE=1"], r"^the CUDA library's table lacks a function: "),
+    "no driver": ([f"FAKE_CHECK_STATUS={NO_DRIVER}"], r"^the fake library says 1$"),
+    "no kernel for the chip": ([f"FAKE_CHECK_STATUS={NO_KERNEL}"], r"^the fake library says 2$"),
+}
+
+
+def model(seed: int = 0) -> nn.Module:
+    generator = torch.Generator().manual_seed(seed)
+    made = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 4, 1))
+    with torch.no_grad():
+        for tensor in made.state_dict().values():
+            if tensor.is_floating_point():
+                tensor.copy_(torch.rand(tensor.shape, generator=generator))
+    return made
+
+
+def refusal() -> str:
+    """Why the extension cannot update an EMA of tensors that seem to be on a GPU."""
+    average, source = model(), model(1)
+    before = copy.deepcopy(average.state_dict())
+    with pytest.raises(_C.Unsupported) as caught:
+        _C.ema_update(average, source, 0.5)
+    for key, value in average.state_dict().items():
+        assert torch.equal(value, before[key])
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_each_wrong_library_has_its_sentence(built: Built, gpu: Start, wrong: str) -> None:
+    definitions, sentence = WRONG[wrong]
+    gpu(built("fake_library.c", *definitions))
+    first = refusal()
+    assert first == refusal() == _C.cuda_info(0)["problem"]
+    with pytest.raises(_C.Unsupported, match=sentence):
+        _C.prune([torch.ones(1, 1, 1, 1)], None, [0])
+
+
+def test_missing_libraries(gpu: Start, tmp_path: Path) -> None:
+    gpu(None)
+    assert refusal() == "the CUDA library is not installed (docs/cuda.md)"
+    _C.use_cuda_library(tmp_path / "nothing.so")
+    assert refusal().startswith("the CUDA library cannot be loaded: ")
+    assert "nothing.so" in refusal()
+    (tmp_path / "text.so").write_text("no library")
+    _C.use_cuda_library(tmp_path / "text.so")
+    assert refusal().startswith("the CUDA library cannot be loaded: ")
+
+
+def test_a_path_that_is_no_text(gpu: Start) -> None:
+    gpu(None)
+    _C.use_cuda_library(b"/nowhere/\xff\xfe.so")
+    assert refusal().startswith("the CUDA library cannot be loaded: ")
+    assert _C.cuda_info()["problem"].startswith("the CUDA library cannot be loaded: ")
+    for wrong in (3, object()):
+        with pytest.raises(TypeError):
+            _C.use_cuda_library(wrong)
+    with pytest.raises(ValueError, match="null"):
+        _C.use_cuda_library("with\0null")
+
+
+def test_the_call_takes_torch_and_says_why(gpu: Start) -> None:
+    gpu(None)
+    path = _native.HOT_PATHS["ema"]
+    calls, why = dict(path.calls), "the CUDA library is not installed (docs/cuda.md)"
+    counted = path.reasons.get(why, 0)
+    ema, source = ModelEMA(model()), model(1)
+    expected = copy.deepcopy(ema.ema).state_dict()
+    decay = ema.decay(1)
+    ema.update(source)
+    for key, value in ema.ema.state_dict().items():
+        if value.is_floating_point():
+            new = expected[key].mul_(decay).add_(source.state_dict()[key] * (1 - decay))
+            assert torch.equal(value, new)
+    assert path.calls == {**calls, "torch": calls["torch"] + 1}
+    assert path.reasons[why] == counted + 1
+
+
+def test_tensors_of_the_cpu_never_open_it(built: Built) -> None:
+    """A library with a fault changes nothing for them, and nobody asks for a device."""
+    library = built("fake_library.c", f"FAKE_CHECK_STATUS={NO_DRIVER}", "FAKE_NEVER_OPENED")
+    try:
+        _C.use_cuda_library(library)
+        calls = _native.HOT_PATHS["ema"].calls["C"]
+        ema = ModelEMA(model())
+        ema.update(model(1))
+        assert sparsity(model()) == 0
+        assert _native.HOT_PATHS["ema"].calls["C"] == calls + 1
+        assert str(library) not in Path("/proc/self/maps").read_text()
+    finally:
+        _native.find_cuda_library()
+
+
+def test_each_device_is_asked_once(built: Built, gpu: Start) -> None:
+    library = built("fake_library.c", "FAKE_ASKED_ONCE")
+    stand_in = gpu(library)
+    for _ in range(3):
+        assert _C.ema_update(model(), model(1), 0.5) == 0
+    record = record_of(library)
+    assert (record.checks, record.calls, record.device, record.stream) == (1, 3, 0, 0x5000)
+    weight = torch.ones(2, 2, 1, 1)
+    stand_in.move(weight, index=3)
+    for _ in range(2):
+        assert _C.prune([weight], [weight], [1]) == 3
+    assert (record.checks, record.calls, record.device, record.stream) == (2, 5, 3, 0x5003)
+    stand_in.move(weight, index=200)  # too many to be remembered
+    for _ in range(2):
+        assert _C.prune([weight], [weight], [1]) == 200
+    assert record.checks == 4 + 2  # the list is collected twice: before and after the workspace
+
+
+RESULTS = {
+    NO_DRIVER: (_C.Unsupported, "the fake library says 1"),
+    NO_KERNEL: (_C.Unsupported, "the fake library says 2"),
+    NO_MEMORY: (MemoryError, ""),
+    BAD_ARGUMENT: (RuntimeError, "the fake library says 4"),
+    FAILED: (RuntimeError, "the fake library says 5"),
+}
+
+
+@pytest.mark.parametrize("status", RESULTS)
+def test_what_a_failing_call_becomes(built: Built, gpu: Start, status: int) -> None:
+    gpu(built("fake_library.c", f"FAKE_STATUS={status}"))
+    kind, text = RESULTS[status]
+    weight, image = torch.ones(2, 2, 1, 1), torch.ones(1, 1, 4, 4)
+    for call in (
+        lambda: _C.ema_update(model(), model(1), 0.5),
+        lambda: _C.count_module_zeros(model()),
+        lambda: _C.prune([weight], [torch.empty_like(weight)], [1]),
+        lambda: _C.scale_img(image, torch.empty_like(image), (2, 2), 9),
+    ):
+        with pytest.raises(kind) as caught:
+            call()
+        assert str(caught.value) == text
+
+
+def test_memory_that_torch_does_not_have(built: Built, gpu: Start) -> None:
+    """An exception of torch's allocator passes through, and nothing was launched."""
+    library = built("fake_library.c", "FAKE_WORKSPACE_BYTES=64")
+    gpu(library)
+
+    def fail(size: int, device: int) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    facts = _native.TorchFacts()
+    facts.allocate = fail
+    _C.register_torch(facts)
+    calls = record_of(library).calls
+    weight = torch.ones(2, 2, 1, 1)
+    for call in (
+        lambda: _C.ema_update(model(), model(1), 0.5),
+        lambda: _C.count_module_zeros(model()),
+        lambda: _C.prune([weight], [torch.empty_like(weight)], [1]),
+    ):
+        with pytest.raises(torch.OutOfMemoryError, match="^CUDA out of memory$"):
+            call()
+    assert record_of(library).calls == calls
+
+
+def test_info_says_what_became_of_it(built: Built) -> None:
+    """In a process of its own: the installed library if there is one, else that there is none."""
+    command = [sys.executable, "-m", "yolov5_utils", "info"]
+    facts = json.loads(subprocess.check_output([*command, "--json"], text=True))["cuda_library"]
+    text = subprocess.check_output(command, text=True)
+    line = next(line for line in text.splitlines() if line.startswith("CUDA library"))
+    if facts["path"] is None:
+        assert facts["problem"] == "the CUDA library is not installed (docs/cuda.md)"
+        assert facts["problem"] in line
+    else:
+        assert facts["problem"] is None
+        assert facts["architectures"] in line
+        assert facts["toolkit"] >= 11000
+
+
+def test_the_installed_library_without_a_driver(gpu: Start) -> None:
+    """The real library opens anywhere; where no driver is, a tensor of a GPU gets its sentence."""
+    if not _native.CUDA_LIBRARY.exists():
+        pytest.skip(f"{_native.CUDA_LIBRARY.name} was not built")
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    gpu(_native.CUDA_LIBRARY)
+    assert _C.cuda_info()["problem"] is None
+    assert "driver" in refusal()

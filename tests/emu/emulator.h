@@ -1,0 +1,43 @@
+/* What a test sets up on the emulated machine, and reads afterwards. Plain C on both sides. */
+#ifndef Y5_EMULATOR_H
+#define Y5_EMULATOR_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* The order in which threads of a block, and blocks of a grid, take turns. */
+typedef enum { Y5_ASCENDING, Y5_DESCENDING, Y5_SHUFFLED } y5_emulated_order;
+
+typedef struct {
+    int32_t driver_version; /* 0: none */
+    int32_t devices;
+    int32_t current_device;
+    int32_t multiprocessors;
+    int32_t compute_capability; /* 90 */
+    bool capturing;             /* every stream records a graph */
+    y5_emulated_order threads;
+    y5_emulated_order blocks;
+    uint32_t seed;       /* of shuffled orders */
+    const char *failing; /* the call that fails: "cudaSetDevice", ..., or "launch"; "" for none */
+    int32_t failure;     /* and its cudaError_t */
+
+    int64_t launches; /* counted, as the three below */
+    int64_t copies;
+    int64_t clears;
+    int64_t blocks_run;
+    const void *last_stream;
+    int32_t last_device; /* that was current at the last launch */
+} y5_emulated_machine;
+
+y5_emulated_machine *y5_emulated(void);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,261 @@
+/* Stands in for CUDA's header of this name, so that cuda/ compiles as host C++: qualifiers, the few
+ * intrinsics the kernels use, and a runtime whose devices, streams and failures a test sets up.
+ * Device memory is host memory; a stream is a number. */
+#ifndef Y5_EMU_CUDA_RUNTIME_H
+#define Y5_EMU_CUDA_RUNTIME_H
+
+#include <math.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#include <functional>
+
+#define Y5_EMULATED 1
+#define CUDART_VERSION 13000
+
+#define __host__
+#define __device__
+#define __global__
+#define __grid_constant__
+#define __forceinline__ inline
+#define __launch_bounds__(...)
+#define __shared__ static
+
+struct dim3 {
+    unsigned int x, y, z;
+    dim3(unsigned int x_ = 1, unsigned int y_ = 1, unsigned int z_ = 1) : x(x_), y(y_), z(z_)
+    {
+    }
+};
+
+/* Of the running thread of the running block. */
+extern dim3 threadIdx;
+extern dim3 blockIdx;
+extern dim3 blockDim;
+extern dim3 gridDim;
+
+/* The runtime: the functions the launchers call. */
+typedef enum {
+    cudaSuccess = 0,
+    cudaErrorInvalidValue = 1,
+    cudaErrorMemoryAllocation = 2,
+    cudaErrorStubLibrary = 34,
+    cudaErrorInsufficientDriver = 35,
+    cudaErrorInvalidDeviceFunction = 98,
+    cudaErrorNoDevice = 100,
+    cudaErrorInvalidDevice = 101,
+    cudaErrorInvalidKernelImage = 200,
+    cudaErrorNoKernelImageForDevice = 209,
+    cudaErrorUnsupportedPtxVersion = 222,
+    cudaErrorInvalidResourceHandle = 400,
+    cudaErrorContextIsDestroyed = 709,
+    cudaErrorIllegalAddress = 700,
+    cudaErrorSystemDriverMismatch = 803,
+    cudaErrorCompatNotSupportedOnDevice = 804,
+} cudaError_t;
+
+typedef struct CUstream_st *cudaStream_t;
+typedef enum {
+    cudaStreamCaptureStatusNone = 0,
+    cudaStreamCaptureStatusActive = 1,
+} cudaStreamCaptureStatus;
+typedef enum { cudaMemcpyHostToDevice = 1 } cudaMemcpyKind;
+typedef enum {
+    cudaDevAttrMultiProcessorCount = 16,
+    cudaDevAttrComputeCapabilityMajor = 75,
+    cudaDevAttrComputeCapabilityMinor = 76,
+} cudaDeviceAttr;
+struct cudaFuncAttributes {
+    int numRegs;
+};
+
+const char *cudaGetErrorString(cudaError_t code);
+const char *cudaGetErrorName(cudaError_t code);
+cudaError_t cudaDriverGetVersion(int *version);
+cudaError_t cudaGetDeviceCount(int *count);
+cudaError_t cudaGetDevice(int *device);
+cudaError_t cudaSetDevice(int device);
+cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr attribute, int device);
+cudaError_t cudaGetLastError(void);
+cudaError_t cudaMemsetAsync(void *data, int value, size_t bytes, cudaStream_t stream);
+cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, cudaMemcpyKind kind,
+                            cudaStream_t stream);
+cudaError_t cudaStreamIsCapturing(cudaStream_t stream, cudaStreamCaptureStatus *status);
+cudaError_t emulated_function_attributes(cudaFuncAttributes *attributes);
+
+template <typename Function>
+cudaError_t
+cudaFuncGetAttributes(cudaFuncAttributes *attributes, Function *)
+{
+    return emulated_function_attributes(attributes);
+}
+
+namespace y5_emulator {
+
+/* Runs a kernel: block after block, the threads of a block as fibers that switch at barriers.
+ * Ends the process where threads of a block wait at different barriers. */
+void launch(const char *name, dim3 grid, dim3 block, const void *stream,
+            const std::function<void()> &body);
+
+/* Each thread waits until all of the block, or of its warp, have come as far. */
+void wait_for_block();
+void wait_for_warp();
+
+/* A value of each lane of the running warp, written by the lane itself. */
+extern unsigned long long lane_values[32][32];
+
+} // namespace y5_emulator
+
+static inline void
+__syncthreads(void)
+{
+    y5_emulator::wait_for_block();
+}
+
+static inline void
+__threadfence(void)
+{
+}
+
+/* All lanes give a value and take that of lane `source`; the lane's own where there is none. */
+template <typename T>
+static inline T
+exchange_lanes(T value, int source)
+{
+    unsigned long long *lanes = y5_emulator::lane_values[threadIdx.x / 32];
+    lanes[threadIdx.x % 32] = (unsigned long long)value;
+    y5_emulator::wait_for_warp();
+    T result = source >= 0 && source < 32 ? (T)lanes[source] : value;
+    y5_emulator::wait_for_warp();
+    return result;
+}
+
+template <typename T>
+static inline T
+__shfl_xor_sync(unsigned int, T value, int mask)
+{
+    return exchange_lanes(value, (int)(threadIdx.x % 32) ^ mask);
+}
+
+template <typename T>
+static inline T
+__shfl_up_sync(unsigned int, T value, int step)
+{
+    return exchange_lanes(value, (int)(threadIdx.x % 32) - step);
+}
+
+static inline unsigned int
+__ballot_sync(unsigned int, bool predicate)
+{
+    unsigned long long *lanes = y5_emulator::lane_values[threadIdx.x / 32];
+    lanes[threadIdx.x % 32] = predicate;
+    y5_emulator::wait_for_warp();
+    unsigned int mask = 0;
+    for (int lane = 0; lane < 32; lane++) {
+        mask |= (unsigned int)(lanes[lane] != 0) << lane;
+    }
+    y5_emulator::wait_for_warp();
+    return mask;
+}
+
+template <typename T, typename V>
+static inline T
+atomicAdd(T *address, V value)
+{
+    T before = *address;
+    *address = (T)(before + (T)value);
+    return before;
+}
+
+template <typename T>
+static inline T
+__ldcg(const T *address)
+{
+    return *address;
+}
+
+static inline int
+__popc(unsigned int bits)
+{
+    return __builtin_popcount(bits);
+}
+
+static inline float
+__uint_as_float(unsigned int bits)
+{
+    float value;
+    memcpy(&value, &bits, sizeof(value));
+    return value;
+}
+
+static inline unsigned int
+__float_as_uint(float value)
+{
+    unsigned int bits;
+    memcpy(&bits, &value, sizeof(bits));
+    return bits;
+}
+
+static inline long long
+__double_as_longlong(double value)
+{
+    long long bits;
+    memcpy(&bits, &value, sizeof(bits));
+    return bits;
+}
+
+static inline double
+__hiloint2double(int high, int low)
+{
+    unsigned long long bits = (unsigned long long)(unsigned int)high << 32 | (unsigned int)low;
+    double value;
+    memcpy(&value, &bits, sizeof(value));
+    return value;
+}
+
+static inline int
+__double2loint(double value)
+{
+    return (int)(unsigned int)__double_as_longlong(value);
+}
+
+static inline int
+__double2hiint(double value)
+{
+    return (int)(unsigned int)(__double_as_longlong(value) >> 32);
+}
+
+/* -ffp-contract=off makes plain operators what these promise. */
+#define Y5_EMU_OPERATOR(name, type, expression)                                                    \
+    static inline type name(type a, type b)                                                        \
+    {                                                                                              \
+        return expression;                                                                         \
+    }
+Y5_EMU_OPERATOR(__fmul_rn, float, a *b)
+Y5_EMU_OPERATOR(__fadd_rn, float, a + b)
+Y5_EMU_OPERATOR(__fdiv_rn, float, a / b)
+Y5_EMU_OPERATOR(__dmul_rn, double, a *b)
+Y5_EMU_OPERATOR(__dadd_rn, double, a + b)
+Y5_EMU_OPERATOR(__ddiv_rn, double, a / b)
+#undef Y5_EMU_OPERATOR
+
+static inline float
+__fsqrt_rn(float value)
+{
+    return sqrtf(value);
+}
+
+static inline double
+__dsqrt_rn(double value)
+{
+    return sqrt(value);
+}
+
+static inline float
+__double2float_rn(double value)
+{
+    return (float)value;
+}
+
+#endif

@@ -1,0 +1,310 @@
+"""cuda/y5_cuda.h through ctypes: the CUDA library's table, or an emulated one's, on torch tensors.
+Knows nothing of the package and its C extension."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+
+ABI_VERSION = 1
+SCALE_VARIANTS = 54
+SCALE_LIKELY = 27
+SCALE_LIKELY_CHANNELS_LAST = 29
+DTYPES = {
+    torch.float32: 0,
+    torch.float64: 1,
+    torch.float16: 2,
+    torch.bfloat16: 3,
+    torch.complex32: 4,
+    torch.complex64: 5,
+    torch.complex128: 6,
+    torch.int8: 7,
+    torch.uint8: 7,
+    torch.bool: 7,
+    torch.int16: 8,
+    torch.int32: 9,
+    torch.int64: 10,
+    torch.float8_e4m3fn: 11,
+    torch.float8_e5m2: 11,
+    torch.float8_e4m3fnuz: 12,
+    torch.float8_e5m2fnuz: 12,
+}
+STATUS = ("OK", "NO_DRIVER", "NO_KERNEL", "NO_MEMORY", "BAD_ARGUMENT", "FAILED")
+
+Pointer = ctypes.c_void_p
+Int32 = ctypes.c_int32
+Int64 = ctypes.c_int64
+
+
+class Error(ctypes.Structure):
+    _fields_: ClassVar[list[tuple[str, Any]]] = [("code", Int32), ("message", ctypes.c_char * 380)]
+
+
+class Where(ctypes.Structure):
+    _fields_: ClassVar[list[tuple[str, Any]]] = [
+        ("stream", Pointer),
+        ("device", Int32),
+        ("reserved", Int32),
+    ]
+
+
+class EmaPair(ctypes.Structure):
+    _fields_: ClassVar[list[tuple[str, Any]]] = [
+        ("average", Pointer),
+        ("source", Pointer),
+        ("numel", Int64),
+        ("average_dtype", Int32),
+        ("source_dtype", Int32),
+    ]
+
+
+class ZeroCount(ctypes.Structure):
+    _fields_: ClassVar[list[tuple[str, Any]]] = [
+        ("data", Pointer),
+        ("numel", Int64),
+        ("dtype", Int32),
+        ("reserved", Int32),
+    ]
+
+
+class FusePair(ctypes.Structure):
+    _fields_: ClassVar[list[tuple[str, Any]]] = [
+        ("weight", Pointer),
+        ("bias", Pointer),
+        ("gamma", Pointer),
+        ("beta", Pointer),
+        ("mean", Pointer),
+        ("variance", Pointer),
+        ("fused_weight", Pointer),
+        ("fused_bias", Pointer),
+        ("epsilon", ctypes.c_double),
+        ("channels", Int64),
+        ("row_numel", Int64),
+        ("dtype", Int32),
+        ("fused_dtype", Int32),
+    ]
+
+
+class PruneLayer(ctypes.Structure):
+    _fields_: ClassVar[list[tuple[str, Any]]] = [
+        ("weights", Pointer),
+        ("pruned", Pointer),
+        ("numel", Int64),
+        ("count", Int64),
+        ("dtype", Int32),
+        ("reserved", Int32),
+    ]
+
+
+class ScaleImg(ctypes.Structure):
+    _fields_: ClassVar[list[tuple[str, Any]]] = [
+        ("image", Pointer),
+        ("output", Pointer),
+        ("planes", Int64),
+        ("interleaved", Int64),
+        ("input_rows", Int64),
+        ("input_columns", Int64),
+        ("resized_rows", Int64),
+        ("resized_columns", Int64),
+        ("output_rows", Int64),
+        ("output_columns", Int64),
+        ("dtype", Int32),
+        ("variant", Int32),
+    ]
+
+
+_ERROR = ctypes.POINTER(Error)
+_WHERE = ctypes.POINTER(Where)
+
+
+class Api(ctypes.Structure):
+    _fields_: ClassVar[list[tuple[str, Any]]] = [
+        ("abi_version", ctypes.c_uint32),
+        ("struct_bytes", ctypes.c_uint32),
+        ("toolkit_version", Int32),
+        ("reserved", Int32),
+        ("architectures", ctypes.c_char_p),
+        ("check_device", ctypes.CFUNCTYPE(Int32, Int32, _ERROR)),
+        ("ema_workspace_bytes", ctypes.CFUNCTYPE(Int64, Int64)),
+        (
+            "ema_update",
+            ctypes.CFUNCTYPE(
+                Int32, _WHERE, Pointer, Int64, ctypes.c_double, Pointer, Int64, _ERROR
+            ),
+        ),
+        (
+            "sparsity_count",
+            ctypes.CFUNCTYPE(Int32, _WHERE, Pointer, Int64, Pointer, Int64, _ERROR),
+        ),
+        ("fuse", ctypes.CFUNCTYPE(Int32, _WHERE, Pointer, Int64, Pointer, _ERROR)),
+        ("prune_workspace_bytes", ctypes.CFUNCTYPE(Int64, Pointer, Int64)),
+        ("prune", ctypes.CFUNCTYPE(Int32, _WHERE, Pointer, Int64, Pointer, Int64, _ERROR)),
+        ("scale_img", ctypes.CFUNCTYPE(Int32, _WHERE, ctypes.POINTER(ScaleImg), _ERROR)),
+    ]
+
+
+class LibraryError(RuntimeError):
+    """A status other than OK: its name, the runtime's code, the library's sentence."""
+
+    def __init__(self, status: int, error: Error) -> None:
+        self.status = STATUS[status]
+        self.code = error.code
+        self.message = error.message.decode()
+        super().__init__(f"{self.status}: {self.message}")
+
+
+class Pair(NamedTuple):
+    """What fuse takes of one convolution and the batch norm behind it."""
+
+    weight: torch.Tensor
+    bias: torch.Tensor | None
+    gamma: torch.Tensor
+    beta: torch.Tensor
+    mean: torch.Tensor
+    variance: torch.Tensor
+    epsilon: float
+
+
+def bytes_on(device: torch.device, count: int) -> torch.Tensor:
+    """Workspace at an address that is a multiple of 256, full of rubbish."""
+    memory = torch.full((count + 256,), 0xA5, dtype=torch.uint8, device=device)
+    start = -memory.data_ptr() % 256
+    return memory[start : start + count]
+
+
+class Library:
+    """The functions of one library, on gapless tensors of one device."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.shared_object = ctypes.CDLL(str(path))
+        get = self.shared_object.y5_cuda_api_get
+        get.restype = ctypes.POINTER(Api)
+        self.api: Api = get().contents
+
+    def where(self, device: torch.device) -> Where:
+        """The device and torch's current stream on it."""
+        if device.type != "cuda":
+            return Where(None, 0, 0)
+        stream = torch.cuda.current_stream(device)
+        return Where(stream.cuda_stream, stream.device_index, 0)
+
+    def call(self, name: str, *arguments: Any) -> None:
+        error = Error()
+        status = getattr(self.api, name)(*arguments, ctypes.byref(error))
+        if status != 0:
+            raise LibraryError(status, error)
+
+    def ema_update(
+        self,
+        pairs: Sequence[tuple[torch.Tensor, torch.Tensor]],
+        decay: float,
+        workspace: torch.Tensor | None = None,
+    ) -> None:
+        items = (EmaPair * len(pairs))(
+            *(
+                EmaPair(a.data_ptr(), s.data_ptr(), a.numel(), DTYPES[a.dtype], DTYPES[s.dtype])
+                for a, s in pairs
+            )
+        )
+        memory = (None, 0) if workspace is None else (workspace.data_ptr(), workspace.numel())
+        where = self.where(pairs[0][0].device)
+        self.call("ema_update", where, items, len(pairs), decay, *memory)
+
+    def sparsity_count(self, tensors: Sequence[torch.Tensor], each: bool) -> torch.Tensor:
+        device = tensors[0].device
+        items = (ZeroCount * len(tensors))(
+            *(ZeroCount(t.data_ptr(), t.numel(), DTYPES[t.dtype], 0) for t in tensors)
+        )
+        zeros = torch.full((len(tensors) if each else 1,), -7, dtype=torch.int64, device=device)
+        self.call(
+            "sparsity_count",
+            self.where(device),
+            items,
+            len(tensors),
+            zeros.data_ptr(),
+            zeros.numel(),
+        )
+        return zeros
+
+    def fuse(
+        self, pairs: Sequence[Pair], fused_dtype: torch.dtype | None = None
+    ) -> tuple[list[torch.Tensor], list[torch.Tensor], torch.Tensor]:
+        """Weights, biases and flags of all pairs."""
+        device = pairs[0].weight.device
+        weights, biases, items = [], [], []
+        for pair in pairs:
+            dtype = fused_dtype or pair.weight.dtype
+            weights.append(torch.full_like(pair.weight, 9.5, dtype=dtype))
+            biases.append(torch.full_like(pair.gamma, 9.5, dtype=dtype))
+            items.append(
+                FusePair(
+                    pair.weight.data_ptr(),
+                    None if pair.bias is None else pair.bias.data_ptr(),
+                    pair.gamma.data_ptr(),
+                    pair.beta.data_ptr(),
+                    pair.mean.data_ptr(),
+                    pair.variance.data_ptr(),
+                    weights[-1].data_ptr(),
+                    biases[-1].data_ptr(),
+                    pair.epsilon,
+                    pair.weight.shape[0],
+                    pair.weight[0].numel(),
+                    DTYPES[pair.weight.dtype],
+                    DTYPES[dtype],
+                )
+            )
+        flags = torch.full((len(pairs),), 7, dtype=torch.int32, device=device)
+        table = (FusePair * len(items))(*items)
+        self.call("fuse", self.where(device), table, len(items), flags.data_ptr())
+        return weights, biases, flags
+
+    def prune(self, layers: Sequence[tuple[torch.Tensor, int]]) -> list[torch.Tensor]:
+        device = layers[0][0].device
+        results = [torch.full_like(weights, 9.5) for weights, _ in layers]
+        items = (PruneLayer * len(layers))(
+            *(
+                PruneLayer(w.data_ptr(), r.data_ptr(), w.numel(), k, DTYPES[w.dtype], 0)
+                for (w, k), r in zip(layers, results, strict=True)
+            )
+        )
+        workspace = bytes_on(device, self.api.prune_workspace_bytes(items, len(layers)))
+        self.call(
+            "prune",
+            self.where(device),
+            items,
+            len(layers),
+            workspace.data_ptr(),
+            workspace.numel(),
+        )
+        return results
+
+    def scale_img(
+        self,
+        image: torch.Tensor,
+        resized: tuple[int, int],
+        padded: tuple[int, int],
+        variant: int,
+    ) -> torch.Tensor:
+        batch, channels, rows, columns = image.shape
+        interleaved = not image.is_contiguous()
+        output = torch.full((batch, channels, *padded), 9.5, dtype=image.dtype, device=image.device)
+        if interleaved:
+            output = output.contiguous(memory_format=torch.channels_last)
+        job = ScaleImg(
+            image.data_ptr(),
+            output.data_ptr(),
+            batch if interleaved else batch * channels,
+            channels if interleaved else 1,
+            rows,
+            columns,
+            *resized,
+            *padded,
+            DTYPES[image.dtype],
+            variant,
+        )
+        self.call("scale_img", self.where(image.device), ctypes.byref(job))
+        return output

@@ -1,0 +1,49 @@
+/* What the files of the emulator's test program share. */
+#ifndef TEST_EMU_H
+#define TEST_EMU_H
+
+#include "core/ops.h"
+#include "emulator.h"
+#include "native/support.h"
+#include "y5_cuda.h"
+
+/* One function per operation, the last two over all of them. */
+void test_ema(void);
+void test_sparsity(void);
+void test_fuse(void);
+void test_prune(void);
+void test_scale_img(void);
+void test_refusals(void);
+void test_failures(void);
+void test_geometry(void);
+
+/* The emulated library's table; device 0, the default stream; the core's best level, one thread. */
+extern const y5_cuda_api *api;
+extern const y5_cuda_where here;
+extern const y5_run core;
+
+/* Other orders of threads and blocks, other shares of the work, counters at 0. */
+void shake_machine(void);
+
+/* Ends the program where a call did not succeed. */
+void expect_ok(y5_cuda_status status, const y5_cuda_error *error, const char *what);
+
+/* An array of a floating type, full of random numbers, that starts up to 3 elements behind an
+ * aligned address and has nothing behind it; free the block. */
+typedef struct {
+    char *block;
+    char *data;
+    int64_t bytes;
+} array;
+
+array array_of(int64_t numel, y5_dtype dtype);
+array copy_of(const array *original);
+
+/* A number of elements: often around a chunk's or a vector's end. */
+int64_t random_numel(void);
+
+/* Ends the program at the first element that differs; NaN equals NaN. */
+void check_same(const void *got, const void *expected, int64_t numel, y5_dtype dtype,
+                const char *what);
+
+#endif

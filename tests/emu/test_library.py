@@ -1,0 +1,170 @@
+"""The real CUDA library, built for every architecture with warnings as errors: what its kernels
+cost on the chip, how large it is, what it exports, and what it says where there is no driver."""
+
+from __future__ import annotations
+
+import re
+import runpy
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from tests.native.building import ROOT, need, succeed
+
+from .library import ABI_VERSION, Library, LibraryError
+
+BUILD = runpy.run_path(str(ROOT / "cuda" / "build.py"))
+LARGEST_BYTES = 4_000_000
+FUNCTION = re.compile(
+    r"Compiling entry function '(\S+)' for 'sm_(\d+)'.*?(\d+) bytes stack frame, "
+    r"(\d+) bytes spill stores, (\d+) bytes spill loads.*?Used (\d+) registers",
+    re.DOTALL,
+)
+# What a dynamic library may need of the system.
+SYSTEM = (
+    "libc.so",
+    "libm.so",
+    "libdl.so",
+    "libpthread.so",
+    "librt.so",
+    "libstdc++.so",
+    "libgcc_s.so",
+    "ld-linux",
+)
+
+
+class Built(NamedTuple):
+    library: Path
+    chips: tuple[int, ...]
+    report: str
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
+    if BUILD["find_nvcc"]() is None:
+        pytest.skip("nvcc is not installed")
+    how = BUILD["plan"](strict=True)
+    library, report = BUILD["build"](how, tmp_path_factory.mktemp("cuda"))
+    return Built(library, how.built_for.chips, report)
+
+
+def budget() -> dict[str, int]:
+    lines = (ROOT / "cuda" / "budget.txt").read_text().splitlines()
+    rows = (line.split() for line in lines if not line.startswith("#"))
+    return {kernel: int(registers) for kernel, registers in rows}
+
+
+def over_budget(report: str, chips: tuple[int, ...]) -> list[str]:
+    """Kernels of sm_80 and newer that spill, use local memory or take too many registers."""
+    allowed = budget()
+    found = FUNCTION.findall(report)
+    seen = {(kernel, int(chip)) for name, chip, *_ in found for kernel in allowed if kernel in name}
+    problems = [f"no {k} for sm_{c}" for k in allowed for c in chips if (k, c) not in seen]
+    for name, chip, stack, stores, loads, registers in found:
+        limit = next((limit for kernel, limit in allowed.items() if kernel in name), 0)
+        if int(chip) >= 80 and (int(stack) + int(stores) + int(loads) or int(registers) > limit):
+            problems.append(f"sm_{chip} {name}: {stack} {stores} {loads} {registers}")
+    return problems
+
+
+def test_kernels_stay_within_their_budget(built: Built) -> None:
+    assert over_budget(built.report, built.chips) == []
+
+
+def test_a_kernel_over_budget_is_noticed(built: Built) -> None:
+    chips = [chip for chip in built.chips if chip >= 80]
+    if not chips:
+        pytest.skip("TORCH_CUDA_ARCH_LIST asks for no chip that has a budget")
+    assert over_budget(built.report.replace("0 bytes spill loads", "4 bytes spill loads"), ())
+    assert over_budget(re.sub(r"Used \d+ registers", "Used 81 registers", built.report), ())
+    assert over_budget("", tuple(chips))
+
+
+def test_the_library_is_small(built: Built) -> None:
+    assert built.library.stat().st_size < LARGEST_BYTES
+
+
+def test_it_exports_one_symbol(built: Built) -> None:
+    exported = succeed(need("nm"), "-D", "--defined-only", built.library).split()
+    assert exported[2::3] == ["y5_cuda_api_get"]
+
+
+def test_it_needs_nothing_but_the_system(built: Built) -> None:
+    listed = succeed(need("readelf"), "-d", built.library)
+    needed = re.findall(r"NEEDED.*\[(.+)\]", listed)
+    assert needed
+    assert [name for name in needed if not name.startswith(SYSTEM)] == []
+
+
+def test_the_table_says_what_it_was_built_for(built: Built) -> None:
+    api = Library(built.library).api
+    assert api.abi_version == ABI_VERSION
+    assert [f"sm_{chip}" for chip in built.chips] == [
+        word for word in api.architectures.decode().split() if word.startswith("sm_")
+    ]
+
+
+def test_a_missing_driver_is_named(built: Built) -> None:
+    if Path("/proc/driver/nvidia/version").exists():
+        pytest.skip("there is a driver")
+    with pytest.raises(LibraryError, match="no NVIDIA driver is installed") as raised:
+        Library(built.library).call("check_device", 0)
+    assert raised.value.status == "NO_DRIVER"
+    assert raised.value.code == 35
+
+
+# TORCH_CUDA_ARCH_LIST, by an nvcc that knows these.
+KNOWN = [75, 80, 86, 90, 100, 120]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "expected"),
+    [
+        ("8.0", "sm_80 compute_80"),
+        ("8.0;9.0+PTX", "sm_80 sm_90 compute_90"),
+        ("8.0 9.0a", "sm_80 sm_90 compute_90"),
+        ("Ampere, hopper", "sm_80 sm_86 sm_90 compute_90"),
+        ("5.2;8.6;8.7", "sm_86 compute_86"),
+        ("", "sm_75 sm_80 sm_86 sm_90 sm_100 sm_120 compute_120"),
+    ],
+)
+def test_architectures(monkeypatch: pytest.MonkeyPatch, wanted: str, expected: str) -> None:
+    choose: Any = BUILD["architectures"]
+    monkeypatch.setitem(choose.__globals__, "known_to", lambda nvcc: KNOWN)
+    assert str(choose("nvcc", wanted)) == expected
+
+
+@pytest.mark.parametrize(
+    ("wanted", "words"), [("sm_90", "'sm_90' is neither"), ("5.2", "none of the architectures")]
+)
+def test_architectures_that_cannot_be_built(
+    monkeypatch: pytest.MonkeyPatch, wanted: str, words: str
+) -> None:
+    choose: Any = BUILD["architectures"]
+    monkeypatch.setitem(choose.__globals__, "known_to", lambda nvcc: KNOWN)
+    with pytest.raises(BUILD["CannotBuild"], match=words):
+        choose("nvcc", wanted)
+
+
+@pytest.mark.parametrize(
+    ("switch", "words"), [("0", "YOLOV5_UTILS_CUDA=0"), ("auto", "no nvcc was found")]
+)
+def test_what_is_not_built_is_said(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, switch: str, words: str
+) -> None:
+    (tmp_path / BUILD["LIBRARY"]).write_text("of an earlier build")
+    build_if: Any = BUILD["build_if"]
+    monkeypatch.setitem(build_if.__globals__, "find_nvcc", lambda: None)
+    lines: list[str] = []
+    build_if(switch, tmp_path, tmp_path / "temporary", strict=False, say=lines.append)
+    assert len(lines) == 1
+    assert words in lines[0]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_one_fails_loudly_without_nvcc(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    build_if: Any = BUILD["build_if"]
+    monkeypatch.setitem(build_if.__globals__, "find_nvcc", lambda: None)
+    with pytest.raises(SystemExit, match="YOLOV5_UTILS_CUDA=1: no nvcc was found"):
+        build_if("1", tmp_path, tmp_path, strict=False, say=print)

@@ -1,0 +1,431 @@
+/* The operations on lists of tensors, emulated, against the core's: random lists of every type,
+ * size and alignment; and the number of launches for lists of any length. */
+#include "test_emu.h"
+
+#include <math.h>
+#include <stdatomic.h>
+#include <string.h>
+
+#define MANY 2600 /* items: more than two tables hold */
+#define SOME 9
+
+static const y5_dtype floats[] = {Y5_FLOAT32, Y5_FLOAT64, Y5_FLOAT16, Y5_BFLOAT16};
+
+/* Mostly one type for all, as in models. */
+static y5_dtype
+random_float(int64_t trial)
+{
+    return floats[trial % 5 < 4 ? trial % 5 : random_between(0, 3)];
+}
+
+static void
+ema_trial(int64_t trial)
+{
+    y5_cuda_ema_pair pairs[SOME];
+    y5_ema_pair expected[SOME];
+    array averages[SOME];
+    array copies[SOME];
+    array sources[SOME];
+    int64_t starts[SOME + 1] = {0};
+    int64_t count = random_between(1, SOME);
+    for (int64_t i = 0; i < count; i++) {
+        y5_dtype to = random_float(trial);
+        y5_dtype from = trial % 3 == 0 ? floats[random_between(0, 3)] : to;
+        int64_t numel = random_numel();
+        averages[i] = array_of(numel, to);
+        sources[i] = array_of(numel, from);
+        copies[i] = copy_of(&averages[i]);
+        pairs[i] = (y5_cuda_ema_pair){averages[i].data, sources[i].data, numel, to, from};
+        expected[i] = (y5_ema_pair){copies[i].data, sources[i].data, NULL, to, from};
+        starts[i + 1] = starts[i] + numel;
+    }
+    double decay = 0.9999 * (double)random_between(0, 1000) / 1000;
+    y5_cuda_error error;
+    expect_ok(api->ema_update(&here, pairs, count, decay, NULL, 0, &error), &error, "ema");
+    y5_ema_update(&core, expected, starts, count, decay);
+    CHECK(y5_emulated()->launches == 1, "%d", (int)y5_emulated()->launches);
+    for (int64_t i = 0; i < count; i++) {
+        check_same(averages[i].data, copies[i].data, pairs[i].numel,
+                   (y5_dtype)pairs[i].average_dtype, "ema");
+        free(averages[i].block);
+        free(copies[i].block);
+        free(sources[i].block);
+    }
+}
+
+/* `count` pairs of 3 elements: what they become, and in how many launches and copies. */
+static void
+ema_launches(int64_t count, bool workspace, bool capturing, int64_t launches, int64_t copies)
+{
+    static y5_cuda_ema_pair pairs[MANY];
+    float *average = allocate(count * 3 * (int64_t)sizeof(float));
+    float *source = allocate(count * 3 * (int64_t)sizeof(float));
+    for (int64_t i = 0; i < count; i++) {
+        pairs[i] = (y5_cuda_ema_pair){average + i * 3, source + i * 3, 3, Y5_CUDA_FLOAT32,
+                                      Y5_CUDA_FLOAT32};
+    }
+    for (int64_t i = 0; i < count * 3; i++) {
+        average[i] = (float)i;
+        source[i] = -1.0F;
+    }
+    shake_machine();
+    y5_emulated()->capturing = capturing;
+    int64_t bytes = api->ema_workspace_bytes(count);
+    void *memory = workspace ? allocate(bytes) : NULL;
+    y5_cuda_error error;
+    expect_ok(api->ema_update(&here, pairs, count, 0.5, memory, bytes, &error), &error, "ema");
+    CHECK(y5_emulated()->launches == launches && y5_emulated()->copies == copies,
+          "%d pairs: %d launches, %d copies", (int)count, (int)y5_emulated()->launches,
+          (int)y5_emulated()->copies);
+    for (int64_t i = 0; i < count * 3; i++) {
+        CHECK(average[i] == (float)i * 0.5F - 0.5F, "element %d: %f", (int)i, (double)average[i]);
+    }
+    y5_emulated()->capturing = false;
+    free(memory);
+    free(average);
+    free(source);
+}
+
+void
+test_ema(void)
+{
+    for (int64_t trial = 0; trial < 60; trial++) {
+        shake_machine();
+        ema_trial(trial);
+    }
+    /* Floating entries of YOLOv5 n and s, m, l, x: one launch each. */
+    static const int64_t models[] = {1, 2, 141, 142, 292, 402, 512, 622, 1165};
+    for (size_t i = 0; i < sizeof(models) / sizeof(models[0]); i++) {
+        CHECK(api->ema_workspace_bytes(models[i]) == 0, "%d", (int)models[i]);
+        ema_launches(models[i], false, false, 1, 0);
+    }
+    ema_launches(1166, false, false, 2, 0);
+    ema_launches(1166, true, false, 1, 1);
+    ema_launches(2500, false, false, 3, 0);
+    ema_launches(2500, true, false, 1, 1);
+    ema_launches(2500, true, true, 3, 0); /* a graph would copy again what is gone by then */
+}
+
+/* Bytes, of which many elements are zero under one mask or another. */
+static void
+fill_bytes(unsigned char *data, int64_t bytes, int64_t element_bytes)
+{
+    for (int64_t i = 0; i < bytes; i++) {
+        data[i] = (unsigned char)random_bits();
+    }
+    static const unsigned char few[] = {0, 0, 0x80, 1, 0x7f};
+    for (int64_t i = 0; i < bytes / element_bytes; i++) {
+        if (random_between(0, 2) > 0) {
+            memset(data + i * element_bytes, 0, (size_t)element_bytes);
+            data[(i + 1) * element_bytes - 1] = few[random_between(0, 4)];
+        }
+    }
+}
+
+static void
+sparsity_trial(bool each)
+{
+    y5_cuda_zero_count items[SOME];
+    y5_zero_count expected[SOME];
+    char *blocks[SOME];
+    int64_t starts[SOME + 1] = {0};
+    int64_t count = random_between(1, SOME);
+    for (int64_t i = 0; i < count; i++) {
+        y5_dtype dtype = (y5_dtype)random_between(0, Y5_DTYPE_COUNT - 1);
+        int64_t numel = random_numel() * (dtype >= Y5_FLOAT8 ? 4 : 1);
+        int64_t bytes = (int64_t)y5_dtype_bytes(dtype);
+        int64_t skipped = random_between(0, 1) * random_between(0, 3) * bytes;
+        blocks[i] = allocate(skipped + numel * bytes);
+        fill_bytes((unsigned char *)blocks[i] + skipped, numel * bytes, bytes);
+        items[i] = (y5_cuda_zero_count){blocks[i] + skipped, numel, dtype, 0};
+        expected[i].data = items[i].data;
+        expected[i].dtype = dtype;
+        atomic_init(&expected[i].zeros, 0);
+        starts[i + 1] = starts[i] + numel;
+    }
+    int64_t zeros[SOME];
+    memset(zeros, 0xa5, sizeof(zeros)); /* cleared by the call */
+    y5_cuda_error error;
+    expect_ok(api->sparsity_count(&here, items, count, zeros, each ? count : 1, &error), &error,
+              "sparsity");
+    y5_sparsity_count(&core, expected, starts, count);
+    CHECK(y5_emulated()->launches == 1, "%d", (int)y5_emulated()->launches);
+    int64_t total = 0;
+    for (int64_t i = 0; i < count; i++) {
+        int64_t wanted = atomic_load(&expected[i].zeros);
+        CHECK(!each || zeros[i] == wanted, "item %d of dtype %d: %d, not %d", (int)i,
+              items[i].dtype, (int)zeros[i], (int)wanted);
+        total += wanted;
+        free(blocks[i]);
+    }
+    CHECK(each || zeros[0] == total, "%d, not %d", (int)zeros[0], (int)total);
+}
+
+void
+test_sparsity(void)
+{
+    for (int64_t trial = 0; trial < 30; trial++) {
+        shake_machine();
+        sparsity_trial(trial % 2 == 0);
+    }
+    static y5_cuda_zero_count items[MANY];
+    static float ones[MANY]; /* zeros, in fact */
+    for (int64_t i = 0; i < MANY; i++) {
+        items[i] = (y5_cuda_zero_count){&ones[i], 1, Y5_CUDA_FLOAT32, 0};
+    }
+    static const int64_t models[][2] = {{177, 1}, {375, 1}, {906, 1}, {907, 2}, {MANY, 3}};
+    for (int i = 0; i < 5; i++) {
+        int64_t zeros = -1;
+        y5_cuda_error error;
+        shake_machine();
+        expect_ok(api->sparsity_count(&here, items, models[i][0], &zeros, 1, &error), &error,
+                  "sparsity");
+        CHECK(zeros == models[i][0] && y5_emulated()->launches == models[i][1], "%d of %d",
+              (int)zeros, (int)models[i][0]);
+    }
+}
+
+/* A convolution and its batch norm, what the library makes of it and what the core does. */
+typedef struct {
+    array inputs[6]; /* weight, bias, gamma, beta, mean, variance */
+    array roots;
+    array fused[2];
+    array expected[2];
+} fuse_memory;
+
+static void
+make_fuse_pair(fuse_memory *memory, y5_cuda_fuse_pair *pair, y5_fuse_pair *twin, y5_dtype dtype,
+               y5_dtype fused_dtype, int64_t channels, int64_t row)
+{
+    y5_dtype core_dtype = fused_dtype == Y5_FLOAT64 ? Y5_FLOAT64 : Y5_FLOAT32;
+    for (int i = 0; i < 6; i++) {
+        memory->inputs[i] = array_of(i == 0 ? channels * row : channels, dtype);
+    }
+    for (int64_t i = 0; i < channels; i++) { /* no negative variances */
+        double variance = get_element(memory->inputs[5].data, i, dtype);
+        set_element(memory->inputs[5].data, i, dtype, fabs(variance));
+    }
+    memory->roots = array_of(channels, dtype);
+    for (int i = 0; i < 2; i++) {
+        int64_t numel = i == 0 ? channels * row : channels;
+        memory->fused[i] = array_of(numel, fused_dtype);
+        memory->expected[i] = array_of(numel, core_dtype);
+    }
+    const array *in = memory->inputs;
+    const void *bias = random_between(0, 1) ? in[1].data : NULL;
+    *pair = (y5_cuda_fuse_pair){in[0].data,
+                                bias,
+                                in[2].data,
+                                in[3].data,
+                                in[4].data,
+                                in[5].data,
+                                memory->fused[0].data,
+                                memory->fused[1].data,
+                                1e-3,
+                                channels,
+                                row,
+                                dtype,
+                                fused_dtype};
+    *twin = (y5_fuse_pair){.weight = in[0].data,
+                           .conv_bias = bias,
+                           .scale = in[2].data,
+                           .shift = in[3].data,
+                           .mean = in[4].data,
+                           .variance = in[5].data,
+                           .roots = memory->roots.data,
+                           .fused_weight = memory->expected[0].data,
+                           .fused_bias = memory->expected[1].data,
+                           .rows = channels,
+                           .columns = row,
+                           .eps = 1e-3,
+                           .dtype = dtype,
+                           .fused_dtype = core_dtype};
+    y5_fuse_variances(twin);
+    for (int64_t i = 0; i < channels; i++) {
+        double sum = get_element(memory->roots.data, i, dtype);
+        double root = dtype == Y5_FLOAT64 ? sqrt(sum) : (double)sqrtf((float)sum);
+        set_element(memory->roots.data, i, dtype, root);
+    }
+}
+
+static void
+fuse_trial(int64_t trial)
+{
+    static const int64_t rows[] = {1, 2, 3, 9, 27, 64, 576, 2047, 2048, 2049, 4095, 4096, 5000};
+    y5_cuda_fuse_pair pairs[SOME];
+    y5_fuse_pair twins[SOME];
+    fuse_memory memory[SOME];
+    int64_t starts[SOME + 1] = {0};
+    int64_t count = random_between(1, SOME);
+    for (int64_t i = 0; i < count; i++) {
+        y5_dtype dtype = random_float(trial);
+        y5_dtype fused = random_between(0, 1) ? Y5_FLOAT32 : dtype;
+        int64_t row = rows[random_between(0, 12)];
+        int64_t channels = random_between(1, row > 100 ? 5 : 200);
+        make_fuse_pair(&memory[i], &pairs[i], &twins[i], dtype, fused, channels, row);
+        starts[i + 1] = starts[i] + channels * row;
+    }
+    int32_t doubtful[SOME];
+    memset(doubtful, 0xa5, sizeof(doubtful));
+    y5_cuda_error error;
+    expect_ok(api->fuse(&here, pairs, count, doubtful, &error), &error, "fuse");
+    y5_fuse(&core, twins, starts, count);
+    CHECK(y5_emulated()->launches == 1, "%d", (int)y5_emulated()->launches);
+    for (int64_t i = 0; i < count; i++) {
+        for (int part = 0; part < 2; part++) {
+            int64_t numel = part == 0 ? pairs[i].channels * pairs[i].row_numel : pairs[i].channels;
+            y5_dtype got = (y5_dtype)pairs[i].fused_dtype;
+            array wanted = array_of(numel, got);
+            for (int64_t j = 0; j < numel; j++) {
+                double value = get_element(memory[i].expected[part].data, j, twins[i].fused_dtype);
+                set_element(wanted.data, j, got, value);
+            }
+            check_same(memory[i].fused[part].data, wanted.data, numel, got,
+                       part == 0 ? "fused weight" : "fused bias");
+            free(wanted.block);
+        }
+        CHECK(doubtful[i] == atomic_load(&twins[i].doubtful), "pair %d of dtype %d: %d", (int)i,
+              pairs[i].dtype, doubtful[i]);
+        for (int j = 0; j < 6; j++) {
+            free(memory[i].inputs[j].block);
+        }
+        free(memory[i].roots.block);
+        for (int part = 0; part < 2; part++) {
+            free(memory[i].fused[part].block);
+            free(memory[i].expected[part].block);
+        }
+    }
+}
+
+/* As many pairs as YOLOv5n and x have, and more than a table holds. */
+static void
+fuse_launches(int64_t count, int64_t launches)
+{
+    static y5_cuda_fuse_pair pairs[MANY];
+    static float fused[MANY][2];
+    static const float one = 1.0F;
+    for (int64_t i = 0; i < count; i++) {
+        pairs[i] =
+            (y5_cuda_fuse_pair){&one,           &one,         &one, &one, &one, &one,
+                                &fused[i][0],   &fused[i][1], 3.0,  1,    1,    Y5_CUDA_FLOAT32,
+                                Y5_CUDA_FLOAT32};
+    }
+    shake_machine();
+    y5_cuda_error error;
+    expect_ok(api->fuse(&here, pairs, count, NULL, &error), &error, "fuse");
+    CHECK(y5_emulated()->launches == launches, "%d: %d", (int)count, (int)y5_emulated()->launches);
+    for (int64_t i = 0; i < count; i++) { /* 1 / sqrt(1 + 3); that + (1 - that) */
+        CHECK(fused[i][0] == 0.5F && fused[i][1] == 1.0F, "pair %d", (int)i);
+    }
+}
+
+void
+test_fuse(void)
+{
+    for (int64_t trial = 0; trial < 50; trial++) {
+        shake_machine();
+        fuse_trial(trial);
+    }
+    fuse_launches(1, 1);
+    fuse_launches(57, 1);
+    fuse_launches(123, 1);
+    fuse_launches(302, 1);
+    fuse_launches(303, 2);
+}
+
+/* Few different magnitudes, so that many are equal at the threshold. */
+static void
+make_ties(void *data, int64_t numel, y5_dtype dtype)
+{
+    int64_t kinds = random_between(1, 6);
+    for (int64_t i = 0; i < numel; i++) {
+        double magnitude = (double)random_between(0, kinds) * 0.25;
+        set_element(data, i, dtype, random_between(0, 1) ? magnitude : -magnitude);
+    }
+}
+
+static void
+prune_trial(int64_t trial)
+{
+    y5_cuda_prune_layer layers[SOME];
+    y5_prune_layer expected[SOME];
+    array weights[SOME];
+    array pruned[SOME];
+    array wanted[SOME];
+    int64_t count = random_between(1, SOME);
+    int64_t digits = 0;
+    for (int64_t i = 0; i < count; i++) {
+        static const int64_t digits_of[] = {3, 6, 2, 2};
+        y5_dtype dtype = random_float(trial);
+        int64_t numel = random_numel();
+        int64_t some[] = {0, numel, 1, numel - 1, random_between(0, numel)};
+        int64_t removed = some[random_between(0, 4)];
+        weights[i] = array_of(numel, dtype);
+        pruned[i] = array_of(numel, dtype);
+        wanted[i] = array_of(numel, dtype);
+        if (random_between(0, 1)) {
+            make_ties(weights[i].data, numel, dtype);
+        }
+        layers[i] =
+            (y5_cuda_prune_layer){weights[i].data, pruned[i].data, numel, removed, dtype, 0};
+        expected[i] =
+            (y5_prune_layer){weights[i].data, wanted[i].data, numel, removed, dtype, false};
+        if (removed > 0 && removed < numel && digits_of[dtype] > digits) {
+            digits = digits_of[dtype];
+        }
+    }
+    int64_t bytes = api->prune_workspace_bytes(layers, count);
+    char *block = allocate(bytes + 256);
+    memset(block, 0xa5, (size_t)bytes + 256);
+    char *workspace = block + (256 - (uintptr_t)block % 256) % 256;
+    y5_cuda_error error;
+    expect_ok(api->prune(&here, layers, count, workspace, bytes, &error), &error, "prune");
+    y5_prune(&core, expected, count);
+    CHECK(y5_emulated()->launches == (digits > 0 ? digits + 2 : 1), "%d launches for %d digits",
+          (int)y5_emulated()->launches, (int)digits);
+    for (int64_t i = 0; i < count; i++) {
+        check_same(pruned[i].data, wanted[i].data, layers[i].numel, (y5_dtype)layers[i].dtype,
+                   "pruned");
+        free(weights[i].block);
+        free(pruned[i].block);
+        free(wanted[i].block);
+    }
+    free(block);
+}
+
+/* As many layers as YOLOv5n and x have, and more than a table holds. */
+static void
+prune_launches(int64_t count, int64_t launches)
+{
+    static y5_cuda_prune_layer layers[MANY];
+    static float pruned[MANY][4];
+    static const float weights[4] = {3.0F, -1.0F, 1.0F, -2.0F};
+    for (int64_t i = 0; i < count; i++) {
+        layers[i] = (y5_cuda_prune_layer){weights, pruned[i], 4, i % 57 == 0, Y5_CUDA_FLOAT32, 0};
+    }
+    int64_t bytes = api->prune_workspace_bytes(layers, count);
+    char *block = allocate(bytes + 256);
+    char *workspace = block + (256 - (uintptr_t)block % 256) % 256;
+    shake_machine();
+    y5_cuda_error error;
+    expect_ok(api->prune(&here, layers, count, workspace, bytes, &error), &error, "prune");
+    CHECK(y5_emulated()->launches == launches, "%d: %d", (int)count, (int)y5_emulated()->launches);
+    for (int64_t i = 0; i < count; i++) {
+        CHECK(pruned[i][0] == 3.0F && pruned[i][1] == (i % 57 == 0 ? 0.0F : -1.0F) &&
+                  pruned[i][2] == 1.0F && pruned[i][3] == -2.0F,
+              "layer %d", (int)i);
+    }
+    free(block);
+}
+
+void
+test_prune(void)
+{
+    for (int64_t trial = 0; trial < 30; trial++) {
+        shake_machine();
+        prune_trial(trial);
+    }
+    prune_launches(60, 5);
+    prune_launches(126, 5);
+    prune_launches(742, 10);
+}

@@ -1,0 +1,123 @@
+"""What only a real GPU can show of the hot paths: streams, graphs, waiting, several devices."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+
+from yolov5_utils import _C, reference
+from yolov5_utils.ops import prune as prune_module
+from yolov5_utils.torch_utils import ModelEMA, fuse_conv_and_bn, scale_img, sparsity
+
+from .ema_models import Net
+from .test_devices import (
+    assert_same_fused,
+    convolutions,
+    need_gpu,
+    original_scale_img,
+    pair,
+    way_since,
+    ways,
+)
+from .test_ema import assert_same_bits, original
+
+
+@pytest.fixture
+def gpu() -> torch.device:
+    """The first GPU, if the CUDA library runs on it."""
+    need_gpu()
+    problem = _C.cuda_info(0)["problem"]
+    if problem is not None:
+        pytest.skip(problem)
+    return torch.device("cuda", 0)
+
+
+def test_nothing_waits_for_the_gpu(gpu: torch.device) -> None:
+    """EMA, sparsity, prune and scale_img only launch."""
+    model, image = convolutions(1).to(gpu), torch.rand(1, 3, 64, 96, device=gpu)
+    ema = ModelEMA(model)
+    scale_img(image, 0.5)  # tries the variants, and waits for that
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        ema.update(model)
+        sparsity(model)
+        prune_module.prune_layers(model, 0.3)
+        scale_img(image, 0.5)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_the_current_stream_is_used(gpu: torch.device) -> None:
+    """A long wait on a stream of its own is in front of the update, and nothing else is."""
+    model = convolutions(1).to(gpu)
+    ema, expected = ModelEMA(model), ModelEMA(model)
+    stream = torch.cuda.Stream()
+    torch.cuda.synchronize()
+    with torch.cuda.stream(stream):
+        torch.cuda._sleep(200_000_000)
+        ema.update(model)
+    done = stream.record_event()
+    assert not done.query()
+    done.synchronize()
+    original(expected.ema, model, ema.decay(1))
+    for key, value in expected.ema.state_dict().items():
+        assert_same_bits(ema.ema.state_dict()[key].cpu(), value.cpu())
+
+
+def test_graph_capture(gpu: torch.device) -> None:
+    """Captured once, played three times: as many updates."""
+    average, source = convolutions(1).to(gpu), convolutions(2).to(gpu)
+    expected, image = copy.deepcopy(average), torch.rand(2, 3, 99, 130, device=gpu)
+    original_image = original_scale_img(image, 0.83)
+    scale_img(image, 0.83)
+    _C.ema_update(copy.deepcopy(average), source, 0.9)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        _C.ema_update(average, source, 0.9)
+        share = sparsity(source)
+        resized = scale_img(image, 0.83)
+    for _ in range(3):
+        graph.replay()
+        original(expected, source, 0.9)
+    torch.cuda.synchronize()
+    for key, value in expected.state_dict().items():
+        assert_same_bits(average.state_dict()[key].cpu(), value.cpu())
+    assert_same_bits(resized.cpu(), original_image.cpu())
+    assert_same_bits(share.cpu(), reference.sparsity(source).cpu())
+
+
+def test_deterministic_algorithms_are_torchs(gpu: torch.device) -> None:
+    image, before = torch.rand(1, 3, 64, 96, device=gpu), ways("scale_img")
+    torch.use_deterministic_algorithms(True)
+    try:
+        found, expected = scale_img(image, 0.83), original_scale_img(image, 0.83)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert way_since("scale_img", before) == {"torch"}
+    assert_same_bits(found.cpu(), expected.cpu())
+
+
+def test_mixed_devices_raise_as_upstream(gpu: torch.device) -> None:
+    ema, model = ModelEMA(Net().to(gpu)), Net(1)
+    with pytest.raises(RuntimeError) as theirs:
+        original(copy.deepcopy(ema.ema), model, 0.9)
+    before = {key: value.clone() for key, value in ema.ema.state_dict().items()}
+    with pytest.raises(RuntimeError) as ours:
+        ema.update(model)
+    assert str(ours.value).splitlines()[0] == str(theirs.value).splitlines()[0]
+    for key, value in before.items():
+        assert torch.equal(ema.ema.state_dict()[key], value)
+
+
+def test_lowered_precision_takes_the_originals_product(gpu: torch.device) -> None:
+    conv, bn = (module.to(gpu) for module in pair((64, 64), torch.float32, 1))
+    before, allowed = ways("fuse"), torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = True
+    try:
+        found, expected = fuse_conv_and_bn(conv, bn), reference.fuse_conv_and_bn(conv, bn)
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = allowed
+    assert way_since("fuse", before) == {"torch"}
+    assert_same_fused(found, expected)

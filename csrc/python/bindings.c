@@ -41,20 +41,6 @@ y5_check_environment(const y5_state *state, y5_error *error)
     return Y5_OK;
 }
 
-static PyThreadState *
-release_gil(bool allowed)
-{
-    return allowed ? PyEval_SaveThread() : NULL;
-}
-
-static void
-take_gil(PyThreadState *released)
-{
-    if (released != NULL) {
-        PyEval_RestoreThread(released);
-    }
-}
-
 const char y5_doc_ema_update[] =
     "ema_update(average, source, decay)\n--\n\n"
     "Move every floating entry of average.state_dict() towards source's entry of that key:\n"
@@ -98,9 +84,9 @@ y5_py_ema_update(PyObject *module, PyObject *const *arguments, Py_ssize_t count,
     }
     y5_run run = y5_torch_run(state, pairs.in_order ? -1 : pairs.bytes);
     /* The pointers are valid while the GIL is held, or while `pairs` holds pinned tensors. */
-    PyThreadState *released = release_gil(pairs.pinned);
+    PyThreadState *released = y5_release_gil(pairs.pinned);
     y5_ema_update(&run, pairs.items, pairs.starts, pairs.count, decay);
-    take_gil(released);
+    y5_take_gil(released);
     device = Py_None;
     Py_INCREF(device);
 done:
@@ -139,109 +125,6 @@ y5_py_ema_check(PyObject *module, PyObject *const *arguments, Py_ssize_t count, 
     Py_RETURN_NONE;
 }
 
-const char y5_doc_count_module_zeros[] =
-    "count_module_zeros(module, limit=2**63 - 1)\n--\n\n"
-    "(parameters, elements, zeros, float32 share, float64 share) of module.parameters(), each "
-    "once.\n"
-    "The shares are zeros / elements in that type, the zeros of one parameter after the other "
-    "added\n"
-    "up in it; nan without elements. Unsupported where torch must do it. On a CUDA device:\n"
-    "(parameters, elements, tensor of bytes there that will hold the zeros as one int64, or with "
-    "more\n"
-    "than `limit` elements as one for each parameter).";
-
-PyObject *
-y5_py_count_module_zeros(PyObject *module, PyObject *const *arguments, Py_ssize_t count,
-                         PyObject *keywords)
-{
-    static const y5_signature signature = {"count_module_zeros", 1, {"module", "limit"}};
-    const y5_state *state = PyModule_GetState(module);
-    PyObject *values[2];
-    if (!y5_parse(&signature, arguments, count, keywords, values)) {
-        return NULL;
-    }
-    long long limit = values[1] != NULL ? PyLong_AsLongLong(values[1]) : INT64_MAX;
-    if (limit == -1 && PyErr_Occurred()) {
-        return NULL;
-    }
-    y5_error error = {0};
-    y5_parameters parameters = {0};
-    float sum_float32 = 0;
-    double sum_float64 = 0;
-    long long elements = 0;
-    long long zeros = 0;
-    y5_status status = y5_check_environment(state, &error);
-    if (status == Y5_OK) {
-        status = y5_parameters_collect(state, values[0], &parameters, &error);
-    }
-    if (status == Y5_OK) {
-        status = y5_parameters_borrow(state, &parameters, &error);
-    }
-    PyObject *counted = NULL; /* on a CUDA device */
-    bool on_cpu = parameters.place.cuda == NULL;
-    if (status == Y5_OK && !on_cpu) {
-        bool each = parameters.starts[parameters.count] > limit;
-        status = y5_launch_count_zeros(state, &parameters, each, &counted, &error);
-        elements = status == Y5_OK ? parameters.starts[parameters.count] : 0;
-    }
-    if (status == Y5_OK && on_cpu) {
-        y5_run run = y5_torch_run(state, parameters.bytes);
-        PyThreadState *released = release_gil(parameters.pinned);
-        y5_sparsity_count(&run, parameters.items, parameters.starts, parameters.count);
-        take_gil(released);
-        for (int64_t i = 0; i < parameters.count; i++) {
-            zeros += parameters.items[i].zeros;
-            sum_float32 += (float)parameters.items[i].zeros;
-            sum_float64 += (double)parameters.items[i].zeros;
-        }
-        elements = parameters.starts[parameters.count];
-    }
-    long long found = parameters.count;
-    y5_parameters_free(&parameters);
-    if (status != Y5_OK) {
-        return y5_raise(state, status, &error);
-    }
-    if (counted != NULL) {
-        return Py_BuildValue("(LLN)", found, elements, counted);
-    }
-    return Py_BuildValue("(LLLdd)", found, elements, zeros, (double)(sum_float32 / (float)elements),
-                         sum_float64 / (double)elements);
-}
-
-const char y5_doc_count_zeros[] =
-    "count_zeros(tensor)\n--\n\n"
-    "The number of elements equal to zero (-0.0 is, NaN is not) of a torch tensor or any object\n"
-    "with __dlpack__ in the CPU's memory; any dtype and strides, up to 12 dimensions; no copy.";
-
-PyObject *
-y5_py_count_zeros(PyObject *module, PyObject *const *arguments, Py_ssize_t count,
-                  PyObject *keywords)
-{
-    static const y5_signature signature = {"count_zeros", 1, {"tensor"}};
-    const y5_state *state = PyModule_GetState(module);
-    PyObject *values[1];
-    if (!y5_parse(&signature, arguments, count, keywords, values)) {
-        return NULL;
-    }
-    y5_error error = {0};
-    y5_loan loan = {0};
-    y5_tensor tensor;
-    int64_t zeros = 0;
-    y5_status status = y5_is_plain_tensor(state, values[0])
-                           ? y5_borrow(state, values[0], &tensor, &loan, &error)
-                           : y5_borrow_foreign(state, values[0], &tensor, &loan, &error);
-    if (status == Y5_OK) {
-        /* The GIL stays, since nothing else would keep others from replacing the memory. */
-        zeros = y5_sparsity_count_tensor(atomic_load(&state->level), &tensor);
-    }
-    y5_return(&loan);
-    if (status != Y5_OK) {
-        memcpy(error.argument, "tensor", sizeof("tensor"));
-        return y5_raise(state, status, &error);
-    }
-    return PyLong_FromLongLong(zeros);
-}
-
 const char y5_doc_fuse[] =
     "fuse(convs, bns, pattern)\n--\n\n"
     "A list with, for each convolution of the list convs and its batch norm in the list bns, a "
@@ -276,9 +159,9 @@ fuse_pairs(const y5_state *state, PyObject *convs, PyObject *bns, y5_fusion *fus
     }
     if (status == Y5_OK) {
         y5_run run = y5_torch_run(state, fusion->bytes);
-        PyThreadState *released = release_gil(fusion->pinned);
+        PyThreadState *released = y5_release_gil(fusion->pinned);
         y5_fuse(&run, fusion->items, fusion->starts, fusion->count);
-        take_gil(released);
+        y5_take_gil(released);
     }
     for (int64_t i = 0; i < fusion->count && status == Y5_OK; i++) {
         if (fusion->items[i].doubtful) {
@@ -491,9 +374,9 @@ y5_py_scale_img(PyObject *module, PyObject *const *arguments, Py_ssize_t count, 
     }
     if (status == Y5_OK && place.cuda == NULL) {
         y5_run run = y5_torch_run(state, bytes);
-        PyThreadState *released = release_gil(pinned);
+        PyThreadState *released = y5_release_gil(pinned);
         y5_scale_img_run(&run, &job);
-        take_gil(released);
+        y5_take_gil(released);
     }
 done:
     y5_tensors_free(&held);

@@ -35,4 +35,19 @@ extern const char y5_doc_fuse_on_gpu[];
  * to be the ones that run. */
 y5_status y5_check_environment(const y5_state *state, y5_error *error);
 
+/* Lets other threads run Python meanwhile, where that is allowed; NULL where it is not. */
+static inline PyThreadState *
+y5_release_gil(bool allowed)
+{
+    return allowed ? PyEval_SaveThread() : NULL;
+}
+
+static inline void
+y5_take_gil(PyThreadState *released)
+{
+    if (released != NULL) {
+        PyEval_RestoreThread(released);
+    }
+}
+
 #endif

@@ -22,8 +22,8 @@ from yolov5_utils import _C, _native, reference
 from yolov5_utils.ops import fuse_gpu
 from yolov5_utils.ops import prune as prune_module
 from yolov5_utils.ops.fuse_model import fuse_model
-from yolov5_utils.overlay.fingerprint import SparsityForm
-from yolov5_utils.overlay.patches import _replacement_sparsity
+from yolov5_utils.overlay import replacements
+from yolov5_utils.overlay.forms import SparsityForm
 from yolov5_utils.torch_utils import (
     ModelEMA,
     fuse_conv_and_bn,
@@ -261,7 +261,7 @@ def test_the_overlays_sparsity(device: Device, exact: bool) -> None:
         return zeros / elements
 
     model = Parameters(*(with_zeros(size, torch.float32, size) for size in SIZES)).to(device.place)
-    replaced = _replacement_sparsity(original_sparsity, SparsityForm(exact=exact))
+    replaced = replacements._sparsity(replacements, original_sparsity, SparsityForm(exact=exact))
     before = ways("sparsity")
     found, expected = replaced(model), original_sparsity(model)
     assert way_since("sparsity", before) == {device.way}

@@ -8,7 +8,9 @@ from pathlib import Path
 import setuptools
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.command.build_py import build_py
 
+STARTUP = "yolov5_utils_overlay.pth"  # read by every start of Python, next to the package
 LIMITED_API = 0x030A0000  # CPython 3.10: the first stable ABI with METH_FASTCALL
 WHEEL_TAG = "cp310"
 FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))  # no stable ABI there yet
@@ -65,6 +67,21 @@ class BuildExtension(build_ext):
         super().build_extension(ext)
 
 
+class BuildPython(build_py):
+    """build_py that puts the start-up file beside the package, where Python looks for it."""
+
+    def run(self) -> None:
+        super().run()
+        if not getattr(self, "editable_mode", False):
+            self.copy_file(STARTUP, os.path.join(self.build_lib, STARTUP))
+
+    def get_outputs(self, include_bytecode: bool = True) -> list[str]:
+        outputs: list[str] = super().get_outputs(include_bytecode)
+        if not getattr(self, "editable_mode", False):
+            outputs.append(os.path.join(self.build_lib, STARTUP))
+        return outputs
+
+
 def libraries() -> list[str]:
     """libm on Unix; on Linux also libdl, where dlopen lives when glibc is older than 2.34."""
     if sys.platform == "win32":
@@ -91,6 +108,6 @@ setup(
         )
     ],
     options={} if FREE_THREADED else {"bdist_wheel": {"py_limited_api": WHEEL_TAG}},
-    cmdclass={"build_ext": BuildExtension},
+    cmdclass={"build_ext": BuildExtension, "build_py": BuildPython},
     **licence(),
 )

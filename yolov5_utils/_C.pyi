@@ -27,6 +27,9 @@ class Info(TypedDict):
 def ema_update(average: nn.Module, source: nn.Module, decay: float) -> None:
     """Move every floating entry of average.state_dict() towards source's entry of that key."""
 
+def ema_check(average: nn.Module, source: nn.Module) -> None:
+    """What ema_update would raise of these two modules, which stay untouched."""
+
 def count_module_zeros(module: nn.Module) -> tuple[int, int, int, float, float]:
     """(parameters, elements, zeros, float32 share, float64 share) of module.parameters()."""
 

@@ -9,6 +9,38 @@ from typing import Any
 __version__ = "0.1.0"
 
 
+def patch() -> None:
+    """Replace the hot callables of YOLOv5 and ultralytics, imported already or from now on.
+
+    Modules that imported them by value get the replacements too. A second call changes nothing.
+    ValueError for an unknown value of a YOLOV5_UTILS_* switch. Imports no torch by itself.
+    """
+    from .overlay import install
+
+    install()
+
+
+def unpatch() -> None:
+    """Give the clients' own callables back, everywhere, and watch their imports no longer."""
+    from .overlay import uninstall
+
+    uninstall()
+
+
+def explain(name: str | None = None, *args: Any) -> Any:
+    """Which way a hot path runs here, and why: see `report.explain`. Imports torch."""
+    from .report import explain
+
+    return explain(name, *args)
+
+
+def info() -> dict[str, Any]:
+    """What `python -m yolov5_utils info --json` prints, as a dict. Imports torch."""
+    from .report import facts
+
+    return facts()
+
+
 def __getattr__(name: str) -> Any:
     """Submodules, and the public names of torch_utils, looked up when first used."""
     if not name.startswith("_"):

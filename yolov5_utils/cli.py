@@ -7,18 +7,22 @@ from __future__ import annotations
 
 import os
 import sys
+import sysconfig
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from . import __version__
 from .switches import ALL as SWITCHES
-from .switches import CPU
+from .switches import CPU, STRICT
 
 _USAGE = """\
 usage: python -m yolov5_utils SCRIPT.py [ARGUMENT ...]
+       python -m yolov5_utils -m MODULE [ARGUMENT ...]
+       python -m yolov5_utils PROGRAM [ARGUMENT ...]
        python -m yolov5_utils COMMAND [--help]
 
-Runs SCRIPT.py as python would, with the hot paths of YOLOv5's utils/torch_utils.py in C.
+Runs SCRIPT.py or MODULE as python would, or a PROGRAM that is installed beside this Python (yolo,
+yolov5), with the hot paths of YOLOv5's utils/torch_utils.py in C.
 
 commands:
   info [--json]  what is installed, how it was built, and which way each hot path runs
@@ -49,26 +53,49 @@ def main(argv: Sequence[str] | None = None) -> int:
     if first == "--version":
         print(f"yolov5_utils {__version__}")
         return 0
-    if first not in _COMMANDS and not Path(first).is_file():
+    if first in _COMMANDS:
+        return _run_command(first, rest)
+    if first == "-m" and not rest:
+        return _fail("-m needs the name of a module")
+    script = first if Path(first).is_file() else _installed_program(first)
+    if first != "-m" and script is None:
         return _not_a_script(first)
+    problem = _check_build(warn=True)
+    if problem is not None:
+        return problem
+
+    from . import patch
+    from .launcher import run, run_module
+
+    patch()
+    if script is not None:
+        run(script, rest)
+    else:
+        run_module(rest[0], rest[1:])
+    return 0
+
+
+def _run_command(name: str, arguments: list[str]) -> int:
     problem = _check_build()
     if problem is not None:
         return problem
-    if first in _COMMANDS:
-        try:
-            code = _COMMANDS[first](rest)
-            sys.stdout.flush()  # else a reader that is gone shows only at exit
-            return code
-        except BrokenPipeError:  # the reader, `head` perhaps, has seen enough
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return 1
+    try:
+        code = _COMMANDS[name](arguments)
+        sys.stdout.flush()  # else a reader that is gone shows only at exit
+        return code
+    except BrokenPipeError:  # the reader, `head` perhaps, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
 
-    from .launcher import run
-    from .overlay import install
 
-    install()
-    run(first, rest)
-    return 0
+def _installed_program(name: str) -> str | None:
+    """The file of a Python program that pip has put beside this interpreter, or None."""
+    file = Path(sysconfig.get_path("scripts"), name)
+    if os.path.basename(name) != name or not file.is_file():
+        return None
+    with open(file, "rb") as opened:
+        head = opened.read(4096)  # of a long path, only the second line names python
+    return str(file) if head.startswith(b"#!") and b"python" in head else None
 
 
 def _usage() -> str:
@@ -90,17 +117,18 @@ def _not_a_script(name: str) -> int:
         return _fail(f"unknown option {name} (see --help)")
     if not name.endswith(".py") and "/" not in name:
         commands = ", ".join(_COMMANDS)
-        return _fail(f"{name!r} is neither a command ({commands}) nor a file")
+        return _fail(f"{name!r} is neither a command ({commands}) nor a file nor a program")
 
     from .launcher import cannot_open
 
     return cannot_open(name)
 
 
-def _check_build() -> int | None:
+def _check_build(warn: bool = False) -> int | None:
     """An exit code, and a line that says why, where the switches or the extension are broken.
 
-    For scripts too: a training that silently runs stock code helps nobody who asked for this.
+    With `warn`, an extension that cannot be loaded is a line and no more: the client runs as it is.
+    Not under YOLOV5_UTILS_STRICT=1.
     """
     try:
         for switch in SWITCHES:
@@ -117,7 +145,8 @@ def _check_build() -> int | None:
     except ValueError as error:
         return _fail(str(error))
     except ImportError as error:
-        return _fail(str(error), 1)
+        code = _fail(str(error), 1)
+        return None if warn and not STRICT.on() else code
     return None
 
 

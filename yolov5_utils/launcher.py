@@ -1,4 +1,4 @@
-"""Runs a script as `python SCRIPT` would, in the process that is already running.
+"""Runs a script or module as `python SCRIPT` or `python -m MODULE` would, in this very process.
 
 Knows nothing of torch or the overlay.
 """
@@ -9,6 +9,7 @@ import builtins
 import errno
 import io
 import os
+import runpy
 import sys
 from collections.abc import Sequence
 from importlib.machinery import SourceFileLoader
@@ -45,7 +46,23 @@ def run(script: str, arguments: Sequence[str]) -> None:
             code = compile(file.read(), str(module.__file__), "exec", dont_inherit=True)
         exec(code, vars(module))
     except BaseException:
-        _report_without_our_frames(module)
+        _report_without_our_frames()
+        raise
+
+
+def run_module(name: str, arguments: Sequence[str]) -> None:
+    """Run the module `name` as `__main__`, by the function that `python -m` itself calls.
+
+    A module that is not there ends in python's own message and exit code; exceptions as for `run`.
+    """
+    sys.argv[:] = ["-m", *arguments]  # as long as packages are being imported
+    if not getattr(sys.flags, "safe_path", False):
+        sys.path[0] = os.getcwd()
+    sys.modules["__main__"] = _bare_main_module()
+    try:
+        runpy._run_module_as_main(name)  # type: ignore[attr-defined]
+    except BaseException:
+        _report_without_our_frames()
         raise
 
 
@@ -55,12 +72,9 @@ def _absolute(script: str) -> str:
 
 
 def _main_module(file: str) -> ModuleType:
-    """A `__main__` with the attributes that python gives it; worker processes look at them."""
-    module: Any = ModuleType("__main__")
+    """A `__main__` with the attributes that python gives a script; worker processes look at them."""
+    module: Any = _bare_main_module()
     module.__loader__ = SourceFileLoader("__main__", file)
-    if sys.version_info < (3, 14):
-        module.__annotations__ = {}
-    module.__builtins__ = builtins
     module.__file__ = file
     if sys.version_info < (3, 15):
         module.__cached__ = None
@@ -68,15 +82,28 @@ def _main_module(file: str) -> ModuleType:
     return result
 
 
-def _report_without_our_frames(module: ModuleType) -> None:
-    """Have the exception hook in force see the traceback from the script's own frame on."""
+def _bare_main_module() -> ModuleType:
+    """A `__main__` as it is before python knows what to run."""
+    module: Any = ModuleType("__main__")
+    if sys.version_info < (3, 14):
+        module.__annotations__ = {}
+    module.__builtins__ = builtins
+    result: ModuleType = module
+    return result
+
+
+def _report_without_our_frames() -> None:
+    """Have the exception hook in force see the traceback from the frame after ours on."""
     hook = sys.excepthook
 
     def trimmed(
         kind: type[BaseException], error: BaseException, traceback: TracebackType | None
     ) -> None:
-        while traceback is not None and traceback.tb_frame.f_globals is not vars(module):
-            traceback = traceback.tb_next
-        hook(kind, error.with_traceback(traceback), traceback)
+        entry, ours = traceback, None
+        while entry is not None:
+            ours = entry if entry.tb_frame.f_globals is globals() else ours
+            entry = entry.tb_next
+        theirs = traceback if ours is None else ours.tb_next
+        hook(kind, error.with_traceback(theirs), theirs)
 
     sys.excepthook = trimmed

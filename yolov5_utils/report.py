@@ -2,15 +2,91 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import platform
+import site
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from . import _C, __version__, _native, overlay
+from .ops import prune as ops_prune
+from .ops import scale_img as ops_scale_img
+from .overlay import patches
+from .overlay.fingerprint import NotRecognised, examine
+from .overlay.forms import HOT
 from .switches import ALL as SWITCHES
+
+
+class Explanation(NamedTuple):
+    """Which way a hot path, or one call of it, runs in this process, and why."""
+
+    name: str
+    way: str  # "C", "torch", or "error" for a call that raises
+    why: str
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.way}: {self.why}"
+
+
+def explain(name: str | None = None, *args: Any) -> Explanation | list[Explanation]:
+    """Which way the hot path `name` runs, and why; all of them without a name.
+
+    `name` is a hot path's or a client's: "ema" or "ModelEMA.update", "fuse" or "fuse_conv_and_bn".
+    With the arguments of a call (of the average: the ModelEMA and the model) the answer is for that
+    call, which is not made: no tensor is changed and no call counted. ValueError for another name.
+    """
+    if name is None:
+        return [Explanation(operation, *_way(operation)) for operation in _native.HOT_PATHS]
+    operation = HOT[name].operation if name in HOT else name
+    if operation not in _native.HOT_PATHS:
+        known = ", ".join(dict.fromkeys([*_native.HOT_PATHS, *HOT]))
+        raise ValueError(f"name: got {name!r}, allowed are {known}")
+    way, why = _way(operation)
+    if not args or way == "torch":
+        return Explanation(name, way, why)
+    try:
+        _TRIALS[operation](*args)
+    except _native.Unsupported as reason:
+        return Explanation(name, "torch", str(reason))
+    except Exception as error:
+        return Explanation(name, "error", f"{type(error).__name__}: {error}")
+    return Explanation(name, "C", f"level {_C.info()['level']}")
+
+
+def _way(operation: str) -> tuple[str, str]:
+    refusal = _native.refusal(operation)
+    if refusal is not None:
+        return "torch", refusal
+    return "C", f"dense CPU tensors, level {_C.info()['level']}; torch for all others"
+
+
+def _try_ema(average: Any, model: Any) -> None:
+    inner = model
+    while isinstance(getattr(inner, "module", None), torch.nn.Module):
+        inner = inner.module
+    _C.ema_check(getattr(average, "ema", average), inner)
+
+
+def _try_scale_img(
+    img: Any, ratio: float = 1.0, same_shape: bool = False, gs: int = 32, **_: Any
+) -> None:
+    if ratio != 1.0:
+        ops_scale_img.resize(img, ratio, same_shape, gs)
+
+
+# Each tries a call of its hot path without a trace, and raises Unsupported where torch has to run.
+_TRIALS: dict[str, Callable[..., Any]] = {
+    "ema": _try_ema,
+    "sparsity": _C.count_module_zeros,
+    "prune": ops_prune.check,
+    "scale_img": _try_scale_img,
+    "time_synchronized": lambda: None,
+}
 
 
 def facts() -> dict[str, Any]:
@@ -31,8 +107,10 @@ def facts() -> dict[str, Any]:
         "hot_paths": hot_paths(),
         "overlay": {
             "installed": overlay.installed(),
+            "start_up_file": _start_up_file(),
             "modules": [record._asdict() for record in overlay.status()],
         },
+        "clients": [client._asdict() for client in clients()],
     }
 
 
@@ -41,17 +119,65 @@ def hot_paths() -> dict[str, dict[str, Any]]:
 
     `calls` counts calls by way taken, `reasons` why calls that could have run in C took torch.
     """
-    level = _C.info()["level"]
     result = {}
     for operation, path in _native.HOT_PATHS.items():
-        refusal = _native.refusal(operation)
+        way, why = _way(operation)
         result[operation] = {
-            "way": "torch" if refusal else "C",
-            "why": refusal or f"dense CPU tensors, level {level}; torch for all others",
+            "way": way,
+            "why": why,
             "calls": dict(path.calls),
             "reasons": dict(path.reasons),
         }
     return result
+
+
+def clients() -> Iterator[overlay.Record]:
+    """What the overlay would do to each client that a Python started here would find.
+
+    The client's file is read, not run: in utils/ of this folder, and in the installed packages.
+    """
+    for name in overlay.CLIENTS:
+        package, *rest = name.split(".")
+        folder = Path("utils") if package == "utils" else _folder(package)
+        file = folder.joinpath(*rest).with_suffix(".py") if folder is not None else None
+        if file is not None and file.is_file():
+            yield _record(name, file.resolve())
+
+
+def _folder(package: str) -> Path | None:
+    """The folder of an installed package, which is not imported; None where there is none."""
+    try:
+        spec = importlib.util.find_spec(package)
+    except (ImportError, ValueError):
+        return None
+    return Path(spec.origin).parent if spec is not None and spec.origin is not None else None
+
+
+def _record(name: str, file: Path) -> overlay.Record:
+    try:
+        found = examine(file.read_text(encoding="utf-8"))
+    except NotRecognised as why:
+        return overlay.Record(name, str(file), None, (), {"module": f"not YOLOv5's: {why}"})
+    except (OSError, UnicodeError) as error:
+        return overlay.Record(name, str(file), None, (), {"module": f"cannot be read: {error}"})
+    left = dict(found.left)
+    for hot, form in found.forms.items():
+        reason = patches.refusal(hot, form)
+        if reason is not None:
+            left[hot] = reason
+    replaced = tuple(hot for hot in found.forms if hot not in left)
+    return overlay.Record(name, str(file), found.release, replaced, left)
+
+
+def _start_up_file() -> bool:
+    """True where the installed package brought the file that YOLOV5_UTILS_OVERLAY=1 works with."""
+    folder = Path(__file__).resolve().parents[1]
+    read_at_start = {Path(path).resolve() for path in sys.path if path in _site_folders()}
+    return folder in read_at_start and (folder / "yolov5_utils_overlay.pth").is_file()
+
+
+def _site_folders() -> list[str]:
+    return [*site.getsitepackages(), site.getusersitepackages()]
 
 
 def as_json() -> str:
@@ -72,9 +198,33 @@ def as_text() -> str:
     rows += [(f"build: {key}", _words(value)) for key, value in all_facts["build"].items()]
     rows += [(name, value or "(not set)") for name, value in all_facts["switches"].items()]
     for operation, path in all_facts["hot_paths"].items():
-        rows.append((f"hot path {operation}", f"{path['way']}: {path['why']}"))
+        rows.append((f"hot path {operation}", f"{path['way']}: {path['why']}{_called(path)}"))
+    hook = all_facts["overlay"]
+    rows.append(("overlay", "installed" if hook["installed"] else "not installed in this process"))
+    by_file = "works" if hook["start_up_file"] else "has no effect: no start-up file beside it"
+    rows.append(("YOLOV5_UTILS_OVERLAY=1", by_file))
+    for record in hook["modules"]:
+        rows.append((f"client {record['module']}", _fate(record, "replaced")))
+    for record in all_facts["clients"]:
+        rows.append((f"found here: {record['module']}", _fate(record, "would be replaced")))
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
+
+
+def _called(path: dict[str, Any]) -> str:
+    """The calls so far in words, nothing where there were none."""
+    calls = ", ".join(f"{way} {count}" for way, count in path["calls"].items() if count)
+    reasons = "".join(f"; {reason} ({count})" for reason, count in path["reasons"].items())
+    return f"; calls: {calls}{reasons}" if calls else ""
+
+
+def _fate(record: dict[str, Any], verb: str) -> str:
+    """One line on what becomes of a client's module."""
+    parts = [record["release"]] if record["release"] else []
+    if record["replaced"]:
+        parts.append(f"{verb}: {', '.join(record['replaced'])}")
+    parts += [why if name == "module" else f"{name}: {why}" for name, why in record["left"].items()]
+    return "; ".join(parts)
 
 
 def _pool(build: _C.Info) -> str:

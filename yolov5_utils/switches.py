@@ -34,8 +34,11 @@ CPU = Switch(
     "",
     "cap the instruction level of the C kernels",
 )
+OVERLAY = Switch(
+    "YOLOV5_UTILS_OVERLAY", ("0", "1"), "0", "1: patch YOLOv5 in every process of this Python"
+)
 STRICT = Switch(
     "YOLOV5_UTILS_STRICT", ("0", "1"), "0", "1: what C cannot do is an error, not a torch path"
 )
 
-ALL = (BACKEND, CPU, STRICT)
+ALL = (BACKEND, CPU, OVERLAY, STRICT)

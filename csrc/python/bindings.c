@@ -102,6 +102,37 @@ done:
     Py_RETURN_NONE;
 }
 
+const char y5_doc_ema_check[] =
+    "ema_check(average, source)\n--\n\n"
+    "What ema_update would raise of these two nn.Modules, which stay untouched; None where it "
+    "would\n"
+    "update them.";
+
+PyObject *
+y5_py_ema_check(PyObject *module, PyObject *const *arguments, Py_ssize_t count, PyObject *keywords)
+{
+    static const y5_signature signature = {"ema_check", 2, {"average", "source"}};
+    const y5_state *state = PyModule_GetState(module);
+    PyObject *values[2];
+    if (!y5_parse(&signature, arguments, count, keywords, values)) {
+        return NULL;
+    }
+    y5_error error = {0};
+    y5_pairs pairs = {.only_check = true};
+    y5_status status = check_environment(state, &error);
+    if (status == Y5_OK) {
+        status = y5_pairs_collect(state, values[0], values[1], &pairs, &error);
+    }
+    if (status == Y5_OK) {
+        status = y5_pairs_borrow(state, values[0], values[1], &pairs, &error);
+    }
+    y5_pairs_free(&pairs);
+    if (status != Y5_OK) {
+        return y5_raise(state, status, &error);
+    }
+    Py_RETURN_NONE;
+}
+
 const char y5_doc_count_module_zeros[] =
     "count_module_zeros(module)\n--\n\n"
     "(parameters, elements, zeros, float32 share, float64 share) of module.parameters(), each "

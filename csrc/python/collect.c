@@ -298,7 +298,7 @@ borrow_and_announce(const y5_state *state, y5_pairs *pairs, int64_t *refused, y5
     if (status == Y5_OK) {
         status = check_overlap(pairs, error);
     }
-    if (status == Y5_OK && pairs->count > 0) {
+    if (status == Y5_OK && pairs->count > 0 && !pairs->only_check) {
         status = bump_versions(state, pairs, error);
     }
     if (status == Y5_OK && !pairs->pinned && !PyCFunction_Check(state->torch.bump_versions)) {

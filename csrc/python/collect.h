@@ -17,9 +17,10 @@ typedef struct {
     int64_t *starts; /* count + 1 numbers, as core/ops.h wants them */
     y5_range *ranges;
     int64_t count;
-    int64_t bytes; /* the update reads and writes */
-    bool in_order; /* some memory is written twice: no two pairs may run side by side */
-    bool pinned;   /* the memory outlives whatever other threads do: the GIL may be released */
+    int64_t bytes;   /* the update reads and writes */
+    bool in_order;   /* some memory is written twice: no two pairs may run side by side */
+    bool pinned;     /* the memory outlives whatever other threads do: the GIL may be released */
+    bool only_check; /* set by the caller: nothing will be written */
 } y5_pairs;
 
 /* Phase 1: every entry of average.state_dict() that has to move, with source's entry of that key.
@@ -27,8 +28,9 @@ typedef struct {
 y5_status y5_pairs_collect(const y5_state *state, PyObject *average, PyObject *source,
                            y5_pairs *pairs, y5_error *error);
 
-/* Phase 2: takes the pointers and checks everything that could stop the update; then tells torch's
- * autograd that the averages are about to be written. Y5_UNSUPPORTED has changed nothing. */
+/* Phase 2: takes the pointers and checks everything that could stop the update; then, unless it is
+ * only a check, tells torch's autograd that the averages are about to be written. Y5_UNSUPPORTED
+ * has changed nothing. */
 y5_status y5_pairs_borrow(const y5_state *state, PyObject *average, PyObject *source,
                           y5_pairs *pairs, y5_error *error);
 

@@ -327,6 +327,7 @@ info(PyObject *module, PyObject *unused)
 
 static PyMethodDef methods[] = {
     {"ema_update", FASTCALL(y5_py_ema_update), y5_doc_ema_update},
+    {"ema_check", FASTCALL(y5_py_ema_check), y5_doc_ema_check},
     {"count_module_zeros", FASTCALL(y5_py_count_module_zeros), y5_doc_count_module_zeros},
     {"count_zeros", FASTCALL(y5_py_count_zeros), y5_doc_count_zeros},
     {"prune", FASTCALL(y5_py_prune), y5_doc_prune},

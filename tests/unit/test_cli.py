@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -67,6 +68,35 @@ def test_script_sees_what_python_shows_it(tmp_path: Path, script: str) -> None:
     assert_same(results)
 
 
+def module_in(folder: Path, text: str) -> None:
+    """The text as modules: `one`, `package` (its __main__) and `package.inner`."""
+    (folder / "package").mkdir()
+    (folder / "package" / "__init__.py").write_text("import sys; print(sys.argv)\n")
+    for file in ("one.py", "package/__main__.py", "package/inner.py"):
+        (folder / file).write_text(text)
+
+
+# The loader's text has its address; and it is enough to see that there is one.
+MODULE = MIRROR.replace("loader = __loader__\n", "loader = __loader__\n__spec__.loader = None\n")
+
+
+@pytest.mark.parametrize("name", ["one", "package", "package.inner"])
+def test_module_sees_what_python_shows_it(tmp_path: Path, name: str) -> None:
+    module_in(tmp_path, MODULE)
+    results = both(tmp_path, "-m", name, "--flag", "info", "-m")
+    assert "'--flag', 'info', '-m'" in results[1].stdout
+    assert_same(results)
+
+
+@pytest.mark.parametrize("name", ["gone", "package.gone", "one.gone", "empty", "one.py", ".one"])
+def test_module_that_cannot_be_run(tmp_path: Path, name: str) -> None:
+    module_in(tmp_path, MODULE)
+    (tmp_path / "empty").mkdir()
+    results = both(tmp_path, "-m", name)
+    assert results[1].returncode == 1
+    assert_same(results)
+
+
 ENDINGS = {
     "end": "",
     "code": "import sys; sys.exit(7)",
@@ -88,18 +118,42 @@ def test_script_ends_as_under_python(tmp_path: Path, ending: str) -> None:
     assert_same(both(tmp_path, "s.py"))
 
 
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_module_ends_as_under_python(tmp_path: Path, ending: str) -> None:
+    encoding = "latin-1" if ending == "encoding" else "utf-8"
+    (tmp_path / "s.py").write_text(ENDINGS[ending] + "\n", encoding=encoding)
+    assert_same(both(tmp_path, "-m", "s"))
+
+
+def test_program_of_this_environment(tmp_path: Path) -> None:
+    """As pip installs `yolo`: a script in the environment's folder of programs."""
+    code = "import sysconfig; print(sysconfig.get_path('scripts'))"
+    name = f"y5-test-program-{os.getpid()}"
+    program = Path(run(STOCK, "-c", code).stdout.strip()) / name
+    program.write_text(f"#!{sys.executable}\n{MIRROR}")
+    try:
+        ours = run(OURS, name, "train", folder=tmp_path)
+        assert_same((ours, run(STOCK, str(program), "train", folder=tmp_path)))
+        assert str(program) in ours.stdout
+        program.write_text("\x7fELF no Python program\n")
+        assert "neither a command" in run(OURS, name, folder=tmp_path).stderr
+    finally:
+        program.unlink()
+
+
 def test_interrupt_ends_as_under_python(tmp_path: Path) -> None:
     (tmp_path / "s.py").write_text(
         "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(60)\n"
     )
-    results = both(tmp_path, "s.py")
-    assert results[1].returncode == -signal.SIGINT
-    assert_same(results)
+    for arguments in (("s.py",), ("-m", "s")):
+        results = both(tmp_path, *arguments)
+        assert results[1].returncode == -signal.SIGINT
+        assert_same(results)
 
 
 @pytest.mark.parametrize("method", ["spawn", "fork", "forkserver"])
 def test_worker_processes_start(tmp_path: Path, method: str) -> None:
-    """Workers import the script again from `__main__.__file__`, as under python."""
+    """Workers import the script again from `__main__`'s file or spec, as under python."""
     (tmp_path / "s.py").write_text(
         "import multiprocessing, sys\n"
         "def work(x):\n"
@@ -108,9 +162,10 @@ def test_worker_processes_start(tmp_path: Path, method: str) -> None:
         f"    with multiprocessing.get_context({method!r}).Pool(2) as pool:\n"
         "        print(pool.map(work, range(4)))\n"
     )
-    results = both(tmp_path, "s.py")
-    assert "(9, " in results[1].stdout
-    assert_same(results)
+    for arguments in (("s.py",), ("-m", "s")):
+        results = both(tmp_path, *arguments)
+        assert "(9, " in results[1].stdout
+        assert_same(results)
 
 
 def test_client_is_patched_before_it_uses_anything(tmp_path: Path) -> None:
@@ -139,6 +194,7 @@ def test_client_is_patched_before_it_uses_anything(tmp_path: Path) -> None:
 MISTAKES = {
     "nothing": ((), {}, 2, "usage: python -m yolov5_utils SCRIPT.py"),
     "command": (("inof",), {}, 2, "'inof' is neither a command (info, selftest, demo) nor a file"),
+    "module": (("-m",), {}, 2, "-m needs the name of a module"),
     "option": (("--jsno",), {}, 2, "unknown option --jsno"),
     "argument": (("info", "--jsno"), {}, 2, "info takes nothing or --json, not --jsno"),
     "argument of selftest": (("selftest", "all"), {}, 2, "selftest takes no arguments, not all"),
@@ -189,14 +245,31 @@ def test_missing_script_is_reported_in_pythons_words(tmp_path: Path, script: str
     assert "can't open file" in ours.stderr or "neither a command" in ours.stderr
 
 
-@pytest.mark.parametrize("argument", ["info", "selftest", "s.py"])
-def test_broken_build_is_named_with_its_remedy(tmp_path: Path, argument: str) -> None:
-    (tmp_path / "s.py").write_text("print('ran')\n")
+def run_broken(
+    folder: Path, *arguments: str, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """The command line where the extension was built for another interpreter."""
+    (folder / "s.py").write_text("print('ran')\n")
     code = (
         "import sys; sys.modules['yolov5_utils._C'] = None\n"
-        f"from yolov5_utils.cli import main; sys.exit(main([{argument!r}]))"
+        f"from yolov5_utils.cli import main; sys.exit(main({list(arguments)!r}))"
     )
-    result = run(STOCK, "-c", code, folder=tmp_path)
+    return run(STOCK, "-c", code, folder=folder, **environment)
+
+
+@pytest.mark.parametrize("arguments", [("s.py",), ("-m", "s")])
+def test_broken_build_warns_and_the_client_runs(tmp_path: Path, arguments: tuple[str]) -> None:
+    result = run_broken(tmp_path, *arguments)
+    assert result.returncode == 0
+    assert result.stdout == "ran\n"
+    assert "Remedy: reinstall" in result.stderr
+    assert result.stderr.count("\n") == 1, result.stderr
+
+
+@pytest.mark.parametrize("argument", ["info", "selftest", "s.py"])
+def test_broken_build_is_named_with_its_remedy(tmp_path: Path, argument: str) -> None:
+    strict = {"YOLOV5_UTILS_STRICT": "1"} if argument == "s.py" else {}
+    result = run_broken(tmp_path, argument, **strict)
     assert result.returncode == 1
     assert result.stdout == ""
     assert "Remedy: reinstall" in result.stderr
@@ -247,6 +320,18 @@ def test_info_follows_the_switches() -> None:
     assert facts["build"]["level"] == "portable"
     assert facts["hot_paths"]["ema"]["way"] == "torch"
     assert facts["hot_paths"]["ema"]["why"] == "YOLOV5_UTILS_BACKEND=torch"
+
+
+def test_info_tells_what_it_would_do_to_the_clients_it_finds(tmp_path: Path) -> None:
+    (tmp_path / "utils").mkdir()
+    (tmp_path / "utils" / "torch_utils.py").write_text("raise SystemExit('it was run')\n")
+    environment = {"PYTHONPATH": str(tmp_path)}
+    (tmp_path / "ultralytics").mkdir()
+    (tmp_path / "ultralytics" / "__init__.py").write_text("raise SystemExit('it was run')\n")
+    facts = json.loads(run(OURS, "info", "--json", folder=tmp_path, **environment).stdout)
+    assert [client["module"] for client in facts["clients"]] == ["utils.torch_utils"]
+    text = run(OURS, "info", folder=tmp_path, **environment).stdout
+    assert re.search("found here: utils.torch_utils +not YOLOv5's: it defines no class", text)
 
 
 def test_report_counts_calls() -> None:

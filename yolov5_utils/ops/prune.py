@@ -80,6 +80,16 @@ def prune_layers(model: nn.Module, amount: float, *, ties: str = "position") -> 
     _prune_with_torch(model, modules, amount)
 
 
+def check(model: nn.Module, amount: float = 0.3) -> None:
+    """Unsupported where torch has to prune `model`, torch's exception for a wrong `amount`."""
+    modules = _convolutions(model)
+    reason = _refusal(modules)
+    if reason is not None:
+        raise _native.Unsupported(reason)
+    weights = [module._parameters["weight"] for module in modules]
+    _native._C.prune(weights, None, _counts(amount, [weight.numel() for weight in weights]))
+
+
 def _convolutions(model: nn.Module) -> list[nn.Conv2d]:
     """The Conv2d of model.modules(), whose own generators take twice as long."""
     seen: set[nn.Module] = set()

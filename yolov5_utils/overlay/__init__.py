@@ -1,13 +1,14 @@
-"""Speed for an unmodified YOLOv5: swaps the hot callables of the client's own torch_utils module.
+"""Speed for unmodified YOLOv5 and ultralytics: swaps the hot callables of their own torch_utils.
 
 `install()` puts a finder on the import path. The client's file executes as always; before its
-import returns it is identified and, if it is YOLOv5's, patched in place. Importing this package,
-and installing, imports no torch: the client does that, when it always did.
+import returns it is identified and, if it is one that is known, patched in place. Importing this
+package, and installing, imports no torch: the client does that, when it always did.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import sys
 from types import ModuleType
@@ -15,9 +16,17 @@ from typing import Any, NamedTuple
 
 from .. import __version__
 from ..switches import ALL as SWITCHES
-from ..switches import BACKEND, STRICT
+from ..switches import BACKEND, OVERLAY, STRICT
 from .finder import Finder
-from .fingerprint import CLIENTS, NotRecognised, identify, is_client
+
+# The modules of which the log says why they were left alone. A copy inside another package is
+# looked at too, but not spoken of: `utils.torch_utils` is a common name.
+CLIENTS = (
+    "utils.torch_utils",
+    "yolov5.utils.torch_utils",
+    "ultralytics.utils.torch_utils",
+    "ultralytics.yolo.utils.torch_utils",
+)
 
 
 class Record(NamedTuple):
@@ -31,11 +40,11 @@ class Record(NamedTuple):
 
 
 _records: dict[str, Record] = {}
-_announced: set[str] = set()  # the module whose line was logged: one line a process
+_announced: set[str] = set()  # the clients whose line was logged: one line each a process
 
 
 def install() -> None:
-    """Patch YOLOv5's torch_utils module whenever it is imported, now also if it already is.
+    """Patch clients' torch_utils modules whenever they are imported, now also if they already are.
 
     Calling it again changes nothing. ValueError for an unknown value of a YOLOV5_UTILS_* switch.
     """
@@ -54,7 +63,7 @@ def install() -> None:
 
 
 def uninstall() -> None:
-    """Take the finder away and give every patched module its own callables back."""
+    """Take the finder away and give the clients their own callables back, wherever they are."""
     if installed():
         sys.meta_path.remove(_finder)
     if any(record.replaced for record in _records.values()):
@@ -65,6 +74,18 @@ def uninstall() -> None:
     _announced.clear()
 
 
+def at_start() -> None:
+    """What the installed .pth file calls where YOLOV5_UTILS_OVERLAY is neither unset nor 0.
+
+    Runs in every process of the environment, pip's too, so a wrong value is one line on stderr.
+    """
+    try:
+        if OVERLAY.on():
+            install()
+    except ValueError as error:
+        print(f"yolov5_utils: {error}; nothing is replaced", file=sys.stderr)
+
+
 def installed() -> bool:
     """True while the finder is in place."""
     return _finder in sys.meta_path
@@ -73,6 +94,11 @@ def installed() -> bool:
 def status() -> list[Record]:
     """One record for each client module met so far, in the order of their first import."""
     return list(_records.values())
+
+
+def is_client(name: str) -> bool:
+    """True for the full name of a module that may be a client's torch_utils."""
+    return name in CLIENTS or name.endswith(".utils.torch_utils")
 
 
 def _being_imported(module: ModuleType) -> bool:
@@ -86,6 +112,8 @@ def _executed(module: ModuleType) -> None:
     Whatever goes wrong leaves the module as it is, with the reason on record; under
     YOLOV5_UTILS_STRICT=1 it is raised as an ImportError.
     """
+    from .fingerprint import NotRecognised
+
     file = getattr(module, "__file__", None)
     try:
         record = _patched(module, file)
@@ -102,6 +130,8 @@ def _executed(module: ModuleType) -> None:
 
 
 def _patched(module: ModuleType, file: str | None) -> Record:
+    from .fingerprint import identify
+
     found = identify(module)
     if BACKEND.read() == "torch":
         reason = f"{BACKEND.name}=torch"
@@ -118,18 +148,25 @@ def _noted(name: str, reason: str) -> None:
 
 
 def _announce(module: ModuleType, record: Record) -> None:
-    """One line through the client's own logger, once a process, on the first rank only."""
-    logger: Any = getattr(module, "LOGGER", None) or getattr(module, "logger", None)
-    if _announced or logger is None or os.environ.get("RANK", "-1") not in ("-1", "0"):
+    """One line through the client's own logger, once a process, on the first rank only.
+
+    YOLOv5 imports ultralytics, before or after its own module: each of the two has its line.
+    """
+    client = "ultralytics" if record.module.startswith("ultralytics.") else "YOLOv5"
+    if client in _announced or os.environ.get("RANK", "-1") not in ("-1", "0"):
         return
     if not record.replaced and record.module not in CLIENTS:
         return
-    _announced.add(record.module)
+    logger: Any = getattr(module, "LOGGER", None) or getattr(module, "logger", None)
+    if logger is None:
+        logger = logging.getLogger("yolov5_utils")
+    _announced.add(client)
     if record.replaced:
         names = ", ".join(record.replaced)
         logger.info(f"yolov5_utils {__version__}: {names} of {record.module} replaced")
     else:
-        reason = "; ".join(record.left.values())
+        reason = "; ".join(f"{name}: {why}" for name, why in record.left.items())
+        reason = record.left.get("module", reason)
         logger.warning(f"yolov5_utils {__version__}: {record.module} runs as it is: {reason}")
 
 

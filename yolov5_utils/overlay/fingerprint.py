@@ -16,15 +16,6 @@ from typing import Any, NamedTuple
 
 from .forms import HOT, Form, Left
 
-# The modules whose log says when they were left alone. A copy inside another package is looked at
-# too, in silence: `utils.torch_utils` is a common name.
-CLIENTS = (
-    "utils.torch_utils",
-    "yolov5.utils.torch_utils",
-    "ultralytics.utils.torch_utils",
-    "ultralytics.yolo.utils.torch_utils",
-)
-
 # What every YOLOv5 from 5.0 on defines, and what some release of it did: anything else is a fork's.
 _YOLOV5 = frozenset(
     "ModelEMA fuse_conv_and_bn profile prune select_device sparsity "
@@ -69,11 +60,6 @@ class Fingerprint(NamedTuple):
     forms: dict[str, Form]
     left: dict[str, str]
     lines: dict[str, int]  # the first line of each callable in `forms`
-
-
-def is_client(name: str) -> bool:
-    """True for the full name of a module that may be a client's torch_utils."""
-    return name in CLIENTS or name.endswith(".utils.torch_utils")
 
 
 def examine(source: str) -> Fingerprint:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from .. import _native  # first: it names the remedy where the extension is broken
 from .fingerprint import Fingerprint
-from .forms import HOT, FuseForm
+from .forms import HOT, Form, FuseForm
 from .replacements import replacement
 
 _MARK = "__yolov5_utils__"  # on our replacements only: tells them from the client's functions
@@ -36,9 +36,7 @@ def apply(module: ModuleType, found: Fingerprint) -> tuple[str, ...]:
     """
     replaced = []
     for name, form in found.forms.items():
-        reason = _native.refusal(HOT[name].operation)
-        if isinstance(form, FuseForm) and form.in_place:
-            reason = reason or "it fuses in place, which is not in C in this version"
+        reason = refusal(name, form)
         if reason is not None:
             found.left[name] = reason
             continue
@@ -51,6 +49,13 @@ def apply(module: ModuleType, found: Fingerprint) -> tuple[str, ...]:
             _done.append(_Replaced(owner, attribute, original, new))
         replaced.append(name)
     return tuple(replaced)
+
+
+def refusal(name: str, form: Form) -> str | None:
+    """Why a callable of this form is left to the client in this process, or None."""
+    if isinstance(form, FuseForm) and form.in_place:
+        return "it fuses in place, which is not in C in this version"
+    return _native.refusal(HOT[name].operation)
 
 
 def rebind() -> None:

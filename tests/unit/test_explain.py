@@ -1,0 +1,122 @@
+"""explain: the way of a hot path or of one call, without making the call."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import yolov5_utils
+from yolov5_utils import _C, _native
+from yolov5_utils.overlay.forms import HOT
+from yolov5_utils.torch_utils import ModelEMA, prune, scale_img, sparsity
+
+
+def model_of() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+
+
+def counts() -> list[Any]:
+    return [(dict(path.calls), dict(path.reasons)) for path in _native.HOT_PATHS.values()]
+
+
+def test_without_a_name_every_hot_path_is_explained() -> None:
+    rows = yolov5_utils.explain()
+    assert [row.name for row in rows] == list(_native.HOT_PATHS)
+    for row in rows:
+        refusal = _native.refusal(row.name)
+        assert row.way == ("torch" if refusal else "C")
+        assert row.why == refusal if refusal else f"level {_C.info()['level']}" in row.why
+        assert str(row) == f"{row.name}: {row.way}: {row.why}"
+
+
+@pytest.mark.parametrize("name", [*_native.HOT_PATHS, *HOT])
+def test_names_of_hot_paths_and_of_clients(name: str) -> None:
+    row = yolov5_utils.explain(name)
+    assert row.name == name
+    assert row.way in ("C", "torch")
+
+
+def test_unknown_name() -> None:
+    with pytest.raises(ValueError, match="name: got 'emma', allowed are ema, fuse, .*time_sync"):
+        yolov5_utils.explain("emma")
+
+
+CALLS: dict[str, tuple[str, Any, str, str]] = {
+    "average": ("ema", lambda: (ModelEMA(model_of()), model_of()), "C", "level"),
+    "average of modules": ("ModelEMA.update", lambda: (model_of(), model_of()), "C", "level"),
+    "wrapped": ("ema", lambda: (ModelEMA(model_of()), nn.DataParallel(model_of())), "C", "level"),
+    "other keys": ("ema", lambda: (model_of(), nn.Linear(2, 2)), "error", "KeyError: '0.weight'"),
+    "other shape": ("ema", lambda: (nn.Linear(2, 2), nn.Linear(2, 3)), "torch", "weight"),
+    "share": ("sparsity", lambda: (model_of(),), "C", "level"),
+    "share of sparse": ("sparsity", lambda: (sparse(),), "torch", ""),
+    "pruned": ("prune", lambda: (model_of(), 0.3), "C", "level"),
+    "pruned by default": ("prune", lambda: (model_of(),), "C", "level"),
+    "pruned too much": ("prune", lambda: (model_of(), 1.5), "error", "ValueError: amount=1.5"),
+    "pruned with a mask": ("prune", lambda: (masked(),), "torch", "mask"),
+    "image": ("scale_img", lambda: (torch.rand(1, 3, 8, 8), 0.5), "C", "level"),
+    "same image": ("scale_img", lambda: ("anything",), "C", "level"),
+    "half image": ("scale_img", lambda: (torch.rand(1, 3, 8, 8).half(), 0.5), "torch", "float32"),
+}
+
+
+def sparse() -> nn.Module:
+    model = nn.Module()
+    model.weight = nn.Parameter(torch.eye(2).to_sparse(), requires_grad=False)
+    return model
+
+
+def masked() -> nn.Module:
+    model = model_of()
+    nn.utils.prune.l1_unstructured(model[0], "weight", amount=0.1)
+    return model
+
+
+@pytest.mark.parametrize("case", CALLS)
+def test_a_call_is_explained_and_not_made(case: str) -> None:
+    name, arguments, way, why = CALLS[case]
+    given = arguments()
+    modules = [getattr(value, "ema", value) for value in given]
+    state = [
+        (value, value._version, value.clone())
+        for module in modules
+        if isinstance(module, nn.Module)
+        for value in module.state_dict(keep_vars=True).values()
+    ]
+    before, random = counts(), torch.get_rng_state()
+    row = yolov5_utils.explain(name, *given)
+    assert (row.name, row.way) == (name, way), row
+    assert why in row.why
+    assert counts() == before
+    assert torch.equal(torch.get_rng_state(), random)
+    for value, version, content in state:
+        assert value._version == version
+        assert torch.equal(value.detach().to_dense(), content.detach().to_dense())
+
+
+def test_the_call_itself_goes_the_way_that_was_explained() -> None:
+    model, image = model_of(), torch.rand(1, 3, 8, 8)
+    calls = (
+        ("ema", (ModelEMA(model), model), lambda average, model: average.update(model)),
+        ("sparsity", (model,), sparsity),
+        ("prune", (model, 0.2), prune),
+        ("scale_img", (image, 0.5), scale_img),
+        ("scale_img", (image.double(), 0.5), scale_img),
+    )
+    for name, arguments, function in calls:
+        way = yolov5_utils.explain(name, *arguments).way
+        path = _native.HOT_PATHS[name]
+        before = path.calls[way]
+        function(*arguments)
+        assert path.calls[way] == before + 1
+
+
+def test_switched_off(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(_native, "_USE_C", False)
+    row = yolov5_utils.explain("sparsity", model_of())
+    assert row == ("sparsity", "torch", "YOLOV5_UTILS_BACKEND=torch")

@@ -1,21 +1,25 @@
-"""Imports yolov5_utils.auto, and runs a client: auto.py first|late MODULE ARGUMENT...
+"""Imports yolov5_utils.auto and runs a client: auto.py first|late SCRIPT or -m MODULE, ARGUMENT...
 
-first: before the client, which then runs as `python -m MODULE` does. late: with the client's
-module imported, as in a notebook, its own functions are called then.
+first: before the client, which then runs as python runs it. late: with the client's modules
+imported, as in a notebook, whose functions are called then.
 """
 
 import importlib
 import runpy
 import sys
 
-when, dash_m, name = sys.argv[1:4]
-sys.argv = [name, *sys.argv[4:]]
-if when == "first":
-    import yolov5_utils.auto
+when, *sys.argv = sys.argv[1:]
+name = sys.argv[0]
+if name == "-m":
+    del sys.argv[0]
+    name = sys.argv[0]
+if when == "late":
+    client = importlib.import_module("yolov5.detect" if name.endswith(".py") else name)
 
-    runpy.run_module(name, run_name="__main__", alter_sys=True)
-else:
-    client = importlib.import_module(name)
-    import yolov5_utils.auto
 
+if name.endswith(".py"):
+    runpy.run_path(name, run_name="__main__")
+elif when == "late":
     client.main(client.parse_opt())
+else:
+    runpy.run_module(name, run_name="__main__", alter_sys=True)

@@ -47,9 +47,10 @@ def table(text: str) -> list:
 
 
 def metrics(output: str) -> list[str]:
-    """The lines of what a client says that give its figures, a class each."""
-    titles = ("all", *COLOURS)
-    return [line for line in output.splitlines() if line.split()[:1] in [[t] for t in titles]]
+    """The lines of what a client says that give its figures, of a class each or of sparsity."""
+    titles = [["all"], *([colour] for colour in COLOURS)]
+    lines = output.splitlines()
+    return [line for line in lines if line.split()[:1] in titles or "sparsity" in line]
 
 
 def differences(ours: object, stock: object, path: str = "") -> list[str]:

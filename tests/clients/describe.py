@@ -39,7 +39,6 @@ def describe(value, path, lines):
     return lines
 
 
-
 def resolved(name):
     module, _, attribute = name.rpartition(".")
     return getattr(importlib.import_module(module), attribute)

@@ -72,7 +72,10 @@ class Desk:
         lines = record.read_text().splitlines() if record.exists() else []
         records = [json.loads(line) for line in lines]
         saves = [line for line in records if "save" in line]
-        end = next((line for line in records if "package" in line), {})
+        ends = [
+            line for line in records if "package" in line
+        ]  # torchrun itself writes an empty one
+        end = next((line for line in ends if line["surfaces"]), {})
         return Run(process.stdout, process.returncode, seconds, saves, end)
 
     def contents(self, name: str) -> dict:
@@ -121,7 +124,9 @@ class Route(NamedTuple):
 
 
 def target(desk: Desk, what: str, module: bool) -> list[str]:
-    """The client's program as arguments of the interpreter: a file, or -m and a module."""
+    """A program as arguments of the interpreter: a script of ours, a client's file, -m MODULE."""
+    if what.endswith(".py"):
+        return [str(HERE / what)]
     if what == "yolo":
         return ["-m", "ultralytics.cfg"] if module else [str(desk.environment.folder / "bin/yolo")]
     if module:
@@ -142,6 +147,17 @@ ROUTES = {
 }
 
 
+# Every route is taken by one client at least, every client by one route; torchrun is in test_ddp.py.
+ROUTE_OF = {
+    "yolov5 7.0.14": "python -m yolov5_utils SCRIPT",
+    "yolov5 6.2.3": "python -m yolov5_utils -m MODULE",
+    "yolov5 6.1.9": "YOLOV5_UTILS_OVERLAY=1",
+    "yolov5 6.0.7": "import yolov5_utils.auto, late",
+    "yolov5 5.0.10": "import yolov5_utils.auto, first",
+    "ultralytics 8.4.190": "YOLOV5_UTILS_OVERLAY=1",
+}
+
+
 class Outcome(NamedTuple):
     """A job done twice: what to compare, and how long it took."""
 
@@ -149,6 +165,20 @@ class Outcome(NamedTuple):
     ours: Run
     stock_files: dict
     our_files: dict
+
+    def row(self, client: str, route: str, job: str) -> list[str]:
+        """The job's line in the table of results."""
+        entries = [file for file in self.our_files.values() if isinstance(file, dict)]
+        tensors = sum(
+            entry[1].startswith("torch.") for file in entries for entry in file["entries"]
+        )
+        averages = sum(bool(save["averages"]) for save in self.ours.saves)
+        compared = f"{len(self.our_files)} files, {tensors} tensors, {averages} averages"
+        calls = {name: ways["C"] for name, ways in self.ours.end["package"]["calls"].items()}
+        called = ", ".join(f"{name} {count}" for name, count in calls.items() if count) or "none"
+        equal = "**no**" if self.differences() else "yes"
+        seconds = [f"{run.seconds:.1f}" for run in (self.stock, self.ours)]
+        return [client, route, job, equal, compared, called, *seconds]
 
     def differences(self) -> list[str]:
         """Where the overlaid run differs from the stock one; nothing where all bits are equal."""
@@ -175,6 +205,8 @@ class Pair:
     def job(self, name: str) -> Outcome:
         """Run a job of the client on both desks at the same time, or give the earlier outcome."""
         if name not in self._done:
+            if name != "train":  # whose weights the other jobs load
+                self.job("train")
             what, arguments = self.client.jobs[name]
             folder = output_folder(arguments)
             stock = [*target(self.stock, what, self.route.module), *arguments]
@@ -194,9 +226,5 @@ class Pair:
 
 def output_folder(arguments: list[str]) -> str:
     """The name of the folder below runs/ that a client with these arguments writes to."""
-    for number, argument in enumerate(arguments):
-        if argument == "--name":
-            return arguments[number + 1]
-        if argument.startswith("save_dir="):
-            return argument.rpartition("/")[2]
-    raise ValueError(f"no folder in {arguments}")
+    words = [word.removeprefix("save_dir=runs/") for word in arguments]
+    return words[words.index("--name") + 1] if "--name" in words else words[-1]

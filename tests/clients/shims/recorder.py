@@ -16,15 +16,24 @@ import os
 import signal
 import sys
 
-HOT = (
-    "ModelEMA ModelEMA.update ModelEMA.update_attr sparsity prune fuse_conv_and_bn scale_img "
-    "time_sync time_synchronized"
-).split()
+HOT = [
+    "ModelEMA",
+    "ModelEMA.update",
+    "ModelEMA.update_attr",
+    "sparsity",
+    "prune",
+    "fuse_conv_and_bn",
+    "scale_img",
+    "time_sync",
+    "time_synchronized",
+]
 saves = 0
 
 
 def write(record):
-    with open(os.environ["RECORD"], "a", encoding="utf-8") as file:
+    rank = os.environ.get("RANK", "0")
+    name = os.environ["RECORD"] + ("" if rank == "0" else f".{rank}")
+    with open(name, "a", encoding="utf-8") as file:
         file.write(json.dumps(record) + "\n")
 
 
@@ -80,9 +89,15 @@ def package():
         "modules": [name for name in sys.modules if name.split(".")[0] == "yolov5_utils"],
         "file": getattr(sys.modules.get("yolov5_utils"), "__file__", None),
         "calls": {name: path.calls for name, path in native.HOT_PATHS.items()} if native else {},
-        "reasons": {name: path.reasons for name, path in native.HOT_PATHS.items()} if native else {},
+        "reasons": {name: path.reasons for name, path in native.HOT_PATHS.items()}
+        if native
+        else {},
         "overlay": [record._asdict() for record in overlay.status()] if overlay else [],
     }
+
+
+def processes_started():
+    return next(multiprocessing.process._process_counter) - 1
 
 
 def at_exit():
@@ -96,6 +111,7 @@ def at_exit():
             "surfaces": {name: surface(module) for name, module in modules.items()},
             "copies": {name: copies(module) for name, module in modules.items()},
             "package": package(),
+            "workers": [multiprocessing.get_start_method(), processes_started()],
         }
     )
 

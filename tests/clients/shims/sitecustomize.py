@@ -34,8 +34,10 @@ class AfterImport(importlib.abc.MetaPathFinder):
         return spec
 
 
-def refuse(*arguments, **keywords):
+def only_this_machine(host, *arguments, **keywords):
     """The runs must be the same with a network as without one."""
+    if host in (None, "localhost", "127.0.0.1", "0.0.0.0", "::1", socket.gethostname()):
+        return resolve(host, *arguments, **keywords)
     raise socket.gaierror(socket.EAI_NONAME, "no network in this test")
 
 
@@ -76,7 +78,8 @@ def shim_torch(torch):
         recorder.start(torch)
 
 
-socket.getaddrinfo = refuse
+resolve = socket.getaddrinfo
+socket.getaddrinfo = only_this_machine
 shims = {"numpy": shim_numpy, "PIL.ImageFont": shim_fonts, "torch": shim_torch}
 sys.meta_path.insert(0, AfterImport(shims))
 if os.environ.get("START_METHOD"):

@@ -72,7 +72,7 @@ def _absolute(script: str) -> str:
 
 
 def _main_module(file: str) -> ModuleType:
-    """A `__main__` with the attributes that python gives a script; worker processes look at them."""
+    """A `__main__` with the attributes python gives a script; worker processes look at them."""
     module: Any = _bare_main_module()
     module.__loader__ = SourceFileLoader("__main__", file)
     module.__file__ = file

@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 import torch
 
 from . import _C, __version__, _native, overlay
+from .ops import fuse as ops_fuse
 from .ops import prune as ops_prune
 from .ops import scale_img as ops_scale_img
-from .overlay import patches
 from .overlay.fingerprint import NotRecognised, examine
 from .overlay.forms import HOT
 from .switches import ALL as SWITCHES
@@ -79,9 +79,26 @@ def _try_scale_img(
         ops_scale_img.resize(img, ratio, same_shape, gs)
 
 
+def _try_fuse(conv: Any, bn: Any) -> None:
+    """The call itself, which leaves its arguments alone; what it counts and draws is put back."""
+    path = _native.HOT_PATHS["fuse"]
+    calls, reasons = dict(path.calls), dict(path.reasons)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            ops_fuse.fuse_conv_and_bn(conv, bn)
+        new = [why for why, count in path.reasons.items() if count != reasons.get(why)]
+    finally:
+        path.calls.update(calls)
+        path.reasons.clear()
+        path.reasons.update(reasons)
+    if new:
+        raise _native.Unsupported(new[0])
+
+
 # Each tries a call of its hot path without a trace, and raises Unsupported where torch has to run.
 _TRIALS: dict[str, Callable[..., Any]] = {
     "ema": _try_ema,
+    "fuse": _try_fuse,
     "sparsity": _C.count_module_zeros,
     "prune": ops_prune.check,
     "scale_img": _try_scale_img,
@@ -161,8 +178,8 @@ def _record(name: str, file: Path) -> overlay.Record:
     except (OSError, UnicodeError) as error:
         return overlay.Record(name, str(file), None, (), {"module": f"cannot be read: {error}"})
     left = dict(found.left)
-    for hot, form in found.forms.items():
-        reason = patches.refusal(hot, form)
+    for hot in found.forms:
+        reason = _native.refusal(HOT[hot].operation)
         if reason is not None:
             left[hot] = reason
     replaced = tuple(hot for hot in found.forms if hot not in left)

@@ -15,9 +15,7 @@ from yolov5_utils.overlay.forms import Form, FuseForm, PruneForm, ScaleForm, Tim
 YOLOV5 = ("5.0", "6.0", "between", "6.1", "6.2", "7.0")
 ULTRALYTICS = ("u8.0", "u8.3", "u8.4")
 RELEASES = (*YOLOV5, *ULTRALYTICS)
-PACKAGES = {release: "utils" for release in YOLOV5} | {
-    release: "ultralytics.utils" for release in ULTRALYTICS
-}
+PACKAGES = dict.fromkeys(YOLOV5, "utils") | dict.fromkeys(ULTRALYTICS, "ultralytics.utils")
 
 _COMMON = '''# {head}
 """A synthetic client."""
@@ -174,7 +172,8 @@ def fuse_conv_and_bn(conv, bn):
     weight = torch.mm(share, conv.weight.view(conv.out_channels, -1)).view(conv.weight.shape)
     bias = torch.zeros(conv.out_channels) if conv.bias is None else conv.bias
     bias = torch.mm(share, bias.reshape(-1, 1)).reshape(-1)
-    bias = bias + (bn.bias - bn.weight.mul(bn.running_mean).div(torch.sqrt(bn.running_var + bn.eps)))
+    moved = bn.weight.mul(bn.running_mean).div(torch.sqrt(bn.running_var + bn.eps))
+    bias = bias + (bn.bias - moved)
 {result}
 
 '''

@@ -206,9 +206,7 @@ def test_fused_layers_are_the_stock_ones(pair: tuple[Any, Any], mode: Any, bias:
     layers = [pair_of_layers(bias=bias, padding=1, stride=2, groups=2) for _ in pair]
     before = calls("fuse")
     with mode():
-        results = [
-            module.fuse_conv_and_bn(*two) for module, two in zip(pair, layers, strict=True)
-        ]
+        results = [module.fuse_conv_and_bn(*two) for module, two in zip(pair, layers, strict=True)]
     ours, theirs = results
     in_place = theirs is layers[1][0]
     assert (ours is layers[0][0]) == in_place

@@ -62,6 +62,15 @@ CALLS: dict[str, tuple[str, Any, str, str]] = {
     "half image": ("scale_img", lambda: (torch.rand(1, 3, 8, 8).half(), 0.5), "torch", "float32"),
 }
 
+if _native.refusal("fuse") is None:
+    CALLS["fused"] = ("fuse", lambda: tuple(frozen()), "C", "level")
+    CALLS["fused with grad"] = ("fuse_conv_and_bn", lambda: tuple(model_of()), "torch", "")
+    CALLS["fused wrongly"] = ("fuse", lambda: (nn.Linear(2, 2), nn.ReLU()), "error", "")
+
+
+def frozen() -> nn.Module:
+    return model_of().requires_grad_(False)
+
 
 def sparse() -> nn.Module:
     model = nn.Module()

@@ -9,12 +9,14 @@ import subprocess
 import sys
 import sysconfig
 import tarfile
+import timeit
 import zipfile
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
+STARTUP = "yolov5_utils_overlay.pth"
 FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
 ALLOWED_LIBRARIES = {"libc.so.6", "libm.so.6", "libdl.so.2", "ld-linux-x86-64.so.2"}
 
@@ -91,7 +93,7 @@ def test_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
     assert [name for name in names if name.startswith("yolov5_utils/_C.") and name.endswith(".so")]
     assert [name for name in names if name.endswith("LICENSE")]
     strangers = [name for name in names if not re.match(r"yolov5_(utils/|torch_utils-)", name)]
-    assert strangers == []
+    assert strangers == [STARTUP]
     assert not [name for name in names if name.endswith((".c", ".h", ".inc"))]
 
 
@@ -146,3 +148,138 @@ def test_wheel_works_outside_the_checkout(wheel: Path, tmp_path: Path) -> None:
         "print(yolov5_utils.__version__)\n"
     )
     assert run(sys.executable, "-c", program, cwd=tmp_path).strip() in wheel.name
+
+
+class Installed:
+    """A fresh virtual environment with the wheel, and with the torch of the one that tests."""
+
+    def __init__(self, folder: Path, wheel: Path) -> None:
+        self.python = folder / ("Scripts" if os.name == "nt" else "bin") / "python"
+        run(sys.executable, "-m", "venv", "--without-pip", folder, cwd=folder.parent)
+        self.pip("install", "--no-deps", "--no-index", str(wheel))
+        code = "import sysconfig; print(sysconfig.get_path('purelib'))"
+        self.site = Path(self.run("-c", code, cwd=folder).stdout.strip())
+        import torch
+
+        (self.site / "torch_of_the_tests.pth").write_text(str(Path(torch.__file__).parents[1]))
+
+    def pip(self, *arguments: str) -> None:
+        command = (sys.executable, "-m", "pip", "--python", self.python, *arguments)
+        run(*command, cwd=self.python.parent)
+
+    def run(self, *arguments: str, cwd: Path, **more: str) -> subprocess.CompletedProcess[str]:
+        environment = {
+            k: v for k, v in os.environ.items() if not k.startswith(("YOLOV5_", "PYTHONPATH"))
+        }
+        return subprocess.run(
+            (self.python, *arguments),
+            cwd=cwd,
+            env={**environment, **more},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+
+@pytest.fixture(scope="module")
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Installed:
+    return Installed(tmp_path_factory.mktemp("installed") / "venv", wheel)
+
+
+ON = {"YOLOV5_UTILS_OVERLAY": "1"}
+# Says for itself, for a spawned worker and for a process of its own whether the client is patched.
+CLIENT = """
+import multiprocessing, subprocess, sys
+if __name__ == "__main__":
+    before = {"torch", "numpy", "ast", "yolov5_utils._native"} & set(sys.modules)
+    assert not before, before
+from utils import torch_utils
+def patched(_=None):
+    return hasattr(torch_utils.sparsity, "__yolov5_utils__")
+if __name__ == "__main__":
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        print(patched(), pool.map(patched, [0])[0], flush=True)
+    code = "from train import patched; print(patched())"
+    sys.exit(subprocess.run([sys.executable, "-c", code]).returncode)
+"""
+
+
+@pytest.fixture
+def client(tmp_path: Path) -> Path:
+    sys.path.insert(0, str(ROOT / "tests" / "overlay"))
+    try:
+        from synthetic import text_of
+    finally:
+        del sys.path[0]
+    (tmp_path / "utils").mkdir()
+    (tmp_path / "utils" / "torch_utils.py").write_text(text_of("7.0"))
+    (tmp_path / "train.py").write_text(CLIENT)
+    return tmp_path
+
+
+def test_start_up_file_is_installed_and_uninstalled(wheel: Path, tmp_path: Path) -> None:
+    installed = Installed(tmp_path / "venv", wheel)
+    assert (installed.site / STARTUP).read_text() == (ROOT / STARTUP).read_text()
+    installed.pip("uninstall", "--yes", "yolov5-torch-utils")
+    left = [path.name for path in installed.site.iterdir() if "yolov5" in path.name]
+    assert left == []
+
+
+@pytest.mark.parametrize("value", [None, "0"])
+def test_start_up_file_does_nothing_when_off(
+    installed: Installed, client: Path, value: str | None
+) -> None:
+    off = {} if value is None else {"YOLOV5_UTILS_OVERLAY": value}
+    code = "import sys; print([n for n in sys.modules if n.startswith(('yolov5', 'torch'))])"
+    result = installed.run("-c", code, cwd=client, **off)
+    assert (result.stdout, result.stderr) == ("[]\n", "")
+    imported = installed.run("-X", "importtime", "-c", "", cwd=client, **off).stderr
+    assert "site" in imported
+    assert "yolov5" not in imported
+    assert installed.run("train.py", cwd=client, **off).stdout == "False False\nFalse\n"
+
+
+def test_start_up_line_takes_less_than_a_millisecond_when_off() -> None:
+    """As `site` runs it: compiled anew and executed."""
+    line = (ROOT / STARTUP).read_text()
+    assert "YOLOV5_UTILS_OVERLAY" not in os.environ
+    seconds = min(timeit.repeat(lambda: exec(line, {}), number=1, repeat=20))
+    assert seconds < 1e-3
+
+
+def test_start_up_file_patches_every_process_when_on(installed: Installed, client: Path) -> None:
+    result = installed.run("train.py", cwd=client, **ON)
+    assert result.stdout == "True True\nTrue\n", result.stderr
+    assert result.returncode == 0
+
+
+def test_launcher_and_start_up_file_together_patch_once(installed: Installed, client: Path) -> None:
+    code = "from yolov5_utils import overlay; import sys, train; print(len(overlay.status()))"
+    (client / "both.py").write_text(f"{code}; print(sys.meta_path.count(overlay._finder))")
+    result = installed.run("-m", "yolov5_utils", "both.py", cwd=client, **ON)
+    assert result.stdout == "1\n1\n", result.stderr
+
+
+@pytest.mark.parametrize("variable", ["YOLOV5_UTILS_OVERLAY", "YOLOV5_UTILS_BACKEND"])
+def test_wrong_value_at_start_is_a_line_and_no_more(
+    installed: Installed, client: Path, variable: str
+) -> None:
+    result = installed.run("-c", "print('ran')", cwd=client, **{**ON, variable: "yes"})
+    assert (result.returncode, result.stdout) == (0, "ran\n")
+    assert f"yolov5_utils: {variable}='yes': allowed values are" in result.stderr
+    assert result.stderr.count("\n") == 1, result.stderr
+
+
+def test_info_knows_the_start_up_file(installed: Installed, tmp_path: Path) -> None:
+    text = installed.run("-m", "yolov5_utils", "info", cwd=tmp_path).stdout
+    assert re.search("YOLOV5_UTILS_OVERLAY=1 +works", text)
+    assert re.search("overlay +not installed in this process", text)
+    text = installed.run("-m", "yolov5_utils", "info", cwd=tmp_path, **ON).stdout
+    assert re.search("overlay +installed", text)
+
+
+def test_checkout_has_no_start_up_file(tmp_path: Path) -> None:
+    """An editable install or a path to the checkout: Python does not look for the file there."""
+    program = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import yolov5_utils.report as r; "
+    out = run(sys.executable, "-c", program + "print(r._start_up_file())", cwd=tmp_path)
+    assert out == "False\n"

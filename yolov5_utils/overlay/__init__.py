@@ -41,6 +41,7 @@ class Record(NamedTuple):
 
 _records: dict[str, Record] = {}
 _announced: set[str] = set()  # the clients whose line was logged: one line each a process
+_told: set[str] = set()  # what was said at the start
 
 
 def install() -> None:
@@ -77,13 +78,17 @@ def uninstall() -> None:
 def at_start() -> None:
     """What the installed .pth file calls where YOLOV5_UTILS_OVERLAY is neither unset nor 0.
 
-    Runs in every process of the environment, pip's too, so a wrong value is one line on stderr.
+    Runs in every process of the environment, pip's too, so a wrong value is one line on stderr; and
+    twice where that is a virtual environment, whose files `site` reads again.
     """
     try:
         if OVERLAY.on():
             install()
     except ValueError as error:
-        print(f"yolov5_utils: {error}; nothing is replaced", file=sys.stderr)
+        text = f"yolov5_utils: {error}; nothing is replaced"
+        if text not in _told:
+            print(text, file=sys.stderr)
+        _told.add(text)
 
 
 def installed() -> bool:

@@ -18,21 +18,66 @@ from .forms import HOT, Form, Left
 
 # What every YOLOv5 from 5.0 on defines, and what some release of it did: anything else is a fork's.
 _YOLOV5 = frozenset(
-    "ModelEMA fuse_conv_and_bn profile prune select_device sparsity "
-    "torch_distributed_zero_first".split()
+    [
+        "ModelEMA",
+        "fuse_conv_and_bn",
+        "profile",
+        "prune",
+        "select_device",
+        "sparsity",
+        "torch_distributed_zero_first",
+    ]
 )
 _YOLOV5_AT_TIMES = frozenset(
-    "EarlyStopping copy_attr date_modified de_parallel device_count find_modules git_describe "
-    "init_torch_seeds initialize_weights intersect_dicts is_parallel load_classifier model_info "
-    "reshape_classifier_output scale_img smartCrossEntropyLoss smart_DDP smart_amp_autocast "
-    "smart_hub_load smart_inference_mode smart_optimizer smart_resume time_sync "
-    "time_synchronized".split()
+    [
+        "EarlyStopping",
+        "copy_attr",
+        "date_modified",
+        "de_parallel",
+        "device_count",
+        "find_modules",
+        "git_describe",
+        "init_torch_seeds",
+        "initialize_weights",
+        "intersect_dicts",
+        "is_parallel",
+        "load_classifier",
+        "model_info",
+        "reshape_classifier_output",
+        "scale_img",
+        "smartCrossEntropyLoss",
+        "smart_DDP",
+        "smart_amp_autocast",
+        "smart_hub_load",
+        "smart_inference_mode",
+        "smart_optimizer",
+        "smart_resume",
+        "time_sync",
+        "time_synchronized",
+    ]
 )
 # What every ultralytics from 8.0 on defines; it grows from release to release.
 _ULTRALYTICS = frozenset(
-    "ModelEMA copy_attr fuse_conv_and_bn get_flops get_num_gradients get_num_params init_seeds "
-    "initialize_weights intersect_dicts is_parallel model_info one_cycle scale_img select_device "
-    "smart_inference_mode strip_optimizer time_sync torch_distributed_zero_first".split()
+    [
+        "ModelEMA",
+        "copy_attr",
+        "fuse_conv_and_bn",
+        "get_flops",
+        "get_num_gradients",
+        "get_num_params",
+        "init_seeds",
+        "initialize_weights",
+        "intersect_dicts",
+        "is_parallel",
+        "model_info",
+        "one_cycle",
+        "scale_img",
+        "select_device",
+        "smart_inference_mode",
+        "strip_optimizer",
+        "time_sync",
+        "torch_distributed_zero_first",
+    ]
 )
 _PARAMETERS = {
     "torch_distributed_zero_first": ("local_rank",),

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from .. import _native  # first: it names the remedy where the extension is broken
 from .fingerprint import Fingerprint
-from .forms import HOT, Form, FuseForm
+from .forms import HOT
 from .replacements import replacement
 
 _MARK = "__yolov5_utils__"  # on our replacements only: tells them from the client's functions
@@ -36,7 +36,7 @@ def apply(module: ModuleType, found: Fingerprint) -> tuple[str, ...]:
     """
     replaced = []
     for name, form in found.forms.items():
-        reason = refusal(name, form)
+        reason = _native.refusal(HOT[name].operation)
         if reason is not None:
             found.left[name] = reason
             continue
@@ -51,20 +51,13 @@ def apply(module: ModuleType, found: Fingerprint) -> tuple[str, ...]:
     return tuple(replaced)
 
 
-def refusal(name: str, form: Form) -> str | None:
-    """Why a callable of this form is left to the client in this process, or None."""
-    if isinstance(form, FuseForm) and form.in_place:
-        return "it fuses in place, which is not in C in this version"
-    return _native.refusal(HOT[name].operation)
-
-
 def rebind() -> None:
     """Give every module that imported an original by value the replacement instead."""
     _exchange({id(done.original): done.replacement for done in _done})
 
 
 def revert_all() -> None:
-    """Give the client's own functions back, to its modules, its classes and all that hold copies."""
+    """Give the client's own functions back, to its modules, classes and all that hold copies."""
     for done in reversed(_done):
         if vars(done.owner).get(done.name) is done.replacement:
             setattr(done.owner, done.name, done.original)

@@ -96,15 +96,47 @@ def _prune(module: ModuleType, original: Function, form: PruneForm) -> Function:
 
 
 def _fuse(module: ModuleType, original: Function, form: FuseForm) -> Function:
-    """fuse_conv_and_bn that returns a new convolution."""
+    """fuse_conv_and_bn; the original runs where ours would do what the original does not."""
 
     def fuse_conv_and_bn(conv: Any, bn: Any) -> Any:
-        if not form.dilation and conv.dilation != (1, 1):
-            _native.note_torch("fuse", "this release drops the dilation")
+        reason = _other_results(conv, form)
+        if reason is not None:
+            _native.note_torch("fuse", reason)
             return original(conv, bn)
+        if form.in_place:
+            return _fused_in_place(conv, bn)
         return ops_fuse.fuse_conv_and_bn(conv, bn)
 
     return fuse_conv_and_bn
+
+
+def _other_results(conv: Any, form: FuseForm) -> str | None:
+    """Why a client's fuse_conv_and_bn may give something else than ours, or raise; or None."""
+    weight = getattr(conv, "weight", None)
+    if not isinstance(weight, torch.Tensor) or weight.dtype is not torch.float32:
+        return "conv.weight is not float32"
+    if torch.get_default_dtype() is not torch.float32:
+        return "the default dtype is not float32"
+    if not weight.is_contiguous():
+        return "conv.weight is not contiguous"
+    if not form.dilation and conv.dilation != (1, 1):
+        return "this release drops the dilation"
+    return None
+
+
+def _fused_in_place(conv: Any, bn: Any) -> Any:
+    """`conv` with the fused weight and bias: its own parameters, with new memory, wanting no grad.
+
+    The hot path makes a new convolution, in torch with random numbers that nobody drew here.
+    """
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        fused = ops_fuse.fuse_conv_and_bn(conv, bn)
+    conv.weight.data = fused.weight.data
+    if conv.bias is None:
+        conv.register_parameter("bias", torch.nn.Parameter(fused.bias.data))
+    else:
+        conv.bias.data = fused.bias.data
+    return conv.requires_grad_(False)
 
 
 def _scale_img(module: ModuleType, original: Function, form: ScaleForm) -> Function:

@@ -17,7 +17,7 @@ UNSEEDED = {"5.0.10": (".jpg",)}  # draws its boxes in colours that differ from 
 
 
 def contents(folder: Path, describe: Callable[..., str], ignored: tuple[str, ...] = ()) -> dict:
-    """Every file below a folder: tables without times, checkpoints as `describe` says, else a hash."""
+    """Every file in a folder: tables without times, checkpoints as `describe` says, else a hash."""
     files = sorted(
         file
         for file in folder.rglob("*")

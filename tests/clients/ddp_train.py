@@ -1,4 +1,4 @@
-"""Trains a YOLOv5 on two gloo ranks, as the client's train.py does on GPUs: ddp_train.py --name FOLDER
+"""Trains a YOLOv5 on gloo ranks, as the client's train.py does on GPUs: ddp_train.py --name FOLDER
 
 Every rank draws its own batches; rank 0 keeps the average of the wrapped model, and saves.
 """

@@ -1,4 +1,4 @@
-"""Fuses the trained model and hands it to torch's exporters and compiler: export_model.py --name FOLDER
+"""Hands the fused model to torch's exporters and its compiler: export_model.py --name FOLDER
 
 What each of them makes of it is written into runs/FOLDER, for comparison byte for byte.
 """

@@ -147,7 +147,7 @@ ROUTES = {
 }
 
 
-# Every route is taken by one client at least, every client by one route; torchrun is in test_ddp.py.
+# Every client by one route, every route by one client at least; torchrun is in test_ddp.py.
 ROUTE_OF = {
     "yolov5 7.0.14": "python -m yolov5_utils SCRIPT",
     "yolov5 6.2.3": "python -m yolov5_utils -m MODULE",

@@ -15,7 +15,7 @@ export PYTHON TORCH PIP_ARGS VENV
 python := $(if $(filter none,$(VENV)),python,"$(VENV)/bin/python")
 test_folders := $(wildcard tests/unit tests/overlay tests/native tests/robustness)
 
-.PHONY: help build demo test lint bench clients clean
+.PHONY: help build demo test verify lint bench clients clean
 
 help: ## these lines
 	@sed -n '2,8s/^# \{0,1\}//p' Makefile
@@ -29,6 +29,10 @@ test: ## unit tests, overlay tests and the C core's own tests
 	@tools/setup_venv.sh test
 	$(python) -m pytest $(test_folders) $(ARGS)
 
+verify: ## the unit tests again, with every hot call checked against the original's operations
+	@tools/setup_venv.sh test
+	YOLOV5_UTILS_VERIFY=1 $(python) -m pytest tests/unit $(ARGS)
+
 build: ## only makes .venv and the C extension, ready for the tests
 	@tools/setup_venv.sh test
 
@@ -36,9 +40,9 @@ clients: ## trains and detects with the real YOLOv5, stock and through this pack
 	@tools/setup_venv.sh test
 	$(python) -m pytest tests/clients $(ARGS)
 
-bench: ## speed against the original and the best peer
+bench: ## speed against the original and the best peer, into docs/ (tables, JSON, pictures)
 	@tools/setup_venv.sh bench
-	$(python) -m benchmarks $(ARGS)
+	$(python) -m benchmarks --docs docs $(ARGS)
 
 lint: ## formatting, static checks, and warning-free builds with gcc and clang
 	@tools/setup_venv.sh lint

@@ -14,7 +14,9 @@ from . import (
     bench_prune,
     bench_scale_img,
     bench_sparsity,
+    bench_time_sync,
     harness,
+    plots,
 )
 
 BEGIN = "<!-- figures: begin -->"
@@ -31,6 +33,7 @@ def run(quick: bool) -> list[harness.Table]:
         bench_prune.table(names, [1, 2], seconds),
         bench_prune.data_table(names[-1:], seconds),
         bench_scale_img.table(bench_scale_img.CASES[: 1 if quick else None], [1, 2], seconds),
+        bench_time_sync.table(min(seconds, 3.0)),
         bench_memory.table(["n"] if quick else ["n", "x"], 100 if quick else 1000),
         bench_gil.table(names, seconds),
         bench_import.table(3 if quick else 15),
@@ -45,11 +48,24 @@ def around_figures(path: Path) -> tuple[str, str]:
     return text[: text.index(BEGIN)], text[text.index(END) :]
 
 
-def write_markdown(path: Path, line: str, tables: Sequence[harness.Table]) -> None:
-    """Replace what stands between the two markers of `path`."""
+def write_markdown(
+    path: Path, line: str, tables: Sequence[harness.Table], pictures: Sequence[str] = ()
+) -> None:
+    """Replace what stands between the two markers of `path`; `pictures` as seen from there."""
     head, tail = around_figures(path)
-    sections = [f"Measured on: {line}.", *(table.markdown() for table in tables)]
+    sections = [f"Measured on: {line}."]
+    sections += [f"![{Path(name).stem}]({name})" for name in pictures]
+    sections += [table.markdown() for table in tables]
     path.write_text("\n\n".join([head + BEGIN, *sections, tail]))
+
+
+def write_docs(folder: Path, about: dict[str, object], tables: Sequence[harness.Table]) -> None:
+    """Put raw figures, pictures and tables into a folder of documents."""
+    measured = harness.content(about, tables)
+    harness.write_json(measured, folder / "benchmarks.json")
+    drawn = plots.draw(measured, folder / "figures")
+    pictures = [path.relative_to(folder).as_posix() for path in drawn]
+    write_markdown(folder / "benchmarks.md", harness.machine_line(about), tables, pictures)
 
 
 def main() -> None:
@@ -58,14 +74,21 @@ def main() -> None:
     options.add_argument("--quick", action="store_true", help="one model, under a minute")
     options.add_argument("--json", type=Path, help="write the raw figures to this file")
     options.add_argument("--markdown", type=Path, help="put the tables into this file")
+    options.add_argument(
+        "--docs", type=Path, help="put benchmarks.json, figures/*.png and the tables there"
+    )
     chosen = options.parse_args()
-    if chosen.markdown is not None:
-        around_figures(chosen.markdown)  # before minutes of measuring
+    for path in (chosen.markdown, chosen.docs and chosen.docs / "benchmarks.md"):
+        if path is not None:
+            around_figures(path)  # before minutes of measuring
     about = harness.machine()
+    print(harness.machine_line(about), flush=True)
     tables = run(chosen.quick)
     harness.show(about, tables, chosen.json)
     if chosen.markdown is not None:
         write_markdown(chosen.markdown, harness.machine_line(about), tables)
+    if chosen.docs is not None:
+        write_docs(chosen.docs, about, tables)
 
 
 if __name__ == "__main__":

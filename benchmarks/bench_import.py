@@ -1,8 +1,9 @@
-"""What importing the package adds to `import torch`, in fresh processes."""
+"""What importing the package adds to `import torch`, and the start-up file to every Python."""
 
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import subprocess
 import sys
@@ -58,13 +59,61 @@ def table(processes: int) -> harness.Table:
     return harness.Table("Import time", COLUMNS, rows, notes)
 
 
+# As `site` treats a line of a start-up file: compiled anew and executed.
+_START = """
+import sys, time
+line = open(sys.argv[1]).read()
+start = time.perf_counter()
+exec(line)
+print((time.perf_counter() - start) * 1e3)
+"""
+_START_COLUMNS = (
+    harness.Column("YOLOV5_UTILS_OVERLAY", "value"),
+    harness.Column("median ms", "median_ms", "{:.3f}"),
+    harness.Column("min ms", "min_ms", "{:.3f}"),
+    harness.Column("target", "target"),
+)
+
+
+def start_up_table(processes: int) -> harness.Table:
+    """What the start-up file costs a process that has imported nothing, off and on."""
+    command = [sys.executable, "-c", _START, str(REPOSITORY / "yolov5_utils_overlay.pth")]
+    taken: dict[str, list[float]] = {"not set": [], "0": [], "1": []}
+    for turn in range(processes + 1):
+        for value, times in taken.items():
+            environment = {k: v for k, v in os.environ.items() if k != "YOLOV5_UTILS_OVERLAY"}
+            if value != "not set":
+                environment["YOLOV5_UTILS_OVERLAY"] = value
+            done = subprocess.run(
+                command,
+                cwd=REPOSITORY,
+                env=environment,
+                stdout=subprocess.PIPE,
+                text=True,
+                check=True,
+            )
+            if turn:  # the first one writes byte code and reads the disk
+                times.append(float(done.stdout))
+    rows = [
+        {
+            "value": value,
+            "median_ms": statistics.median(times),
+            "min_ms": min(times),
+            "target": "" if value == "1" else "< 1 ms",
+        }
+        for value, times in taken.items()
+    ]
+    return harness.Table("Start-up file", _START_COLUMNS, rows, [f"{processes} processes each"])
+
+
 def main(arguments: list[str]) -> None:
     """Run from the command line."""
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--processes", type=int, default=15, help="per module")
     options.add_argument("--json", type=Path, help="write the raw figures to this file")
     chosen = options.parse_args(arguments)
-    harness.show(harness.machine(), [table(chosen.processes)], chosen.json)
+    tables = [table(chosen.processes), start_up_table(chosen.processes)]
+    harness.show(harness.machine(), tables, chosen.json)
 
 
 if __name__ == "__main__":

@@ -312,6 +312,15 @@ def show(about: dict[str, object], tables: Sequence[Table], json_path: Path | No
     for table in tables:
         print(f"\n{table.text()}", flush=True)
     if json_path is not None:
-        sections = [{"title": t.title, "rows": t.rows, "notes": t.notes} for t in tables]
-        content = {"machine": about, "tables": sections}
-        json_path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+        write_json(content(about, tables), json_path)
+
+
+def content(about: dict[str, object], tables: Sequence[Table]) -> dict[str, Any]:
+    """Everything measured, as plain dicts and lists."""
+    sections = [{"title": t.title, "rows": t.rows, "notes": t.notes} for t in tables]
+    return {"machine": about, "tables": sections}
+
+
+def write_json(measured: dict[str, Any], path: Path) -> None:
+    """Write what `content` gave."""
+    path.write_text(json.dumps(measured, indent=1, ensure_ascii=False) + "\n")

@@ -23,6 +23,7 @@ class Info(TypedDict):
     thread_pool: bool
     parallel_bytes: int
     gil_bytes: int
+    clock_calls: int
 
 def ema_update(average: nn.Module, source: nn.Module, decay: float) -> None:
     """Move every floating entry of average.state_dict() towards source's entry of that key."""
@@ -46,6 +47,9 @@ def scale_img(
     variant: int = ...,
 ) -> None:
     """Resize `image` to `size` (height, width) into `output`, or with it alone only check it."""
+
+def time_synchronized() -> float:
+    """time.time() once the current CUDA device, where one is available, is idle."""
 
 def register_torch(facts: object) -> bool:
     """Tell the extension of torch: an object with the attributes of _native.TorchFacts."""

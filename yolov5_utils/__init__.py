@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # at run time __getattr__ finds them
+    from .torch_utils import *  # noqa: F403
 
 __version__ = "0.1.0"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -80,6 +81,14 @@ def attempt(operation: str, function: Callable[..., Any], *args: Any) -> tuple[b
     return False, None
 
 
+def calls(operation: str) -> dict[str, int]:
+    """The calls so far by way taken; those of time_synchronized are counted in C."""
+    counted = dict(HOT_PATHS[operation].calls)
+    if operation == "time_synchronized":
+        counted["C"] += _C.info()["clock_calls"]
+    return counted
+
+
 def note_torch(operation: str, reason: str) -> None:
     """Count a call that runs as torch operations; RuntimeError under YOLOV5_UTILS_STRICT=1."""
     path = HOT_PATHS[operation]
@@ -137,6 +146,11 @@ class TorchFacts:
             )
             if hasattr(owner, name)
         )
+        # What time_synchronized looks at, as it is now: what differs later is called as it is.
+        self.clock = (
+            *(torch, torch._C, torch.cuda, time),
+            *(torch.cuda.is_available, torch.cuda.synchronize, time.time),
+        )
         self.bump_versions = _find_bump_versions()
         self.to_dlpack = _capsule
         major, minor = (int(part) for part in torch.__version__.split(".")[:2])
@@ -144,5 +158,6 @@ class TorchFacts:
         self.use_exchange = use_exchange  # False: the capsule way of torch before 2.10
 
 
-_C.register_torch(TorchFacts())
+TORCH = TorchFacts()
+_C.register_torch(TORCH)
 _C.configure(level=switches.CPU.read() or None)

@@ -1,4 +1,4 @@
-"""Which device a run uses, what the banner says of the code, and the random seeds.
+"""Which device a run uses, how many GPUs there are, what the banner says, and the random seeds.
 
 Must not know the C extension, nor start CUDA when imported.
 """
@@ -56,56 +56,92 @@ def git_describe(path: str | os.PathLike[str] | None = None) -> str:
 
 
 def _requested(device: str | int | torch.device | None) -> str:
-    """`device` as one word: '' (automatic), 'cpu', 'cuda', or GPU numbers such as '0,2'."""
+    """`device` as one word: '' (automatic), 'cpu', 'mps', 'cuda', or GPU numbers such as '0,2'."""
     if device is None:
         return ""
-    if isinstance(device, torch.device) and device.type == "cpu":
-        return "cpu"  # also with an index, 'cpu:0'
+    if isinstance(device, torch.device) and device.type in ("cpu", "mps"):
+        return device.type  # also with an index, 'cpu:0'
     return str(device).strip().lower().replace("cuda:", "")
 
 
 def select_device(
-    device: str | int | torch.device | None = "", batch_size: int | None = None
+    device: str | int | torch.device | None = "",
+    batch_size: int | None = None,
+    newline: bool = True,
 ) -> torch.device:
     """Restrict the process to the requested GPUs (or none), log a banner, return the device to use.
 
-    `device` is '' or None (GPU 0 where there is one, otherwise the CPU), 'cpu', one or more GPU
-    numbers ('0', '0,2,3', 1, 'cuda:1', torch.device('cuda', 1)), or 'cuda' (the first visible GPU);
-    upper case and spaces around it do not matter. GPU numbers and 'cpu' (as '-1') are put into
-    CUDA_VISIBLE_DEVICES, where they stay also when an error is raised, and so the result is always
-    torch.device('cuda:0') or torch.device('cpu'). `batch_size` (images) is checked when several
-    GPUs are listed; None and 0 are not.
+    `device` is '' or None (GPU 0 where there is one, otherwise the CPU), 'cpu', 'mps', one or more
+    GPU numbers ('0', '0,2,3', 1, 'cuda:1', torch.device('cuda', 1)), or 'cuda' (the first visible
+    GPU); upper case and spaces around it do not matter. GPU numbers, and '-1' for 'cpu' and 'mps',
+    are put into CUDA_VISIBLE_DEVICES, where they stay also when an error is raised, and so the
+    result is always torch.device('cuda:0'), torch.device('cpu') or torch.device('mps').
+    `batch_size` (images) is checked when several GPUs are listed; None, 0 and less are not.
+    `newline` False leaves out the line break at the banner's end.
 
-    AssertionError for a requested GPU where CUDA is unavailable, and for a batch size that the
-    number of listed GPUs does not divide. Source: YOLOv5 of July 2021 (5.0 takes text alone).
+    AssertionError for a requested GPU where CUDA (or MPS) is unavailable, and for a batch size that
+    the number of listed GPUs does not divide. Source: YOLOv5 of July 2021 (5.0 takes text alone;
+    `newline` is from 6.1, 'mps' from 6.2, where it means the CPU when MPS is unavailable).
     """
     banner = f"YOLOv5 🚀 {git_describe() or date_modified()} torch {torch.__version__} "
     wanted = _requested(device)
-    if wanted == "cpu":
+    if wanted in ("cpu", "mps"):
         os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
     elif wanted:
         if wanted != "cuda":
             os.environ["CUDA_VISIBLE_DEVICES"] = wanted
-        _require(torch.cuda.is_available(), f"CUDA unavailable, invalid device {wanted} requested")
+        require(torch.cuda.is_available(), f"CUDA unavailable, invalid device {wanted} requested")
 
-    cuda = wanted != "cpu" and torch.cuda.is_available()
-    if cuda:
+    if wanted == "mps":
+        require(_mps_is_available(), "MPS unavailable, invalid device mps requested")
+        used = "mps"
+        banner += "MPS\n"
+    elif wanted != "cpu" and torch.cuda.is_available():
         numbers = ["0"] if wanted in ("", "cuda") else wanted.split(",")
         count = len(numbers)
-        _require(
-            count == 1 or not batch_size or batch_size % count == 0,
+        require(
+            count == 1 or not batch_size or batch_size < 0 or batch_size % count == 0,
             f"batch-size {batch_size} not multiple of GPU count {count}",
         )
+        used = "cuda:0"
         banner += _gpu_lines(numbers, indent=len(banner) + 1)
     else:
+        used = "cpu"
         banner += "CPU\n"
     if platform.system() == "Windows":  # its consoles cannot print the emoji
         banner = banner.encode("ascii", "ignore").decode()
-    logger.info(banner)
-    return torch.device("cuda:0" if cuda else "cpu")
+    logger.info(banner if newline else banner.rstrip())
+    return torch.device(used)
 
 
-def _require(condition: bool, text: str) -> None:
+def _mps_is_available() -> bool:
+    backend = getattr(torch.backends, "mps", None)  # from torch 1.12 on
+    return backend is not None and backend.is_available()
+
+
+def device_count() -> int:
+    """The number of NVIDIA GPUs in the machine that nvidia-smi lists; 0 where it fails.
+
+    Whatever CUDA_VISIBLE_DEVICES says, and without starting CUDA. AssertionError on systems other
+    than Linux and Windows. Source: YOLOv5 6.2 (6.1: Linux alone).
+    """
+    require(
+        platform.system() in ("Linux", "Windows"),
+        "device_count() only supported on Linux or Windows",
+    )
+    try:
+        said = subprocess.run(
+            ["nvidia-smi", "-L"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
+    except OSError:
+        return 0
+    return len(said.stdout.splitlines()) if said.returncode == 0 else 0
+
+
+def require(condition: bool, text: str) -> None:
     """An assertion that `python -O` keeps: YOLOv5's callers catch AssertionError."""
     if not condition:
         raise AssertionError(text)

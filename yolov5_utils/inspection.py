@@ -5,7 +5,6 @@ thop, which counts operations, is optional: it is looked for when a count is wan
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
 from typing import Any
@@ -13,9 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .device import logger, select_device
 from .ops.time_synchronized import time_synchronized
-
-logger = logging.getLogger(f"{__package__}.torch_utils")
 
 
 def load_thop() -> Any:
@@ -40,76 +38,142 @@ def _giga_operations(model: Any, inputs: tuple[Tensor, ...]) -> float:
 
 
 def profile(
-    x: Tensor,
-    ops: Callable[..., Any] | list[Any] | tuple[Any, ...],
-    n: int = 100,
+    x: Tensor | list[Tensor] | None = None,
+    ops: Callable[..., Any] | list[Any] | tuple[Any, ...] | None = None,
+    n: int | None = None,
     device: torch.device | str | None = None,
-) -> None:
+    *,
+    input: Tensor | list[Tensor] | None = None,
+) -> list[list[Any] | None] | None:
     """Print a table of parameters, GFLOPs and mean forward and backward time (ms) of operations.
 
     `x` is the floating point input, `ops` one module or callable or several, `n` the number of
-    runs, `device` where they run (default: GPU 0, else the CPU). GFLOPs are 0 without thop, the
-    backward time nan where there is nothing to differentiate. `x` on that device is made to
-    require gradients, modules are moved to it (and to half precision for half `x`), and gradients
-    are left in both; the modules' state stays as it is otherwise.
+    runs (default 100), `device` where they run (default: GPU 0, else the CPU). GFLOPs are 0 without
+    thop, the backward time nan where there is nothing to differentiate. `x` on that device is made
+    to require gradients, modules are moved to it (and to half precision for half `x`), and
+    gradients are left in both; the modules' state stays as it is otherwise.
 
-    ValueError for n < 1; an error of an operation passes through. Source: YOLOv5 5.0.
+    Inputs named `input`, and lists of them, mean the form of 6.0 and later: `n` is 10, `device`
+    goes through `select_device` unless it is a torch.device, the table has a column of GPU memory
+    (GB, reserved), an operation that fails prints its error, and the result is a list with
+    [parameters, GFLOPs, GB, forward ms, backward ms, input shape, output shape], or None for a
+    failure, per input and operation.
+
+    TypeError for no input, two, or no `ops`; ValueError for n < 1. In the first form an error of an
+    operation passes through. Source: YOLOv5 5.0, and 6.2 for the second form.
     """
-    if n < 1:
+    if (x is None) == (input is None) or ops is None:
+        raise TypeError("profile: needed are ops and one of the arguments x and input")
+    if n is not None and n < 1:
         raise ValueError(f"profile: n={n}, allowed are numbers of runs from 1")
+    ops = list(ops) if isinstance(ops, (list, tuple)) else [ops]
+    if input is not None or isinstance(x, list):
+        inputs = x if input is None else input
+        return _profile_many(inputs if isinstance(inputs, list) else [inputs], ops, n or 10, device)
+
     device = device or ("cuda:0" if torch.cuda.is_available() else "cpu")
     place = torch.device(device) if isinstance(device, str) else device
-    x = x.to(place)
-    x.requires_grad = True
+    tensor: Any = x.to(place)  # type: ignore[union-attr]
+    tensor.requires_grad = True
     gpu = torch.cuda.get_device_properties(0) if place.type == "cuda" else ""
     print(torch.__version__, place.type, gpu)
     print(
         f"\n{'Params':>12}{'GFLOPs':>12}{'forward (ms)':>16}{'backward (ms)':>16}"
         f"{'input':>24}{'output':>24}"
     )
-    for op in ops if isinstance(ops, (list, tuple)) else [ops]:
-        op = op.to(place) if hasattr(op, "to") else op
-        op = op.half() if hasattr(op, "half") and x.dtype is torch.float16 else op
-        _profile_one(x, op, n)
+    for op in ops:
+        parameters, giga, forward_ms, backward_ms, shape_in, shape_out = _measure(
+            tensor, op, n or 100
+        )
+        print(
+            f"{parameters:12}{giga:12.4g}{forward_ms:16.4g}{backward_ms:16.4g}"
+            f"{shape_in!s:>24}{shape_out!s:>24}"
+        )
+    return None
 
 
-def _profile_one(x: Tensor, op: Any, n: int) -> None:
-    """Print one row of `profile`."""
+def _profile_many(
+    inputs: list[Any], ops: list[Any], n: int, device: torch.device | str | None
+) -> list[list[Any] | None]:
+    """`profile` as from 6.0 on: a row and a result for every operation on every input."""
+    place = device if isinstance(device, torch.device) else select_device(device)
+    print(
+        f"{'Params':>12}{'GFLOPs':>12}{'GPU_mem (GB)':>14}{'forward (ms)':>14}{'backward (ms)':>14}"
+        f"{'input':>24}{'output':>24}"
+    )
+    results: list[list[Any] | None] = []
+    for x in inputs:
+        x = x.to(place)
+        x.requires_grad = True
+        for op in ops:
+            try:
+                parameters, giga, forward_ms, backward_ms, *shapes = _measure(
+                    x, op, n, later_form=True
+                )
+                cuda = torch.cuda.is_available()
+                memory_gb = torch.cuda.memory_reserved() / 1e9 if cuda else 0
+                results.append([parameters, giga, memory_gb, forward_ms, backward_ms, *shapes])
+                print(
+                    f"{parameters:12}{giga:12.4g}{memory_gb:>14.3f}{forward_ms:14.4g}"
+                    f"{backward_ms:14.4g}{shapes[0]!s:>24}{shapes[1]!s:>24}"
+                )
+            except Exception as error:  # most likely out of memory: the next one may fit
+                print(error)
+                results.append(None)
+            torch.cuda.empty_cache()
+    return results
+
+
+def _measure(x: Tensor, op: Any, n: int, later_form: bool = False) -> tuple[Any, ...]:
+    """What a row of `profile` shows: parameters, GFLOPs, mean ms forward, backward, the shapes.
+
+    `op` goes to the device and the precision of `x`. `later_form`: outputs that are lists of
+    tensors have a backward pass as well. An error of `op` passes through.
+    """
+    op = op.to(x.device) if hasattr(op, "to") else op
+    op = op.half() if hasattr(op, "half") and x.dtype is torch.float16 else op
     try:
         giga = _giga_operations(op, (x,))
     except Exception:  # no thop, or an operation that it cannot count
-        giga = 0.0
+        giga = 0
+    if later_form:
+        torch.cuda.empty_cache()  # the copy that was counted on is no part of the memory column
     forward_ms, backward_ms = 0.0, 0.0
     for _ in range(n):
         start = time_synchronized()
         y = op(x)
         middle = time_synchronized()
         try:
-            y.sum().backward()
+            whole = sum(part.sum() for part in y) if later_form and isinstance(y, list) else y
+            whole.sum().backward()
             end = time_synchronized()
         except Exception:  # a list of outputs, or nothing that requires a gradient
             end = float("nan")
         forward_ms += (middle - start) * 1000 / n
         backward_ms += (end - middle) * 1000 / n
     parameters = sum(p.numel() for p in op.parameters()) if isinstance(op, nn.Module) else 0
-    shape_in = str(tuple(x.shape))
-    shape_out = str(tuple(y.shape)) if isinstance(y, Tensor) else "list"
-    print(
-        f"{parameters:12}{giga:12.4g}{forward_ms:16.4g}{backward_ms:16.4g}"
-        f"{shape_in:>24}{shape_out:>24}"
-    )
+    shape_out = tuple(y.shape) if isinstance(y, Tensor) else "list"
+    return parameters, giga, forward_ms, backward_ms, tuple(x.shape), shape_out
 
 
 def model_info(
-    model: nn.Module, verbose: bool = False, img_size: float | list[float] | tuple[float, ...] = 640
+    model: nn.Module,
+    verbose: bool = False,
+    img_size: float | list[float] | tuple[float, ...] = 640,
+    *,
+    imgsz: float | list[float] | tuple[float, ...] | None = None,
+    detailed: bool | None = None,
 ) -> None:
     """Log the number of layers, parameters and gradients of a model, and its GFLOPs.
 
     Layers are all modules, the model included. GFLOPs are for one image of `img_size` pixels (one
     number, or height and width); they are left out without thop and for a model that is not
     YOLOv5's (no `yaml`, or a forward pass that fails). `verbose` also prints a row per parameter.
-    The model is not changed. Source: YOLOv5 of July 2021 (5.0 spells GFLOPS).
+    The model is not changed. `imgsz` (6.2 and later) and `detailed` (2026) are other names of
+    `img_size` and `verbose`. Source: YOLOv5 of July 2021 (5.0 spells GFLOPS).
     """
+    verbose = verbose if detailed is None else detailed
+    img_size = img_size if imgsz is None else imgsz
     if verbose:
         _print_parameters(model)
     layers = len(list(model.modules()))

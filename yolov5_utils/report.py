@@ -142,7 +142,7 @@ def hot_paths() -> dict[str, dict[str, Any]]:
         result[operation] = {
             "way": way,
             "why": why,
-            "calls": dict(path.calls),
+            "calls": _native.calls(operation),
             "reasons": dict(path.reasons),
         }
     return result

@@ -219,6 +219,16 @@ def _check_scale_img() -> str:
     return f"{images} batches, contiguous and channels last, {torch.get_num_threads()} threads"
 
 
+def _check_time_synchronized() -> str:
+    readings = 1000
+    for _ in range(readings):
+        before = time.time()
+        now = _C.time_synchronized()
+        if not before <= now <= time.time():
+            raise AssertionError(f"read {now} where the clock was at {before}")
+    return f"{readings} readings"
+
+
 _CHECKS: dict[str, Callable[[], Any]] = {
     "ema, dtypes": _check_ema_dtypes,
     "ema, mixed dtypes": _check_ema_mixed,
@@ -227,4 +237,5 @@ _CHECKS: dict[str, Callable[[], Any]] = {
     "sparsity, models": _check_sparsity_models,
     "prune": _check_prune,
     "scale_img": _check_scale_img,
+    "time_synchronized": _check_time_synchronized,
 }

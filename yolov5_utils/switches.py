@@ -40,5 +40,11 @@ OVERLAY = Switch(
 STRICT = Switch(
     "YOLOV5_UTILS_STRICT", ("0", "1"), "0", "1: what C cannot do is an error, not a torch path"
 )
+VERIFY = Switch(
+    "YOLOV5_UTILS_VERIFY",
+    ("0", "1"),
+    "0",
+    "1: run the reference beside every hot call and raise at the first different bit",
+)
 
-ALL = (BACKEND, CPU, OVERLAY, STRICT)
+ALL = (BACKEND, CPU, OVERLAY, STRICT, VERIFY)

@@ -1,4 +1,4 @@
-"""The drop-in for YOLOv5's utils/torch_utils.py: every name of that file, found where it lives.
+"""The drop-in for YOLOv5's utils/torch_utils.py: every name of that file, of every release.
 
 Must hold no code of its own beyond looking names up.
 """
@@ -8,8 +8,15 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-from .device import date_modified, git_describe, init_torch_seeds, logger, select_device
-from .distributed import torch_distributed_zero_first
+from .device import (
+    date_modified,
+    device_count,
+    git_describe,
+    init_torch_seeds,
+    logger,
+    select_device,
+)
+from .distributed import launched_as, smart_DDP, torch_distributed_zero_first
 from .inspection import find_modules, intersect_dicts, load_thop, model_info, profile
 from .modules import copy_attr, de_parallel, is_parallel
 from .ops.ema import ModelEMA
@@ -18,13 +25,27 @@ from .ops.prune import prune
 from .ops.scale_img import scale_img
 from .ops.sparsity import sparsity
 from .ops.time_synchronized import time_synchronized
-from .training import initialize_weights, load_classifier
+from .ops.time_synchronized import time_synchronized as time_sync  # its name from 6.0 on
+from .training import (
+    EarlyStopping,
+    initialize_weights,
+    load_classifier,
+    reshape_classifier_output,
+    smart_amp_autocast,
+    smart_hub_load,
+    smart_inference_mode,
+    smart_optimizer,
+    smart_resume,
+    smartCrossEntropyLoss,
+)
 
 __all__ = [
+    "EarlyStopping",
     "ModelEMA",
     "copy_attr",
     "date_modified",
     "de_parallel",
+    "device_count",
     "find_modules",
     "fuse_conv_and_bn",
     "git_describe",
@@ -37,16 +58,27 @@ __all__ = [
     "model_info",
     "profile",
     "prune",
+    "reshape_classifier_output",
     "scale_img",
     "select_device",
+    "smartCrossEntropyLoss",
+    "smart_DDP",
+    "smart_amp_autocast",
+    "smart_hub_load",
+    "smart_inference_mode",
+    "smart_optimizer",
+    "smart_resume",
     "sparsity",
+    "time_sync",
     "time_synchronized",
     "torch_distributed_zero_first",
 ]
 
 # What the original file has as attributes because it imports them; found when touched.
 _INCIDENTAL = {
+    "DDP": "torch.nn.parallel:DistributedDataParallel",
     "F": "torch.nn.functional",
+    "LOGGER": "yolov5_utils.device:logger",
     "Path": "pathlib:Path",
     "contextmanager": "contextlib:contextmanager",
     "cudnn": "torch.backends.cudnn",
@@ -62,12 +94,15 @@ _INCIDENTAL = {
     "time": "time",
     "torch": "torch",
     "torchvision": "torchvision",
+    "warnings": "warnings",
 }
 
 
 def __getattr__(name: str) -> Any:
     if name == "thop":
         return load_thop()
+    if name in ("LOCAL_RANK", "RANK", "WORLD_SIZE"):
+        return launched_as(name)
     if name not in _INCIDENTAL:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     module, _, attribute = _INCIDENTAL[name].partition(":")

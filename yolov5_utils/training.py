@@ -1,21 +1,31 @@
-"""What a model is set up with before training. Must not import torchvision until it is needed."""
+"""What a training run sets up around its model, and how it stops and resumes.
+
+Must not import torchvision until it is needed, nor any module of YOLOv5 itself.
+"""
 
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+
+from .device import logger, require
 
 _INPLACE_ACTIVATIONS = (nn.Hardswish, nn.LeakyReLU, nn.ReLU, nn.ReLU6)
+_NORMALISATIONS = tuple(
+    kind for name, kind in vars(nn).items() if "Norm" in name and isinstance(kind, type)
+)
+_BLUE_BOLD, _PLAIN = "\033[34m\033[1m", "\033[0m"  # what YOLOv5's colorstr puts around a word
 
 
 def initialize_weights(model: nn.Module) -> None:
     """Give every BatchNorm2d YOLOv5's eps and momentum, and make its activations work in place.
 
     Exact types alone (no subclass, no SyncBatchNorm, no SiLU); weights stay as they are.
-    Source: YOLOv5 5.0.
+    Source: YOLOv5 5.0 (6.1 and later also make SiLU work in place).
     """
     for module in model.modules():
         kind = type(module)
@@ -56,3 +66,209 @@ def load_classifier(name: str = "resnet101", n: int = 2) -> Any:
     model.fc.weight = nn.Parameter(torch.zeros(n, features))
     model.fc.out_features = n
     return model
+
+
+def reshape_classifier_output(model: nn.Module, n: int = 1000) -> None:
+    """Replace the last layer of a classifier by a new one with `n` outputs, unless it has `n`.
+
+    The last child of `model` (of `model.model`, where it has one) is YOLOv5's Classify head, whose
+    `linear` is replaced, an nn.Linear, or an nn.Sequential, whose last nn.Linear is replaced or,
+    where it has none, its last nn.Conv2d (with its kernel size, stride and bias, no padding). The
+    new layer has torch's initial weights, on the CPU, in the default dtype. A model that ends in
+    anything else stays as it is.
+
+    IndexError for a model without children. Source: YOLOv5 of 2026 (6.2 and 7.0 take the first
+    layer of a Sequential).
+    """
+    owner: Any = model.model if hasattr(model, "model") else model
+    name, last = list(owner.named_children())[-1]
+    if any(kind.__name__ == "Classify" for kind in type(last).__mro__):
+        owner, name, last = last, "linear", last.linear
+    elif isinstance(last, nn.Sequential):
+        owner = last
+        name, last = _last_of(nn.Linear, owner) or _last_of(nn.Conv2d, owner) or (name, last)
+    elif not isinstance(last, nn.Linear):
+        return
+
+    if isinstance(last, nn.Linear) and last.out_features != n:
+        setattr(owner, name, nn.Linear(last.in_features, n))
+    elif isinstance(last, nn.Conv2d) and last.out_channels != n:
+        bias = last.bias is not None
+        layer = nn.Conv2d(last.in_channels, n, last.kernel_size, last.stride, bias=bias)
+        setattr(owner, name, layer)
+
+
+def _last_of(kind: type, sequence: nn.Sequential) -> tuple[str, Any] | None:
+    """Name and layer of the last one of exactly this kind; None where there is none."""
+    return next(
+        (
+            (name, layer)
+            for name, layer in reversed(sequence._modules.items())
+            if type(layer) is kind
+        ),
+        None,
+    )
+
+
+def smartCrossEntropyLoss(label_smoothing: float = 0.0) -> nn.CrossEntropyLoss:
+    """nn.CrossEntropyLoss with label smoothing. Source: YOLOv5 6.2."""
+    return nn.CrossEntropyLoss(label_smoothing=label_smoothing)
+
+
+def smart_inference_mode(torch_1_9: bool = True) -> Callable[[Any], Any]:
+    """A decorator that runs a function in torch.inference_mode (torch.no_grad for False).
+
+    Source: YOLOv5 6.2, which finds the default from torch's version.
+    """
+    return torch.inference_mode() if torch_1_9 else torch.no_grad()
+
+
+def smart_amp_autocast(enabled: bool = True, device: str = "cuda") -> Any:
+    """The context of torch's automatic mixed precision for a kind of device.
+
+    Source: YOLOv5 of 2026, which took `enabled` alone (CUDA) before it took both.
+    """
+    return torch.amp.autocast(device, enabled=enabled)
+
+
+def smart_optimizer(
+    model: nn.Module,
+    name: str = "Adam",
+    lr: float = 0.001,
+    momentum: float = 0.9,
+    decay: float = 1e-5,
+) -> torch.optim.Optimizer:
+    """An optimizer with YOLOv5's three groups of parameters; logs how many each group has.
+
+    The groups, in order: every `bias`, without weight decay; all parameters that are in neither
+    other group, with `decay`; the `weight` of normalisation layers, without. Within a group
+    parameters stand in the order of model.modules(). `name` is 'Adam' or 'AdamW' (`momentum` is
+    beta 1, beta 2 is 0.999), 'RMSProp' or 'SGD' (Nesterov).
+
+    NotImplementedError for another name; ValueError from torch for a model without a bias.
+    Source: YOLOv5 7.0 (6.2 leaves out parameters not named weight or bias).
+    """
+    biases: list[Tensor] = []
+    decayed: list[Tensor] = []
+    norms: list[Tensor] = []
+    for module in model.modules():
+        for parameter_name, parameter in module.named_parameters(recurse=False):
+            if parameter_name == "bias":
+                biases.append(parameter)
+            elif parameter_name == "weight" and isinstance(module, _NORMALISATIONS):
+                norms.append(parameter)
+            else:
+                decayed.append(parameter)
+
+    optimizer: torch.optim.Optimizer
+    if name == "Adam":
+        optimizer = torch.optim.Adam(biases, lr=lr, betas=(momentum, 0.999))
+    elif name == "AdamW":
+        optimizer = torch.optim.AdamW(biases, lr=lr, betas=(momentum, 0.999), weight_decay=0.0)
+    elif name == "RMSProp":
+        optimizer = torch.optim.RMSprop(biases, lr=lr, momentum=momentum)
+    elif name == "SGD":
+        optimizer = torch.optim.SGD(biases, lr=lr, momentum=momentum, nesterov=True)
+    else:
+        raise NotImplementedError(
+            f"smart_optimizer: name={name!r}, allowed are 'Adam', 'AdamW', 'RMSProp', 'SGD'"
+        )
+    optimizer.add_param_group({"params": decayed, "weight_decay": decay})
+    optimizer.add_param_group({"params": norms, "weight_decay": 0.0})
+    logger.info(
+        f"{_BLUE_BOLD}optimizer:{_PLAIN} {type(optimizer).__name__}(lr={lr}) with parameter groups "
+        f"{len(norms)} weight(decay=0.0), {len(decayed)} weight(decay={decay}), {len(biases)} bias"
+    )
+    return optimizer
+
+
+def smart_hub_load(repo: str = "ultralytics/yolov5", model: str = "yolov5s", **kwargs: Any) -> Any:
+    """torch.hub.load without its questions, and once more with a fresh download when it fails.
+
+    `kwargs` go to torch.hub.load; whatever the second try raises passes through.
+    Source: YOLOv5 6.2 to 7.0.
+    """
+    answers = {"skip_validation": True, "trust_repo": True}  # validation meets GitHub's rate limit
+    known = inspect.signature(torch.hub.load).parameters
+    kwargs.update((key, answer) for key, answer in answers.items() if key in known)
+    try:
+        return torch.hub.load(repo, model, **kwargs)
+    except Exception:
+        return torch.hub.load(repo, model, **{**kwargs, "force_reload": True})
+
+
+def smart_resume(
+    ckpt: Mapping[str, Any],
+    optimizer: torch.optim.Optimizer,
+    ema: Any = None,
+    weights: str = "yolov5s.pt",
+    epochs: int = 300,
+    resume: bool = True,
+) -> tuple[float, int, int]:
+    """Put a checkpoint's state into `optimizer` and `ema`; best fitness, first epoch, epochs.
+
+    `ckpt` has the keys 'epoch', 'optimizer' (a state dict, or None), 'best_fitness', and for `ema`
+    (a ModelEMA) 'ema' (a model, converted to float32 in place) and 'updates'. `weights` is the
+    checkpoint's name in messages. `epochs` counts from epoch 0 when resuming; a finished training
+    that goes on without `resume` gets that many more.
+
+    AssertionError where `resume` is asked of a finished training (epoch −1); nothing has changed
+    then. Source: YOLOv5 6.2.
+    """
+    start_epoch = ckpt["epoch"] + 1
+    require(
+        not resume or start_epoch > 0,
+        f"{weights} training to {epochs} epochs is finished, nothing to resume.\n"
+        f"Start a new training without --resume, i.e. 'python train.py --weights {weights}'",
+    )
+    best_fitness = 0.0
+    if ckpt["optimizer"] is not None:
+        optimizer.load_state_dict(ckpt["optimizer"])
+        best_fitness = ckpt["best_fitness"]
+    if ema and ckpt.get("ema"):
+        ema.ema.load_state_dict(ckpt["ema"].float().state_dict())
+        ema.updates = ckpt["updates"]
+    if resume:
+        logger.info(
+            f"Resuming training from {weights} from epoch {start_epoch} to {epochs} total epochs"
+        )
+    if epochs < start_epoch:
+        logger.info(
+            f"{weights} has been trained for {ckpt['epoch']} epochs. "
+            f"Fine-tuning for {epochs} more epochs."
+        )
+        epochs += ckpt["epoch"]
+    return best_fitness, start_epoch, epochs
+
+
+class EarlyStopping:
+    """Tells when a training has not improved for `patience` epochs (0 or None: never).
+
+    `best_fitness` and `best_epoch` are of the best epoch so far, the last one among equally good
+    ones; `possible_stop` is True when the next epoch may be the last. Source: YOLOv5 6.1 to 7.0
+    (from July 2026 on an equally good epoch is no improvement).
+    """
+
+    def __init__(self, patience: float | None = 30) -> None:
+        self.best_fitness = 0.0
+        self.best_epoch = 0
+        self.patience = patience or float("inf")
+        self.possible_stop = False
+
+    def __call__(self, epoch: int, fitness: float) -> bool:
+        """True, with a message, when training should stop after `epoch` (from 0, ascending)."""
+        if fitness >= self.best_fitness:
+            self.best_epoch = epoch
+            self.best_fitness = fitness
+        without_improvement = epoch - self.best_epoch
+        self.possible_stop = without_improvement >= self.patience - 1
+        stop = without_improvement >= self.patience
+        if stop:
+            logger.info(
+                f"Stopping training early as no improvement observed in last {self.patience} "
+                f"epochs. Best results observed at epoch {self.best_epoch}, best model saved as "
+                f"best.pt.\nTo update EarlyStopping(patience={self.patience}) pass a new patience "
+                "value, i.e. `python train.py --patience 300` or use `--patience 0` to disable "
+                "EarlyStopping."
+            )
+        return stop

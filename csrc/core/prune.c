@@ -18,6 +18,16 @@
 /* At most this many keys are selected from directly: few enough to stay in the L1 cache. */
 #define FEW_KEYS 1024
 
+/* A bracket may hold one in so many keys of the sample more than it must: deciding the last bits of
+ * its ends costs more than those keys do. */
+#define SPARE_SHARE 256
+
+/* Layers from this size on are written past the caches, in pieces that fit the L1 cache: they would
+ * drive the weights out of an L2 cache before these are read again. */
+#define LARGE_BYTES ((int64_t)1 << 20)
+#define STREAM_BYTES 1024
+#define READ_AHEAD_BYTES 2048
+
 /* A layer's key of rank `count` - 1 in ascending order, and where it stands. */
 typedef struct {
     int64_t key;

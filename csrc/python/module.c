@@ -1,6 +1,7 @@
 /* The module yolov5_utils._C: definition, state, settings, and what it is told of torch. */
 #include "python/args.h"
 #include "python/bindings.h"
+#include "python/clock.h"
 #include "python/errors.h"
 #include "python/tensor.h"
 #include "python/torch_runtime.h"
@@ -49,6 +50,14 @@ static const char *const attribute_names[Y5_NAME_COUNT] = {
     [Y5_NAME_DLPACK] = "__dlpack__",
     [Y5_NAME_DLPACK_DEVICE] = "__dlpack_device__",
     [Y5_NAME_MAX_VERSION] = "max_version",
+    [Y5_NAME_CUDA] = "cuda",
+    [Y5_NAME_IS_AVAILABLE] = "is_available",
+    [Y5_NAME_SYNCHRONIZE] = "synchronize",
+    [Y5_NAME_TIME] = "time",
+    [Y5_NAME_INITIALIZED] = "_initialized",
+    [Y5_NAME_IS_IN_BAD_FORK] = "_is_in_bad_fork",
+    [Y5_NAME_GET_DEVICE_COUNT] = "_cuda_getDeviceCount",
+    [Y5_NAME_CUDA_SYNCHRONIZE] = "_cuda_synchronize",
 };
 
 static void
@@ -68,6 +77,9 @@ forget_torch(y5_torch *torch)
     Py_CLEAR(torch->storage_offset);
     Py_CLEAR(torch->bump_versions);
     Py_CLEAR(torch->to_dlpack);
+    for (int32_t i = 0; i < Y5_CLOCK_COUNT; i++) {
+        Py_CLEAR(torch->clock[i]);
+    }
     memset(torch, 0, sizeof(*torch));
 }
 
@@ -137,7 +149,8 @@ learn(PyObject *facts, y5_torch *torch)
         !take((PyObject *)torch->module_type, "__getattribute__", false, &torch->getattribute) ||
         !take(facts, "bump_versions", false, &torch->bump_versions) ||
         !take(facts, "to_dlpack", false, &torch->to_dlpack) ||
-        !take(facts, "half_scalars_stay_float32", false, &half_scalars)) {
+        !take(facts, "half_scalars_stay_float32", false, &half_scalars) ||
+        !y5_clock_learn(facts, torch)) {
         return false;
     }
     torch->half_scalars_stay_float32 = half_scalars == Py_True;
@@ -308,14 +321,15 @@ info(PyObject *module, PyObject *unused)
     PyObject *facts = NULL;
     if (compiled != NULL && found != NULL) {
         facts =
-            Py_BuildValue("{s:s, s:O, s:O, s:O, s:O, s:s, s:O, s:O, s:L, s:L}", "compiler",
+            Py_BuildValue("{s:s, s:O, s:O, s:O, s:O, s:s, s:O, s:O, s:L, s:L, s:L}", "compiler",
                           COMPILER, "limited_api", LIMITED_API ? Py_True : Py_False, "sanitized",
                           SANITIZED ? Py_True : Py_False, "levels_compiled", compiled,
                           "levels_found", found, "level", y5_level_name(atomic_load(&state->level)),
                           "exchange_table", state->torch.exchange != NULL ? Py_True : Py_False,
                           "thread_pool", state->torch.parallel_for != NULL ? Py_True : Py_False,
                           "parallel_bytes", (long long)atomic_load(&state->parallel_bytes),
-                          "gil_bytes", (long long)atomic_load(&state->gil_bytes));
+                          "gil_bytes", (long long)atomic_load(&state->gil_bytes), "clock_calls",
+                          (long long)atomic_load(&state->clock_calls));
     }
     Py_XDECREF(found);
     Py_XDECREF(compiled);
@@ -332,6 +346,7 @@ static PyMethodDef methods[] = {
     {"count_zeros", FASTCALL(y5_py_count_zeros), y5_doc_count_zeros},
     {"prune", FASTCALL(y5_py_prune), y5_doc_prune},
     {"scale_img", FASTCALL(y5_py_scale_img), y5_doc_scale_img},
+    {"time_synchronized", y5_py_time_synchronized, METH_NOARGS, y5_doc_time_synchronized},
     {"register_torch", FASTCALL(register_torch), doc_register_torch},
     {"configure", FASTCALL(configure), doc_configure},
     {"info", info, METH_NOARGS, doc_info},
@@ -346,6 +361,7 @@ module_exec(PyObject *module)
     atomic_init(&state->level, y5_level_best());
     atomic_init(&state->parallel_bytes, DEFAULT_PARALLEL_BYTES);
     atomic_init(&state->gil_bytes, DEFAULT_GIL_BYTES);
+    atomic_init(&state->clock_calls, 0);
     for (int32_t i = 0; i < Y5_NAME_COUNT; i++) {
         state->names[i] = PyUnicode_InternFromString(attribute_names[i]);
         if (state->names[i] == NULL) {
@@ -381,6 +397,9 @@ module_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->torch.storage_offset);
     Py_VISIT(state->torch.bump_versions);
     Py_VISIT(state->torch.to_dlpack);
+    for (int32_t i = 0; i < Y5_CLOCK_COUNT; i++) {
+        Py_VISIT(state->torch.clock[i]);
+    }
     return 0;
 }
 

@@ -43,7 +43,28 @@ enum {
     Y5_NAME_DLPACK,
     Y5_NAME_DLPACK_DEVICE,
     Y5_NAME_MAX_VERSION,
+    Y5_NAME_CUDA,
+    Y5_NAME_IS_AVAILABLE,
+    Y5_NAME_SYNCHRONIZE,
+    Y5_NAME_TIME,
+    Y5_NAME_INITIALIZED,
+    Y5_NAME_IS_IN_BAD_FORK,
+    Y5_NAME_GET_DEVICE_COUNT,
+    Y5_NAME_CUDA_SYNCHRONIZE,
     Y5_NAME_COUNT
+};
+
+/* What time_synchronized looks at: modules first, then the functions it knows by heart. */
+enum {
+    Y5_CLOCK_TORCH,
+    Y5_CLOCK_TORCH_C,
+    Y5_CLOCK_CUDA,
+    Y5_CLOCK_TIME,
+    Y5_CLOCK_IS_AVAILABLE,
+    Y5_CLOCK_SYNCHRONIZE,
+    Y5_CLOCK_TIME_TIME,
+    Y5_CLOCK_COUNT,
+    Y5_CLOCK_MODULES = Y5_CLOCK_IS_AVAILABLE /* so many modules */
 };
 
 /* What is known of the torch that was registered. Objects are NULL before that. */
@@ -58,8 +79,10 @@ typedef struct {
     PyObject *is_neg;                   /* torch.Tensor's methods, unbound */
     PyObject *detach;
     PyObject *storage_offset;
-    PyObject *bump_versions;       /* called with a list of tensors about to be written */
-    PyObject *to_dlpack;           /* tensor -> capsule, the way of torch before 2.10 */
+    PyObject *bump_versions; /* called with a list of tensors about to be written */
+    PyObject *to_dlpack;     /* tensor -> capsule, the way of torch before 2.10 */
+    PyObject *clock[Y5_CLOCK_COUNT];
+    PyObject *clock_dicts[Y5_CLOCK_MODULES]; /* of its modules, which own them */
     const void *exchange;          /* the tensor type's table, for tensor.c; NULL: none, declined */
     y5_pool_function parallel_for; /* NULL: this torch exports none */
     int32_t (*get_num_threads)(uint32_t *out);
@@ -74,6 +97,7 @@ typedef struct {
     _Atomic int32_t level;          /* the active instruction level */
     _Atomic int64_t parallel_bytes; /* a call that moves less runs on the calling thread */
     _Atomic int64_t gil_bytes;      /* a call that moves less keeps the GIL */
+    _Atomic int64_t clock_calls;    /* of time_synchronized so far */
 } y5_state;
 
 #endif

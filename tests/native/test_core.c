@@ -106,6 +106,10 @@ run_level(y5_level level, y5_level highest)
         printf("ok ema %s\n", name);
         test_sparsity(level);
         printf("ok sparsity %s\n", name);
+        test_prune(level);
+        printf("ok prune %s\n", name);
+        test_scale_img(level);
+        printf("ok scale_img %s\n", name);
     }
 }
 

@@ -14,5 +14,7 @@ void test_levels(void);
 /* Operations, at one level. */
 void test_ema(y5_level level);
 void test_sparsity(y5_level level);
+void test_prune(y5_level level);
+void test_scale_img(y5_level level);
 
 #endif

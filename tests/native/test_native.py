@@ -27,6 +27,7 @@ from .building import (
 
 LEVELS = ("portable", "avx2", "avx512")
 QUICKLY = ("-O0", "-w")  # where neither speed nor warnings matter
+OPERATIONS = ("ema", "sparsity", "prune", "scale_img")
 GROUPS = ("address_set", "half", "geometry", "overlap", "parallel", "levels")
 
 
@@ -123,7 +124,8 @@ def test_operations_pass_at(programs: Programs, way: str, level: str) -> None:
     skipped = re.search(rf"^SKIP ({level}: .*)", output, re.MULTILINE)
     if skipped:
         pytest.skip(skipped[1])
-    assert {f"ok ema {level}", f"ok sparsity {level}"} <= set(output.splitlines())
+    passed = {f"ok {operation} {level}" for operation in OPERATIONS}
+    assert passed <= set(output.splitlines())
 
 
 @pytest.mark.parametrize(("way", "mistake"), REPORTS)
@@ -168,6 +170,8 @@ def test_a_need_of_python_is_noticed(tmp_path: Path) -> None:
 TAKE_A_TASK = "int64_t task = atomic_fetch_add_explicit(&work->next, 1, memory_order_relaxed);"
 REMEMBER_THE_LAST_END = "range->end > written_until ? range->end : written_until"
 
+DRAW_A_LAYER = "int64_t at = atomic_fetch_add_explicit(&work->next, 1, memory_order_relaxed);"
+
 # One slip each that the tests must not let pass: file, its text, what it becomes, the test file.
 SLIPS = (
     ("address_set.c", "put(&larger, set->slots[i]);", ";", "test_address_set.c"),
@@ -193,6 +197,15 @@ SLIPS = (
     ("sparsity.inc", "COUNT_WORDS(8, 255)", "COUNT_WORDS(8, 256)", "test_sparsity.c"),
     ("sparsity.inc", "COUNT_WORDS(16, 65535)", "COUNT_WORDS(16, 65536)", "test_sparsity.c"),
     ("sparsity.c", "FLOAT8] = {1, 1, 0x7fU}", "FLOAT8] = {1, 1, 0xffU}", "test_sparsity.c"),
+    ("prune_words.inc", "wanted < last.equal", "wanted <= last.equal", "test_prune.c"),
+    ("prune_words.inc", "&& limit != 0 &&", "&&", "test_prune.c"),
+    ("prune.c", DRAW_A_LAYER, DRAW_A_LAYER.replace("= ", "= 1 + "), "test_prune.c"),
+    ("scale_img.inc", "place < 0.0F ? 0.0F : place", "place", "test_scale_img.c"),
+    ("scale_img.inc", "(size_t)(room - at)", "(size_t)(room - at - 1)", "test_scale_img.c"),
+    ("scale_img.inc", "*made_from != inputs[i]", "*made_from == NULL", "test_scale_img.c"),
+    ("scale_img.inc", "(u, MULTIPLY(down, left))", "(MULTIPLY(u, down), left)", "test_scale_img.c"),
+    ("scale_img.c", "is_last ? job->used_columns : end", "end", "test_scale_img.c"),
+    ("scale_img.c", "resized >= 1 &&", "", "test_scale_img.c"),
 )
 
 
@@ -208,7 +221,9 @@ def test_a_slip_in_the_core_is_noticed(
     assert text in original, "the slip no longer fits; choose another one"
     (core / name).write_text(original.replace(text, slip, 1))
     includer = HERE / "test_half.c"
-    source = includer if name.endswith(".h") else core / f"{Path(name).stem}.c"
+    source = (
+        includer if name.endswith(".h") else core / f"{Path(name).stem.removesuffix('_words')}.c"
+    )
     shutil.copytree(objects, tmp_path / "objects")
     compile_objects([source], tmp_path / "objects", "gcc", *QUICKLY, f"-I{tmp_path / 'csrc'}")
     program = link_program(tmp_path / "objects", "gcc")

@@ -23,7 +23,7 @@ UPDATES = {  # what the record says of each release
     "between": "YOLOv5 between 6.0 and 6.1",
     "6.1": "YOLOv5 6.1",
     "6.2": "YOLOv5 6.2",
-    "7.0": "YOLOv5 7.0 or later, ultralytics 8.0",
+    "7.0": "YOLOv5 after 6.2, ultralytics 8.0",
     "u8.0": "ultralytics 8.0 to 8.3",
     "u8.3": "ultralytics 8.3 to 8.4",
     "u8.4": "ultralytics 8.3 to 8.4",

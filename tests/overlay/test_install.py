@@ -17,10 +17,11 @@ from pathlib import Path
 from unittest.mock import MagicMock
 
 import pytest
+import torch
 from conftest import Loader, replaceable
 from synthetic import edited, text_of
 
-from yolov5_utils import overlay
+from yolov5_utils import _native, overlay
 
 FORK = edited("def prune(model, amount=0.3):", "def prune_all(model, amount=0.3):")
 
@@ -55,7 +56,7 @@ def test_names_imported_by_value_are_the_replaced_ones(write: Callable[..., Path
     assert record == (
         "utils.torch_utils",
         str(file),
-        "YOLOv5 7.0 or later, ultralytics 8.0",
+        "YOLOv5 after 6.2, ultralytics 8.0",
         replaceable(),
         record.left,
     )
@@ -76,7 +77,7 @@ def test_both_modules_in_one_process(write: Callable[..., Path]) -> None:
     assert ours(late.sparsity)
     assert ours(early.sparsity)
     assert [record.release for record in overlay.status()] == [
-        "YOLOv5 7.0 or later, ultralytics 8.0",
+        "YOLOv5 after 6.2, ultralytics 8.0",
         "YOLOv5 5.0 to 6.0",
     ]
 
@@ -293,6 +294,56 @@ def test_one_line_in_the_clients_own_log(
     assert line.levelno == logging.INFO
     names = ", ".join(replaceable("5.0"))
     assert f"{names} of utils.torch_utils replaced" in line.getMessage()
+
+
+def test_yolov5_and_ultralytics_have_a_line_each(
+    write: Callable[..., Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    """As on YOLOv5's main: its file imports ultralytics', whose functions it hands on."""
+    write(text_of("u8.3"), package="ultralytics.utils")
+    head, _, body = text_of("7.0").partition("def torch_distributed_zero_first")
+    body = body.replace("def scale_img(", "def shrink_img(").replace("def time_sync(", "def sync(")
+    for name in ("shrink_img", "sync"):
+        start = body.index(f"def {name}(")
+        body = body[:start] + body[body.index("\n\n\n", start) + 3 :]
+    imports = "from ultralytics.utils.torch_utils import scale_img, time_sync\n\n\n"
+    write(f"{head}{imports}def torch_distributed_zero_first{body}")
+    overlay.install()
+    with caplog.at_level(logging.INFO, "client"):
+        module = importlib.import_module("utils.torch_utils")
+    other = sys.modules["ultralytics.utils.torch_utils"]
+    assert module.scale_img is other.scale_img
+    assert ours(module.scale_img)
+    assert ours(module.prune)
+    texts = [line.getMessage() for line in caplog.records]
+    assert len(texts) == 2
+    assert "of ultralytics.utils.torch_utils replaced" in texts[0]
+    assert "of utils.torch_utils replaced" in texts[1]
+    records = {record.module: record for record in overlay.status()}
+    left = records["utils.torch_utils"].left
+    assert left["scale_img"] == "is ultralytics.utils.torch_utils's"
+    overlay.uninstall()
+    assert not ours(module.scale_img)
+
+
+def test_without_a_logger_a_problem_is_still_said(
+    client: Loader, caplog: pytest.LogCaptureFixture
+) -> None:
+    overlay.install()
+    client(text=FORK.replace("LOGGER", "JOURNAL"))
+    [line] = caplog.records
+    assert (line.name, line.levelno) == ("yolov5_utils", logging.WARNING)
+
+
+def test_under_strict_a_call_that_c_refuses_is_an_error(
+    client: Loader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    overlay.install()
+    module, image = client(), torch.rand(1, 3, 8, 8)
+    monkeypatch.setattr(_native, "_STRICT", True)
+    assert module.scale_img(image, 0.5).shape == (1, 3, 32, 32)
+    with pytest.raises(RuntimeError, match="scale_img: C cannot run this call .*STRICT is on"):
+        module.scale_img(image.double(), 0.5)
 
 
 @pytest.mark.parametrize(("rank", "lines"), [("-1", 1), ("0", 1), ("1", 0), ("17", 0)])

@@ -15,7 +15,13 @@ import pytest
 import torch
 
 from yolov5_utils import device as device_module
-from yolov5_utils.device import date_modified, git_describe, init_torch_seeds, select_device
+from yolov5_utils.device import (
+    date_modified,
+    device_count,
+    git_describe,
+    init_torch_seeds,
+    select_device,
+)
 
 GPU_NAMES = ("First GPU", "Second GPU", "Third GPU", "Fourth GPU")
 GPU_BYTES = 16_945_512_448  # 16160.5 MB of 1024² bytes
@@ -128,13 +134,13 @@ class TestSelectDevice:
         assert visible() == "0,2,3"
         assert not caplog.records
 
-    @pytest.mark.parametrize("batch_size", [None, 0])
+    @pytest.mark.parametrize("batch_size", [None, 0, -1])  # -1: YOLOv5 6.1 finds one itself
     def test_no_batch_size_is_not_checked(self, gpus, batch_size):
         assert select_device("0,1,2", batch_size) == torch.device("cuda:0")
 
     @pytest.mark.parametrize(
         ("device", "named"),
-        [("0", "0"), (3, "3"), ("0,1", "0,1"), ("cuda:1", "1"), ("mps", "mps"), (-1, "-1")],
+        [("0", "0"), (3, "3"), ("0,1", "0,1"), ("cuda:1", "1"), (-1, "-1")],
     )
     def test_a_gpu_that_is_not_there(self, no_gpu, device, named):
         message = f"^CUDA unavailable, invalid device {named} requested$"
@@ -147,6 +153,38 @@ class TestSelectDevice:
         with pytest.raises(AssertionError, match=message):
             select_device("cuda")
         assert visible() == "untouched"
+
+    @pytest.mark.parametrize(
+        "device", ["mps", " MPS ", torch.device("mps"), torch.device("mps", 0)]
+    )
+    def test_mps_hides_the_gpus(self, gpus, banner, device, monkeypatch):
+        monkeypatch.setattr(device_module, "_mps_is_available", lambda: True)
+        assert select_device(device, batch_size=7) == torch.device("mps")
+        assert visible() == "-1"
+        assert banner() == BANNER + "MPS\n"
+
+    def test_mps_where_there_is_none(self, gpus, caplog, monkeypatch):
+        monkeypatch.setattr(device_module, "_mps_is_available", lambda: False)
+        message = "^MPS unavailable, invalid device mps requested$"
+        with pytest.raises(AssertionError, match=message):
+            select_device("mps")
+        assert visible() == "-1"
+        assert not caplog.records
+
+    def test_whether_there_is_mps_is_torchs_to_say(self, monkeypatch):
+        for answer in (True, False):
+            backend = SimpleNamespace(is_available=lambda answer=answer: answer)
+            monkeypatch.setattr(torch.backends, "mps", backend)
+            assert device_module._mps_is_available() is answer
+        monkeypatch.delattr(torch.backends, "mps")  # torch < 1.12
+        assert device_module._mps_is_available() is False
+
+    @pytest.mark.parametrize("device", ["cpu", "0,1"])
+    def test_banner_without_a_line_break(self, gpus, banner, device):
+        select_device(device, newline=False)
+        assert banner().startswith(BANNER)
+        assert banner().endswith(("CPU", "16160.5MB)"))
+        assert banner().count("\n") == device.count(",")
 
     def test_date_stands_in_for_git(self, no_gpu, banner, monkeypatch):
         monkeypatch.setattr(device_module, "git_describe", lambda: "")
@@ -280,3 +318,41 @@ def test_init_torch_seeds(cudnn, seed):
 def test_init_torch_seeds_default_is_zero(cudnn):
     init_torch_seeds()
     assert torch.initial_seed() == 0
+
+
+class TestDeviceCount:
+    @pytest.fixture
+    def nvidia_smi(self, tmp_path, monkeypatch):
+        """Writes an nvidia-smi that prints `text` where it is asked for a list."""
+
+        def write(text, status=0):
+            program = tmp_path / "nvidia-smi"
+            listing = "".join(f"echo '{line}'\n" for line in text.splitlines())
+            program.write_text(f'#!/bin/sh\n[ "$*" = -L ] || exit 9\n{listing}exit {status}\n')
+            program.chmod(0o755)
+
+        monkeypatch.setenv("PATH", str(tmp_path))
+        monkeypatch.setattr("platform.system", lambda: "Linux")
+        return write
+
+    @pytest.mark.parametrize("count", [0, 1, 3])
+    def test_one_line_is_one_gpu(self, nvidia_smi, count):
+        nvidia_smi("".join(f"GPU {i}: A GPU (UUID: GPU-{i})\n" for i in range(count)))
+        assert device_count() == count
+
+    def test_hidden_gpus_count(self, nvidia_smi, monkeypatch):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
+        nvidia_smi("GPU 0: A GPU (UUID: GPU-0)")
+        assert device_count() == 1
+
+    def test_complaints_are_no_gpus(self, nvidia_smi):
+        nvidia_smi("NVIDIA-SMI has failed.\nMake sure that the driver is running.", status=9)
+        assert device_count() == 0
+
+    def test_without_nvidia_smi(self, nvidia_smi):
+        assert device_count() == 0
+
+    def test_other_systems(self, monkeypatch):
+        monkeypatch.setattr("platform.system", lambda: "Darwin")
+        with pytest.raises(AssertionError, match="only supported on Linux or Windows"):
+            device_count()

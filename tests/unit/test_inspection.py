@@ -151,6 +151,99 @@ class TestProfile:
         assert capsys.readouterr().out == ""
 
 
+LATER_HEADER = (
+    "      Params      GFLOPs  GPU_mem (GB)  forward (ms) backward (ms)                   input"
+    "                  output"
+)
+LATER_COLUMN_ENDS = (12, 24, 38, 52, 66, 90, 114)
+
+
+class TestProfileOfLaterReleases:
+    """Inputs named `input`, or a list of them."""
+
+    @pytest.fixture(autouse=True)
+    def environment(self, monkeypatch, no_thop):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+
+    @staticmethod
+    def rows(text):
+        head, *lines = text.splitlines()
+        assert head == LATER_HEADER
+        starts = (0, *LATER_COLUMN_ENDS)
+        return [
+            [line[start:end].strip() for start, end in zip(starts, LATER_COLUMN_ENDS, strict=False)]
+            for line in lines
+        ]
+
+    def test_a_row_and_a_result_for_each_operation_on_each_input(self, capsys):
+        inputs = [torch.rand(size, 3, 8, 8) for size in (1, 2)]
+        results = profile(inputs, [nn.Conv2d(3, 5, 3), lambda x: x * 2], n=3)
+        shapes = [(1, 3, 8, 8), (1, 5, 6, 6)], [(1, 3, 8, 8)] * 2, [(2, 3, 8, 8), (2, 5, 6, 6)]
+        assert [result[5:] for result in results] == [*map(list, shapes), [(2, 3, 8, 8)] * 2]
+        assert [result[:3] for result in results] == [[140, 0, 0], [0, 0, 0]] * 2
+        assert all(result[3] > 0 < result[4] for result in results)
+        table = self.rows(capsys.readouterr().out)
+        assert [row[0] for row in table] == ["140", "0", "140", "0"]
+        assert [row[2] for row in table] == ["0.000"] * 4
+        assert [row[5:] for row in table] == [[str(s) for s in r[5:]] for r in results]
+
+    def test_named_input_runs_ten_times(self):
+        seen = []
+        (result,) = profile(input=torch.rand(4), ops=lambda x: seen.append(x) or x.sum())
+        assert len(seen) == 10
+        assert result[5:] == [(4,), ()]
+
+    def test_times_are_means_in_milliseconds(self, monkeypatch):
+        ticks = iter([1.0, 1.004, 1.014, 2.0, 2.002, 2.022])  # seconds; start, forward, backward
+        monkeypatch.setattr("yolov5_utils.inspection.time_synchronized", lambda: next(ticks))
+        (result,) = profile(input=torch.rand(1, 2), ops=[nn.Linear(2, 2)], n=2)
+        assert result[3:5] == pytest.approx([3, 15])
+
+    def test_a_list_of_outputs_has_a_backward_pass(self):
+        x = torch.rand(4)
+        (result,) = profile([x], lambda x: [x, x.repeat(2)], n=1)
+        assert not math.isnan(result[4])
+        assert result[6] == "list"
+        assert x.grad.tolist() == [3.0] * 4
+
+    def test_without_gradients_backward_is_nan(self):
+        (result,) = profile([torch.rand(4)], lambda x: x.detach(), n=2)
+        assert math.isnan(result[4])
+
+    def test_a_failing_operation_is_a_printed_none(self, capsys):
+        results = profile([torch.rand(2, 3)], [nn.Linear(4, 4), nn.Linear(3, 1)], n=1)
+        assert results[0] is None
+        assert results[1][0] == 4
+        assert "shapes cannot be multiplied" in capsys.readouterr().out
+
+    def test_memory_is_what_cuda_has_reserved(self, capsys, monkeypatch):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+        monkeypatch.setattr(torch.cuda, "memory_reserved", lambda: 2_500_000_000)
+        (result,) = profile([torch.rand(4)], nn.SiLU(), n=1, device=torch.device("cpu"))
+        assert result[2] == 2.5
+        assert self.rows(capsys.readouterr().out)[0][2] == "2.500"
+
+    @pytest.mark.parametrize(
+        ("device", "banners"), [(None, 1), ("cpu", 1), (torch.device("cpu"), 0)]
+    )
+    def test_other_than_a_torch_device_is_selected(self, device, banners, caplog):
+        caplog.set_level(logging.INFO, logger="yolov5_utils.torch_utils")
+        profile([torch.rand(4)], nn.SiLU(), n=1, device=device)
+        assert [record.getMessage()[:6] for record in caplog.records] == ["YOLOv5"] * banners
+
+    def test_number_of_runs(self):
+        with pytest.raises(ValueError, match="n=0, allowed are numbers of runs from 1"):
+            profile([torch.rand(4)], nn.SiLU(), n=0)
+
+    @pytest.mark.parametrize("given", [("ops",), ("x",), ("input",), ("x", "input", "ops")])
+    def test_needed_are_operations_and_one_input(self, given, capsys):
+        values = {"x": torch.rand(1), "input": torch.rand(1), "ops": nn.SiLU()}
+        with pytest.raises(TypeError, match="needed are ops and one of the arguments x and input"):
+            profile(**{name: values[name] for name in given})
+        assert capsys.readouterr().out == ""
+
+
 @pytest.fixture
 def summary(caplog):
     """The one text logged so far, at INFO, on the logger of the drop-in module."""
@@ -232,6 +325,16 @@ class TestModelInfo:
             "    3                                   1.bias     False            2"
             "                  [2]          0          0\n"
         )
+
+    @pytest.mark.parametrize("names", [{"img_size": 64}, {"imgsz": 64}])
+    def test_names_of_the_image_size(self, thop, summary, names):
+        model_info(Detector(), **names)
+        assert summary().endswith(", 24576.0 GFLOPs")
+
+    def test_detailed_is_verbose(self, no_thop, summary, capsys):
+        model_info(Detector(), detailed=True)
+        assert len(capsys.readouterr().out.splitlines()) == 5
+        assert summary().startswith("Model Summary: 5 layers")
 
     def test_large_counts_keep_their_column(self, no_thop, capsys):
         model_info(nn.Linear(1200, 1100, bias=False), verbose=True)

@@ -34,6 +34,7 @@ PYTHON_LAYERS = (
     ("_C",),
     ("_native",),
     ("reference",),
+    ("verify",),
     ("modules",),
     ("ops",),
     ("device", "inspection", "training", "distributed"),
@@ -55,6 +56,7 @@ TORCH_FREE = (
     "overlay.__init__",
     "overlay.finder",
     "overlay.fingerprint",
+    "overlay.forms",
 )
 
 # Types whose instances CPython wants writable.
@@ -285,7 +287,7 @@ def torch_comes_from_the_client(root: Path) -> list[str]:
         if name not in TORCH_FREE:
             continue
         for other, inside in imports_of(name, without_functions(without_type_checking(tree))):
-            allowed = {*TORCH_FREE, "overlay", "__version__"} if inside else {}
+            allowed = {*TORCH_FREE, "overlay", "__version__", "patch"} if inside else {}
             if (inside and other not in allowed) or other.split(".")[0] in ("torch", "torchvision"):
                 found.append(f"{name} imports {other} when it is imported")
     return found

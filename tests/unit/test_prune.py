@@ -122,6 +122,48 @@ def test_large_layers_of_every_type(level: str, dtype: torch.dtype) -> None:
             check(noise(size).to(dtype), {round(share * size)})
 
 
+@pytest.mark.parametrize("dtype", FLOATING, ids=str)
+def test_layers_written_past_the_caches(level: str, dtype: torch.dtype) -> None:
+    """1 MiB and more; results that start and end inside a cache line or a piece."""
+    words = (1 << 20) // torch.empty(0, dtype=dtype).element_size()
+    for offset, extra in ((0, 0), (1, 1), (3, 700), (15, -1)):
+        weights = values(words + extra, dtype, offset)
+        weights[::7] = 0.5  # a tie that ends somewhere inside
+        count = int((weights.abs() < 0.5).sum()) + words // 20
+        room = torch.full((words + 800,), 7.0, dtype=dtype)
+        result = room[offset:][: words + extra]
+        _C.prune([weights], [result], [count])
+        assert_same_bits(result, expected(weights, count))
+        assert (room[:offset] == 7).all()
+        assert (room[offset + words + extra :] == 7).all()
+
+
+@pytest.mark.parametrize("threads_used", [1, 2, 3, 4])
+def test_random_layers_against_torch(level: str, threads_used: int, pool: None) -> None:
+    """Sizes and shares at random, 250 layers a call, on data with a single answer."""
+    generator = torch.Generator().manual_seed(threads_used)
+    sizes = torch.randint(1, 3000, (250,), generator=generator).tolist()
+    layers, counts, wanted = [], [], []
+    for size in sizes:
+        weights = (torch.randperm(size, generator=generator) + 1).float()
+        weights.mul_(torch.where(torch.rand(size, generator=generator) < 0.5, -1, 1))
+        count = round(float(torch.rand((), generator=generator)) * size)
+        mask = torch.ones_like(weights)
+        mask[torch.topk(weights.abs(), count, largest=False).indices] = 0
+        layers.append(weights)
+        counts.append(count)
+        wanted.append(mask * weights)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads_used)
+        results = [torch.full_like(layer, 7) for layer in layers]
+        _C.prune(layers, results, counts)
+    finally:
+        torch.set_num_threads(before)
+    for result, want in zip(results, wanted, strict=True):
+        assert_same_bits(result, want)
+
+
 def test_every_count(level: str) -> None:
     for weights in (noise(70), (noise(70) * 2).round(), values(70, torch.float64, 3)):
         for dtype in FLOATING:

@@ -109,6 +109,25 @@ def test_random_shapes(level: str, threads: int, pool: None, seed: int) -> None:
         check(img, ratio, draw.random() < 0.3, draw.choice((1, 7, 16, 32, 64)))
 
 
+@pytest.mark.parametrize("count", [3, 4])
+def test_more_threads(level: str, pool: None, count: int) -> None:
+    """The same bits on any number of threads above 1, and torch's on that number."""
+    before, draw = torch.get_num_threads(), random.Random(count)
+    try:
+        for number in range(60):
+            img = values(draw.choice((1, 3)), 3, draw.randint(9, 200), draw.randint(9, 200))
+            ratio = random_ratio(draw)
+            order = draw.choice(ORDERS)
+            img = img.contiguous(memory_format=order)
+            torch.set_num_threads(count)
+            check(img, ratio, number % 3 == 0)
+            several = scale_img(img, ratio)
+            torch.set_num_threads(2)
+            assert_same(several, scale_img(img, ratio))
+    finally:
+        torch.set_num_threads(before)
+
+
 # Around every vector width, window of two vectors, and tile of 1024 columns.
 WIDTHS = (1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 1023, 1024, 1025, 2500)
 

@@ -6,6 +6,7 @@ import importlib
 import inspect
 import json
 import logging
+import math
 import subprocess
 import sys
 from copy import deepcopy
@@ -16,11 +17,13 @@ from torch import nn
 import yolov5_utils
 from yolov5_utils import torch_utils
 
-# YOLOv5 of July 2021; the paths' defaults are found at the call.
+# YOLOv5 of July 2021, with what later releases added; the paths' defaults are found at the call.
 SIGNATURES = {
     "copy_attr": "(a, b, include=(), exclude=())",
     "date_modified": "(path=None)",
     "de_parallel": "(model)",
+    "device_count": "()",
+    "EarlyStopping": "(patience=30)",
     "find_modules": "(model, mclass=Conv2d)",
     "fuse_conv_and_bn": "(conv, bn)",
     "git_describe": "(path=None)",
@@ -29,19 +32,28 @@ SIGNATURES = {
     "intersect_dicts": "(da, db, exclude=())",
     "is_parallel": "(model)",
     "load_classifier": "(name='resnet101', n=2)",
-    "model_info": "(model, verbose=False, img_size=640)",
-    "ModelEMA": "(model, decay=0.9999, updates=0)",
+    "model_info": "(model, verbose=False, img_size=640, *, imgsz=None, detailed=None)",
+    "ModelEMA": "(model, decay=0.9999, updates=0, *, tau=2000)",
     "ModelEMA.update": "(self, model)",
     "ModelEMA.update_attr": "(self, model, include=(), exclude=('process_group', 'reducer'))",
-    "profile": "(x, ops, n=100, device=None)",
+    "profile": "(x=None, ops=None, n=None, device=None, *, input=None)",
     "prune": "(model, amount=0.3, *, ties='position')",
+    "reshape_classifier_output": "(model, n=1000)",
     "scale_img": "(img, ratio=1.0, same_shape=False, gs=32)",
-    "select_device": "(device='', batch_size=None)",
+    "select_device": "(device='', batch_size=None, newline=True)",
+    "smartCrossEntropyLoss": "(label_smoothing=0.0)",
+    "smart_DDP": "(model)",
+    "smart_amp_autocast": "(enabled=True, device='cuda')",
+    "smart_hub_load": "(repo='ultralytics/yolov5', model='yolov5s', **kwargs)",
+    "smart_inference_mode": "(torch_1_9=True)",
+    "smart_optimizer": "(model, name='Adam', lr=0.001, momentum=0.9, decay=1e-05)",
+    "smart_resume": ("(ckpt, optimizer, ema=None, weights='yolov5s.pt', epochs=300, resume=True)"),
     "sparsity": "(model)",
+    "time_sync": "()",
     "time_synchronized": "()",
     "torch_distributed_zero_first": "(local_rank)",
 }
-PLAIN = ("datetime", "logging", "math", "os", "platform", "subprocess", "time", "torch")
+PLAIN = ["datetime", "logging", "math", "os", "platform", "subprocess", "time", "torch", "warnings"]
 INCIDENTAL = {
     "F": "torch.nn.functional",
     "cudnn": "torch.backends.cudnn",
@@ -58,9 +70,10 @@ def written(signature: inspect.Signature) -> str:
         if parameter.kind is inspect.Parameter.KEYWORD_ONLY and "*" not in parts:
             parts.append("*")
         assert parameter.kind is not inspect.Parameter.POSITIONAL_ONLY
+        stars = "**" if parameter.kind is inspect.Parameter.VAR_KEYWORD else ""
         default = parameter.default
         shown = default.__name__ if isinstance(default, type) else repr(default)
-        parts.append(parameter.name + ("" if default is parameter.empty else f"={shown}"))
+        parts.append(stars + parameter.name + ("" if default is parameter.empty else f"={shown}"))
     return f"({', '.join(parts)})"
 
 
@@ -108,6 +121,24 @@ def test_incidental_callables():
 
     found = torch_utils.deepcopy, torch_utils.contextmanager, torch_utils.Path
     assert found == (deepcopy, contextmanager, Path)
+    assert torch_utils.DDP is nn.parallel.DistributedDataParallel
+
+
+def test_names_that_are_others_as_well():
+    assert torch_utils.time_sync is torch_utils.time_synchronized
+    assert torch_utils.LOGGER is torch_utils.logger
+
+
+@pytest.mark.parametrize(
+    ("environment", "numbers"),
+    [({}, (-1, -1, 1)), ({"LOCAL_RANK": "1", "RANK": "5", "WORLD_SIZE": "8"}, (1, 5, 8))],
+)
+def test_ranks_are_those_of_the_launcher(environment, numbers, monkeypatch):
+    for name in ("LOCAL_RANK", "RANK", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert numbers == (torch_utils.LOCAL_RANK, torch_utils.RANK, torch_utils.WORLD_SIZE)
 
 
 def test_optional_packages_present(monkeypatch):
@@ -142,6 +173,17 @@ class TestModelEMA:
         assert average.decay(0) == 0
         assert not average.ema.training
         assert not any(p.requires_grad for p in average.ema.parameters())
+
+    def test_tau_is_how_slowly_the_decay_rises(self):
+        usual, quick = (torch_utils.ModelEMA(nn.Linear(2, 2), **o) for o in ({}, {"tau": 10}))
+        assert usual.decay(500) == 0.9999 * (1 - math.exp(-500 / 2000))
+        assert quick.decay(500) == 0.9999 * (1 - math.exp(-500 / 10))
+        assert list(vars(quick)) == ["ema", "updates", "decay"]
+
+    def test_the_third_argument_is_updates_in_5x_and_tau_later(self):
+        assert torch_utils.ModelEMA(nn.Linear(2, 2), 0.5, 7).updates == 7
+        with pytest.raises(TypeError, match="positional"):
+            torch_utils.ModelEMA(nn.Linear(2, 2), 0.9999, 2000, 7)
 
     def test_attributes_stay_the_same_when_used(self):
         model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))

@@ -8,7 +8,7 @@ from copy import deepcopy
 
 from torch import nn
 
-from .. import _native, reference
+from .. import _native, reference, verify
 from ..modules import copy_attr, de_parallel
 
 
@@ -20,7 +20,7 @@ def update_modules(average: nn.Module, source: nn.Module, decay: float) -> None:
     `source` lacks, RuntimeError a shape that does not broadcast; nothing is written then.
     Paths: C on CPU tensors, otherwise torch. Source of the semantics: YOLOv5 1.0 and later.
     """
-    done, _ = _native.attempt("ema", _native._C.ema_update, average, source, decay)
+    done, _ = verify.attempt("ema", _native._C.ema_update, average, source, decay)
     if not done:
         reference.ema_update(average, source, decay)
 
@@ -29,15 +29,18 @@ class ModelEMA:
     """Exponential moving average of a model, as YOLOv5 keeps it while training.
 
     `ema` is a copy of the model in eval mode without gradients, `updates` the number of updates so
-    far, `decay` a function from `updates` to the decay in use: decay · (1 − exp(−updates / 2000)).
-    All three may be replaced from outside and are read at every update.
+    far, `decay` a function from `updates` to the decay in use: decay · (1 − exp(−updates / tau)).
+    All three may be replaced from outside and are read at every update. Source of the semantics:
+    YOLOv5 of July 2021 (`tau` is from 6.2, where it stands before `updates`).
     """
 
-    def __init__(self, model: nn.Module, decay: float = 0.9999, updates: int = 0) -> None:
+    def __init__(
+        self, model: nn.Module, decay: float = 0.9999, updates: int = 0, *, tau: float = 2000
+    ) -> None:
         self.ema = deepcopy(de_parallel(model)).eval()
         self.updates = updates
         # Ramps up, since early weights are not worth remembering.
-        self.decay: Callable[[int], float] = lambda x: decay * (1 - math.exp(-x / 2000))
+        self.decay: Callable[[int], float] = lambda x: decay * (1 - math.exp(-x / tau))
         for parameter in self.ema.parameters():
             parameter.requires_grad_(False)
 

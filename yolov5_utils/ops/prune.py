@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 from torch.nn.utils import prune as torch_prune
 
-from .. import _native, reference
+from .. import _native, reference, verify
 from .sparsity import sparsity
 
 TIES = ("position", "torch")
@@ -73,7 +73,7 @@ def prune_layers(model: nn.Module, amount: float, *, ties: str = "position") -> 
                 for module, weight, count in zip(modules, weights, counts, strict=True)
             ]
             for batch in _batches(layers):
-                _prune_batch(batch, ties)
+                _prune_batch(model, batch, ties)
             return
     else:
         _native.note_torch("prune", reason)
@@ -92,20 +92,24 @@ def check(model: nn.Module, amount: float = 0.3) -> None:
 
 def _convolutions(model: nn.Module) -> list[nn.Conv2d]:
     """The Conv2d of model.modules(), whose own generators take twice as long."""
-    seen: set[nn.Module] = set()
-    stack, found = [model], []
+    seen: set[nn.Module | None] = set()
+    stack: list[nn.Module | None] = [model]
+    found, convolution = [], nn.Conv2d
     while stack:
         module = stack.pop()
         if module in seen:
             continue
         seen.add(module)
-        if isinstance(module, nn.Conv2d):
-            found.append(module)
-        stack += [child for child in reversed(module._modules.values()) if child is not None]
-    for kind in {type(module) for module in seen}:
+        if module is not None:
+            if isinstance(module, convolution):
+                found.append(module)
+            if module._modules:
+                stack.extend(reversed(module._modules.values()))
+    seen.discard(None)  # a submodule registered as None
+    for kind in set(map(type, seen)):
         if (
-            kind.modules is not nn.Module.modules
-            or kind.named_modules is not nn.Module.named_modules
+            kind.modules is not nn.Module.modules  # type: ignore[attr-defined]
+            or kind.named_modules is not nn.Module.named_modules  # type: ignore[attr-defined]
         ):
             return [module for module in model.modules() if isinstance(module, nn.Conv2d)]
     return found
@@ -209,13 +213,15 @@ def _batches(layers: list[_Layer]) -> Iterator[list[_Layer]]:
         yield batch
 
 
-def _prune_batch(batch: list[_Layer], ties: str) -> None:
+def _prune_batch(model: nn.Module, batch: list[_Layer], ties: str) -> None:
     weights = [layer.weight for layer in batch]
     pruned = [torch.empty_like(w, memory_format=torch.contiguous_format) for w in weights]
-    ambiguous = _native._C.prune(weights, pruned, [layer.pruned for layer in batch])
+    counts = [layer.pruned for layer in batch]
+    ambiguous = _native._C.prune(weights, pruned, counts)
     if ties == "torch":
         for i in ambiguous:
-            pruned[i] = _prune_as_torch(weights[i], batch[i].pruned)
+            pruned[i] = _prune_as_torch(weights[i], counts[i])
+    verify.prune(model, weights, pruned, counts, exact=ties == "torch")
     for layer, data in zip(batch, pruned, strict=True):
         layer.weight.data = data
         del layer.parameters["weight"]  # goes to the end, as after torch's pruning

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from .. import _native, reference
+from .. import _native, reference, verify
 
 # Variants of _native._C.scale_img: sums of 1 (fused index), 2 (fused blend), 4 (four taps).
 _VARIANTS = range(8)
@@ -119,5 +119,5 @@ def scale_img(img: Tensor, ratio: float = 1.0, same_shape: bool = False, gs: int
     """
     if ratio == 1.0:
         return img
-    done, output = _native.attempt("scale_img", resize, img, ratio, same_shape, gs)
+    done, output = verify.attempt("scale_img", resize, img, ratio, same_shape, gs)
     return output if done else reference.scale_img(img, ratio, same_shape, gs)

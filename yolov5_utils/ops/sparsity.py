@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from .. import _native, reference
+from .. import _native, reference, verify
 
 
 def sparsity(model: nn.Module) -> Tensor:
@@ -17,7 +17,7 @@ def sparsity(model: nn.Module) -> Tensor:
     """
     dtype = torch.get_default_dtype()
     if dtype in (torch.float32, torch.float64):
-        done, counts = _native.attempt("sparsity", _native._C.count_module_zeros, model)
+        done, counts = verify.attempt("sparsity", _native._C.count_module_zeros, model)
         if done:
             parameters, _, _, share_float32, share_float64 = counts
             if parameters == 0:

@@ -8,7 +8,6 @@ package, and installing, imports no torch: the client does that, when it always 
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import sys
 from types import ModuleType
@@ -164,6 +163,8 @@ def _announce(module: ModuleType, record: Record) -> None:
         return
     logger: Any = getattr(module, "LOGGER", None) or getattr(module, "logger", None)
     if logger is None:
+        import logging
+
         logger = logging.getLogger("yolov5_utils")
     _announced.add(client)
     if record.replaced:

@@ -113,7 +113,7 @@ def examine(source: str) -> Fingerprint:
         tree = ast.parse(source)
     except (SyntaxError, ValueError) as error:
         raise NotRecognised(f"it cannot be parsed: {error}") from error
-    definitions = _definitions(tree)
+    definitions = callables_of(tree)
     family = _family(definitions)
     _check_parameters(definitions)
     head = "\n".join(source.splitlines()[: _first_line_of_code(tree)])
@@ -191,7 +191,7 @@ def attribute(module: ModuleType, dotted: str) -> Any:
     return value
 
 
-def _definitions(tree: ast.Module) -> _Definitions:
+def callables_of(tree: ast.Module) -> _Definitions:
     """The functions and classes a file defines, and the methods of its ModelEMA, by name."""
     found: dict[str, ast.FunctionDef | ast.ClassDef] = {}
     for node in tree.body:

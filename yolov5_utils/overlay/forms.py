@@ -64,9 +64,10 @@ _UPDATE: Mapping[str, Form] = {
     "4d6d47b14fe5": UpdateForm("YOLOv5 between 6.0 and 6.1", "is_parallel"),
     "fdf47482408c": UpdateForm("YOLOv5 6.1", "de_parallel"),
     "5766e28a241d": UpdateForm("YOLOv5 6.2", "de_parallel", "smart_inference_mode"),
-    "39c10a15b50b": UpdateForm("YOLOv5 7.0 or later, ultralytics 8.0", "de_parallel"),
+    "39c10a15b50b": UpdateForm("YOLOv5 after 6.2, ultralytics 8.0", "de_parallel"),
     "5c6cf8f73c3b": UpdateForm("ultralytics 8.0 to 8.3", "de_parallel", switch="enabled"),
     "0427ffce5f66": UpdateForm("ultralytics 8.3 to 8.4", "unwrap_model", switch="enabled"),
+    "b544ed46ce4c": Left(_LERP, "ultralytics 8.4"),
     "18f52f78f403": Left(_LERP, "ultralytics 8.4"),
     "da56f7612789": Left(_LERP, "ultralytics 8.4"),
 }

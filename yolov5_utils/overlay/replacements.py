@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from .. import _native  # first: it names the remedy where the extension is broken
+from .. import _native, verify  # first: it names the remedy where the extension is broken
 from .._C import count_module_zeros
 from ..ops import fuse as ops_fuse
 from ..ops import prune as ops_prune
@@ -66,7 +66,7 @@ def _sparsity(module: ModuleType, original: Function, form: SparsityForm) -> Fun
         if not form.exact and dtype not in (torch.float32, torch.float64):
             _native.note_torch("sparsity", f"default dtype {dtype}")
             return original(model)
-        done, counts = _native.attempt("sparsity", count_module_zeros, model)
+        done, counts = verify.attempt("sparsity", count_module_zeros, model)
         if not done or not counts[0]:
             return original(model)
         _, elements, zeros, share_float32, share_float64 = counts
@@ -144,7 +144,7 @@ def _scale_img(module: ModuleType, original: Function, form: ScaleForm) -> Funct
         if ratio == 1.0:
             return img
         resize = ops_scale_img.resize
-        done, output = _native.attempt("scale_img", resize, img, ratio, same_shape, gs)
+        done, output = verify.attempt("scale_img", resize, img, ratio, same_shape, gs)
         return output if done else original(img, ratio, same_shape, gs)
 
     return scale_img

@@ -1,0 +1,94 @@
+"""time_synchronized: YOLOv5's two lines, time.time and the package, interleaved."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from itertools import repeat
+from typing import Any
+
+import torch
+
+from yolov5_utils import _native
+from yolov5_utils.torch_utils import time_synchronized
+
+from . import harness, peers
+
+ORIGINAL = "original (is_available, synchronize, time)"
+# One call is too short for a clock: this many are timed together.
+CALLS = 1000
+TARGETS = {ORIGINAL: "≥ 10×", "time.time": "≥ 0.5×"}
+COLUMNS = (
+    harness.Column("device", "model"),
+    harness.Column("who", "who"),
+    harness.Column("min ns", "min_ns", "{:.0f}"),
+    harness.Column("median ns", "median_ns", "{:.0f}"),
+    harness.Column("package faster by", "ratio", "{:.2f}×"),
+    harness.Column("by medians", "ratio_median", "{:.2f}×"),
+    harness.Column("target", "target"),
+)
+
+
+def assert_ran_in_c() -> None:
+    """The package reads the same clock, in C."""
+    before = _native.calls("time_synchronized")["C"]
+    earliest = time.time()
+    assert earliest <= time_synchronized() <= time.time()
+    assert _native.calls("time_synchronized")["C"] == before + 1, "ran in torch"
+
+
+def many(function: Callable[[], float]) -> Callable[[], None]:
+    """CALLS calls of the function."""
+
+    def run() -> None:
+        for _ in repeat(None, CALLS):
+            function()
+
+    return run
+
+
+def measure(seconds: float) -> list[dict[str, Any]]:
+    """The rows, on the GPU there is or without one."""
+    assert_ran_in_c()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()  # initialises CUDA
+    called = {
+        ORIGINAL: peers.original_time_synchronized,
+        "time.time": time.time,
+        "package": time_synchronized,
+    }
+    compared = [harness.Candidate(name, many(function)) for name, function in called.items()]
+    timings = harness.interleave(compared, seconds)
+    package, rows = timings["package"], []
+    device = "idle GPU" if torch.cuda.is_available() else "no GPU"
+    for who, timing in timings.items():
+        row: dict[str, Any] = {"model": device, "who": who, "threads": 1}
+        for name, taken_s in (("min", timing.best_s), ("median", timing.median_s)):
+            row[f"{name}_ms"] = taken_s * 1e3 / CALLS
+            row[f"{name}_ns"] = taken_s * 1e9 / CALLS
+        if who != "package":
+            row.update(ratio=timing.best_s / package.best_s)
+            row.update(ratio_median=timing.median_s / package.median_s)
+            if device == "no GPU":
+                row.update(target=TARGETS[who])
+        rows.append(row)
+    return rows
+
+
+def table(seconds: float) -> harness.Table:
+    """The table of speeds."""
+    notes = [f"the time of {CALLS} calls over their number, the loop's 10 ns or so included"]
+    return harness.Table("time_synchronized", COLUMNS, measure(seconds), notes)
+
+
+def main(arguments: list[str]) -> None:
+    """Run from the command line."""
+    options = harness.parser(__doc__ or "")
+    chosen = options.parse_args(arguments)
+    about = harness.machine()
+    harness.show(about, [table(chosen.seconds)], chosen.json)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

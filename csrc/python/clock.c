@@ -1,0 +1,151 @@
+/* time_synchronized. Remembers no answer of torch's: where torch.cuda.is_available(),
+ * torch.cuda.synchronize() and time.time() are still torch's and Python's own, it asks what they
+ * ask at each call; where one was replaced, it is called as it is. */
+#include "python/clock.h"
+
+#include "python/errors.h"
+
+#include <stdlib.h>
+#include <time.h>
+
+/* The value of an attribute of a module of the clock, borrowed; NULL where it has none. Looking up
+ * an interned string among strings raises nothing. */
+static PyObject *
+look_up(const y5_state *state, int32_t module, int32_t name)
+{
+    return PyDict_GetItemWithError(state->torch.clock_dicts[module], state->names[name]);
+}
+
+/* True once torch has initialised CUDA in this process: is_available() is true for good then, and
+ * synchronize() is no more than the wait itself. In a child of such a process it raises, and with
+ * the variable set is_available() may still change its mind, so torch itself is asked there. */
+static bool
+is_initialized(const y5_state *state)
+{
+    PyObject *cuda = state->torch.clock[Y5_CLOCK_CUDA];
+    if (look_up(state, Y5_CLOCK_CUDA, Y5_NAME_INITIALIZED) != Py_True ||
+        getenv("PYTORCH_NVML_BASED_CUDA_CHECK") != NULL) {
+        return false;
+    }
+    PyObject *answer = PyObject_CallMethodObjArgs(cuda, state->names[Y5_NAME_IS_IN_BAD_FORK], NULL);
+    bool usable = answer == Py_False;
+    Py_XDECREF(answer);
+    PyErr_Clear();
+    return usable;
+}
+
+/* The original's two lines. False with an exception set. */
+static bool
+wait_as_torch(const y5_state *state)
+{
+    PyObject *torch = state->torch.clock[Y5_CLOCK_TORCH];
+    PyObject *cuda = PyObject_GetAttr(torch, state->names[Y5_NAME_CUDA]);
+    PyObject *answer = NULL;
+    PyObject *waited = NULL;
+    int available = -1;
+    if (cuda != NULL) {
+        answer = PyObject_CallMethodObjArgs(cuda, state->names[Y5_NAME_IS_AVAILABLE], NULL);
+    }
+    if (answer != NULL) {
+        available = PyObject_IsTrue(answer);
+    }
+    if (available == 1) {
+        waited = PyObject_CallMethodObjArgs(cuda, state->names[Y5_NAME_SYNCHRONIZE], NULL);
+    }
+    bool done = available == 0 || waited != NULL;
+    Py_XDECREF(waited);
+    Py_XDECREF(answer);
+    Py_XDECREF(cuda);
+    return done;
+}
+
+/* False with an exception set: torch's own, where the device reports an error. */
+static bool
+wait_for_device(const y5_state *state)
+{
+    PyObject *const *clock = state->torch.clock;
+    if (look_up(state, Y5_CLOCK_TORCH, Y5_NAME_CUDA) != clock[Y5_CLOCK_CUDA] ||
+        look_up(state, Y5_CLOCK_CUDA, Y5_NAME_IS_AVAILABLE) != clock[Y5_CLOCK_IS_AVAILABLE]) {
+        return wait_as_torch(state);
+    }
+    if (look_up(state, Y5_CLOCK_TORCH_C, Y5_NAME_GET_DEVICE_COUNT) == NULL) {
+        return true; /* a torch without CUDA: is_available() asks just this */
+    }
+    PyObject *synchronize = look_up(state, Y5_CLOCK_TORCH_C, Y5_NAME_CUDA_SYNCHRONIZE);
+    if (synchronize == NULL || !is_initialized(state) ||
+        look_up(state, Y5_CLOCK_CUDA, Y5_NAME_SYNCHRONIZE) != clock[Y5_CLOCK_SYNCHRONIZE]) {
+        return wait_as_torch(state);
+    }
+    /* torch's C function waits for the current device without the GIL and raises torch's errors. */
+    Py_INCREF(synchronize);
+    PyObject *waited = PyObject_CallObject(synchronize, NULL);
+    Py_DECREF(synchronize);
+    Py_XDECREF(waited);
+    return waited != NULL;
+}
+
+/* time.time(), with its rounding. */
+static PyObject *
+read_clock(const y5_state *state)
+{
+    PyObject *module = state->torch.clock[Y5_CLOCK_TIME];
+#if defined(CLOCK_REALTIME)
+    struct timespec now;
+    if (look_up(state, Y5_CLOCK_TIME, Y5_NAME_TIME) == state->torch.clock[Y5_CLOCK_TIME_TIME] &&
+        clock_gettime(CLOCK_REALTIME, &now) == 0) {
+        int64_t nanoseconds = (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+        return PyFloat_FromDouble(now.tv_nsec == 0 ? (double)now.tv_sec
+                                                   : (double)nanoseconds / 1e9);
+    }
+#endif
+    return PyObject_CallMethodObjArgs(module, state->names[Y5_NAME_TIME], NULL);
+}
+
+const char y5_doc_time_synchronized[] =
+    "time_synchronized()\n--\n\n"
+    "time.time() once the current CUDA device, where one is available, has finished its work.\n\n"
+    "Seconds as a float. Never initialises CUDA where torch.cuda.is_available() is false; raises\n"
+    "torch's error where the device reports one. Path: C; what tests have put in place of\n"
+    "torch.cuda.is_available, torch.cuda.synchronize or time.time is called as it is. Source of\n"
+    "the semantics: YOLOv5 3.0 and later (time_sync from 6.0 on).";
+
+PyObject *
+y5_py_time_synchronized(PyObject *module, PyObject *unused)
+{
+    (void)unused;
+    y5_state *state = PyModule_GetState(module);
+    if (state->torch.clock[Y5_CLOCK_TORCH] == NULL) {
+        y5_error error = {0};
+        y5_status status = y5_fail(&error, Y5_UNSUPPORTED, "", "register_torch() was not called");
+        return y5_raise(state, status, &error);
+    }
+    int64_t calls = atomic_load_explicit(&state->clock_calls, memory_order_relaxed);
+    atomic_store_explicit(&state->clock_calls, calls + 1, memory_order_relaxed); /* GIL held */
+    return wait_for_device(state) ? read_clock(state) : NULL;
+}
+
+bool
+y5_clock_learn(PyObject *facts, y5_torch *torch)
+{
+    PyObject *tuple = PyObject_GetAttrString(facts, "clock");
+    if (tuple == NULL) {
+        return false;
+    }
+    bool valid = PyTuple_Check(tuple) && PyTuple_Size(tuple) == Y5_CLOCK_COUNT;
+    for (Py_ssize_t i = 0; valid && i < Y5_CLOCK_COUNT; i++) {
+        PyObject *object = PyTuple_GetItem(tuple, i);
+        valid = i < Y5_CLOCK_MODULES ? PyModule_Check(object) : PyCallable_Check(object) != 0;
+    }
+    for (Py_ssize_t i = 0; valid && i < Y5_CLOCK_COUNT; i++) {
+        torch->clock[i] = PyTuple_GetItem(tuple, i);
+        Py_INCREF(torch->clock[i]);
+        if (i < Y5_CLOCK_MODULES) {
+            torch->clock_dicts[i] = PyModule_GetDict(torch->clock[i]);
+        }
+    }
+    Py_DECREF(tuple);
+    if (!valid) {
+        PyErr_SetString(PyExc_TypeError, "clock: expected a tuple of 4 modules and 3 functions");
+    }
+    return valid;
+}

@@ -1,0 +1,233 @@
+/* core/scale_img.c at one level against the formula, output by output: every variant, both orders
+ * in memory, padding and cropping, rows wider than a tile, several threads; and what it refuses. */
+#include "core/ops.h"
+#include "support.h"
+#include "test_core.h"
+
+#include <math.h>
+#include <string.h>
+
+/* A batch of images, its result and how the two are related. */
+typedef struct {
+    int64_t batch;
+    int64_t channels;
+    int64_t input[2]; /* height, width */
+    int64_t resized[2];
+    int64_t output[2];
+    bool interleaved; /* channels side by side in each pixel */
+    int32_t variant;
+} image_case;
+
+static y5_tensor
+describe(const image_case *image, const int64_t size[2], void *data)
+{
+    int64_t channels = image->channels;
+    int64_t pixels = size[0] * size[1];
+    y5_tensor tensor = {data, image->batch * channels * pixels, Y5_FLOAT32, Y5_CPU, 0, 4, {0}, {0}};
+    int64_t shape[4] = {image->batch, channels, size[0], size[1]};
+    int64_t planar[4] = {channels * pixels, pixels, size[1], 1};
+    int64_t mixed[4] = {channels * pixels, 1, size[1] * channels, channels};
+    memcpy(tensor.shape, shape, sizeof(shape));
+    memcpy(tensor.strides, image->interleaved ? mixed : planar, sizeof(planar));
+    return tensor;
+}
+
+typedef struct {
+    int64_t first;
+    int64_t second;
+    float weight; /* of the second */
+} place;
+
+/* Between which two inputs an output lies. */
+static place
+find_place(int64_t input, int64_t resized, int64_t index, bool fused)
+{
+    if (input == resized) {
+        return (place){index, index, 0.0F};
+    }
+    float scale = (float)input / (float)resized;
+    float centre = (float)index + 0.5F;
+    float product = scale * centre;
+    float source = fused ? fmaf(scale, centre, -0.5F) : product - 0.5F;
+    source = fmaxf(source, 0.0F);
+    int64_t first = (int64_t)fminf(floorf(source), (float)(input - 1));
+    int64_t second = first + 1 < input ? first + 1 : first;
+    return (place){first, second, fminf(source - (float)first, 1.0F)};
+}
+
+static float
+blend(float a, float weight_a, float b, float weight_b, bool fused)
+{
+    float second = b * weight_b;
+    float first = a * weight_a;
+    return fused ? fmaf(a, weight_a, second) : first + second;
+}
+
+static float
+element(const y5_tensor *tensor, int64_t n, int64_t c, int64_t y, int64_t x)
+{
+    const float *data = tensor->data;
+    return data[n * tensor->strides[0] + c * tensor->strides[1] + y * tensor->strides[2] +
+                x * tensor->strides[3]];
+}
+
+static float
+expected_at(const image_case *image, const y5_tensor *input, const int64_t at[4])
+{
+    if (at[2] >= image->resized[0] || at[3] >= image->resized[1]) {
+        return 0.447F;
+    }
+    bool fused_index = (image->variant & Y5_SCALE_FUSED_INDEX) != 0;
+    bool fused = (image->variant & Y5_SCALE_FUSED_BLEND) != 0;
+    place row = find_place(image->input[0], image->resized[0], at[2], fused_index);
+    place column = find_place(image->input[1], image->resized[1], at[3], fused_index);
+    float p = element(input, at[0], at[1], row.first, column.first);
+    float q = element(input, at[0], at[1], row.first, column.second);
+    float u = element(input, at[0], at[1], row.second, column.first);
+    float v = element(input, at[0], at[1], row.second, column.second);
+    float up = 1.0F - row.weight;
+    float left = 1.0F - column.weight;
+    if (!(image->variant & Y5_SCALE_FOUR_TAPS)) {
+        float above = blend(p, left, q, column.weight, fused);
+        float below = blend(u, left, v, column.weight, fused);
+        return blend(above, up, below, row.weight, fused);
+    }
+    float sum = blend(p, up * left, q, up * column.weight, fused);
+    float weights[2] = {row.weight * left, row.weight * column.weight};
+    float taps[2] = {u, v};
+    for (int32_t i = 0; i < 2; i++) {
+        float product = taps[i] * weights[i];
+        sum = fused ? fmaf(taps[i], weights[i], sum) : sum + product;
+    }
+    return sum;
+}
+
+static void
+check_image(y5_level level, const image_case *image, int32_t threads)
+{
+    int64_t planes = image->batch * image->channels;
+    int64_t in_bytes = planes * image->input[0] * image->input[1] * (int64_t)sizeof(float);
+    int64_t out_numel = planes * image->output[0] * image->output[1];
+    float *in = allocate(in_bytes);
+    float *out = allocate(out_numel * (int64_t)sizeof(float));
+    fill(in, in_bytes / (int64_t)sizeof(float), Y5_FLOAT32);
+    y5_tensor input = describe(image, image->input, in);
+    y5_tensor output = describe(image, image->output, out);
+    y5_error error = {0};
+    y5_scale_img job;
+    CHECK(y5_scale_img_check(&input, &error) == Y5_OK, "%s", error.message);
+    CHECK(y5_scale_img_plan(&job, &input, &output, image->resized, image->variant, &error) == Y5_OK,
+          "%s", error.message);
+    pool_set_threads(threads);
+    y5_run run = {level, {threads > 1 ? pool_run : NULL, threads}};
+    y5_scale_img_run(&run, &job);
+    for (int64_t i = 0; i < out_numel; i++) {
+        int64_t at[4];
+        int64_t rest = i;
+        for (int32_t d = 3; d >= 0; d--) {
+            at[d] = rest % output.shape[d];
+            rest /= output.shape[d];
+        }
+        float found = element(&output, at[0], at[1], at[2], at[3]);
+        float expected = expected_at(image, &input, at);
+        CHECK(same_element(&found, &expected, 0, Y5_FLOAT32),
+              "%dx%d to %dx%d in %dx%d, %d channels%s, variant %d, row %d column %d: %.9g not %.9g",
+              (int)image->input[0], (int)image->input[1], (int)image->resized[0],
+              (int)image->resized[1], (int)image->output[0], (int)image->output[1],
+              (int)image->channels, image->interleaved ? " side by side" : "", (int)image->variant,
+              (int)at[2], (int)at[3], (double)found, (double)expected);
+    }
+    free(out);
+    free(in);
+}
+
+static void
+check_random(y5_level level)
+{
+    for (int32_t round = 0; round < (brief ? 80 : 1200); round++) {
+        image_case image = {.batch = random_between(0, 9) == 0 ? 0 : random_between(1, 2)};
+        image.interleaved = round % 3 == 2;
+        image.channels = random_between(1, image.interleaved ? 3 : 5);
+        image.variant = round % Y5_SCALE_VARIANTS;
+        int64_t longest = round % 5 ? 40 : 150;
+        for (int32_t i = 0; i < 2; i++) {
+            image.input[i] = random_between(1, longest);
+            image.resized[i] = random_between(1, image.input[i] * 2 + 3);
+            if (random_between(0, 9) == 0) {
+                image.resized[i] = image.input[i];
+            }
+            int64_t output = image.resized[i] + random_between(-5, 33);
+            image.output[i] = output < 0 ? 0 : output;
+        }
+        check_image(level, &image, (int32_t)random_between(1, 4));
+    }
+}
+
+/* Around the 2048 elements that are worked on at a time. */
+static void
+check_wide(y5_level level)
+{
+    static const int64_t widths[] = {2047, 2048, 2049, 4096, 4100};
+    int32_t count = brief ? 3 : (int32_t)(sizeof(widths) / sizeof(widths[0]));
+    for (int32_t i = 0; i < count; i++) {
+        for (int32_t variant = brief ? 6 : 0; variant < Y5_SCALE_VARIANTS; variant++) {
+            for (int32_t channels = 1; channels <= 3; channels += 2) {
+                image_case image = {1, channels, {5, 0}, {3, 0}, {4, 0}, channels > 1, variant};
+                image.resized[1] = (widths[i] + channels - 1) / channels;
+                image.input[1] = image.resized[1] * 4 / 5;
+                image.output[1] = image.resized[1] + (variant % 3 - 1) * 9;
+                check_image(level, &image, 1 + variant % 3);
+            }
+        }
+    }
+}
+
+static void
+check_refusals(void)
+{
+    image_case image = {2, 3, {8, 9}, {6, 7}, {32, 32}, false, 0};
+    y5_error error = {0};
+    float memory = 0;
+    y5_tensor good = describe(&image, image.input, &memory);
+    y5_tensor output = describe(&image, image.output, &memory);
+    y5_tensor bad[6] = {good, good, good, good, good, good};
+    bad[0].ndim = 3;
+    bad[1].dtype = Y5_FLOAT16;
+    bad[2].shape[1] = 0;
+    bad[3].shape[3] = ((int64_t)1 << 30) + 1;
+    bad[4].strides[3] = 2;
+    image.interleaved = true;
+    image.channels = 4;
+    bad[5] = describe(&image, image.input, &memory);
+    for (int32_t i = 0; i < 6; i++) {
+        CHECK(y5_scale_img_check(&bad[i], &error) == Y5_UNSUPPORTED, "tensor %d", i);
+    }
+    y5_scale_img job;
+    static const int64_t sizes[][2] = {{0, 7}, {6, 0}, {-1, 7}, {((int64_t)1 << 30) + 1, 7}};
+    for (int32_t i = 0; i < 4; i++) {
+        CHECK(y5_scale_img_plan(&job, &good, &output, sizes[i], 0, &error) == Y5_BAD_VALUE,
+              "size %d", i);
+    }
+    for (int32_t variant = -1; variant <= Y5_SCALE_VARIANTS; variant += Y5_SCALE_VARIANTS + 1) {
+        CHECK(y5_scale_img_plan(&job, &good, &output, image.resized, variant, &error) ==
+                  Y5_BAD_VALUE,
+              "variant %d", variant);
+    }
+    y5_tensor other[3] = {output, output, output};
+    other[0].shape[0] = 1;
+    other[1].dtype = Y5_FLOAT64;
+    image.channels = 3;
+    other[2] = describe(&image, image.output, &memory); /* another order in memory */
+    for (int32_t i = 0; i < 3; i++) {
+        CHECK(y5_scale_img_plan(&job, &good, &other[i], image.resized, 0, &error) == Y5_BAD_VALUE,
+              "output %d", i);
+    }
+}
+
+void
+test_scale_img(y5_level level)
+{
+    check_random(level);
+    check_wide(level);
+    check_refusals();
+}

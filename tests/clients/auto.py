@@ -5,6 +5,7 @@ imported, as in a notebook, whose functions are called then.
 """
 
 import importlib
+import inspect
 import runpy
 import sys
 
@@ -20,6 +21,7 @@ if when == "late":
 if name.endswith(".py"):
     runpy.run_path(name, run_name="__main__")
 elif when == "late":
-    client.main(client.parse_opt())
+    parsed = inspect.signature(client.main).parameters  # detect.py of 5.0 and 6.0 parses by itself
+    client.main(*([client.parse_opt()] if parsed else []))
 else:
     runpy.run_module(name, run_name="__main__", alter_sys=True)

@@ -7,6 +7,7 @@ with weights_only; the classes that the latter has to be allowed are part of the
 import hashlib
 import importlib
 import json
+import os
 import sys
 
 import numpy
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 sys.modules["yolov5_utils"] = None  # any import of it from here on raises ImportError
 
-IGNORED = ("date",)  # the time of the run
+IGNORED = ("date", "time")  # of the run
 NUMBERS = [type(numpy.dtype(kind)) for kind in ("float32", "float64")]  # of a fitness
 
 
@@ -35,7 +36,7 @@ def describe(value, path, lines):
         for number, item in enumerate(value):
             describe(item, f"{path}.{number}", lines)
     else:
-        lines.append([path, type(value).__name__, repr(value)])
+        lines.append([path, type(value).__name__, repr(value).replace(os.getcwd(), "HERE")])
     return lines
 
 

@@ -70,7 +70,10 @@ def surface(module):
 
 
 def copies(module):
-    """Which modules hold the hot callables under their own name, and whether it is this one's."""
+    """Which modules hold the hot callables under their own name, and whether it is this one's.
+
+    Without __main__, which is another module where a function of the client is called.
+    """
     held = []
     for name, other in sorted(sys.modules.items()):
         names = getattr(other, "__dict__", {})
@@ -78,7 +81,7 @@ def copies(module):
             value = names.get(hot)
             if inspect.isfunction(value) or inspect.isclass(value):
                 held.append([name, hot, value is vars(module).get(hot)])
-    return [entry for entry in held if entry[0].split(".")[0] != "yolov5_utils"]
+    return [entry for entry in held if entry[0].split(".")[0] not in ("yolov5_utils", "__main__")]
 
 
 def package():

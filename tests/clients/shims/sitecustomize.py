@@ -48,6 +48,11 @@ def shim_numpy(numpy):
             setattr(numpy, name, value)
 
 
+def shim_pools(pool):
+    """5.0 keeps its pictures in the order in which threads happen to have read them."""
+    pool.Pool.imap_unordered = pool.Pool.imap
+
+
 def shim_fonts(module):
     """Pillow's getsize, and the font that 5.0 asks for by name and never downloads."""
     if not hasattr(module.FreeTypeFont, "getsize"):
@@ -80,8 +85,13 @@ def shim_torch(torch):
 
 resolve = socket.getaddrinfo
 socket.getaddrinfo = only_this_machine
-shims = {"numpy": shim_numpy, "PIL.ImageFont": shim_fonts, "torch": shim_torch}
-sys.meta_path.insert(0, AfterImport(shims))
+calls = {
+    "numpy": shim_numpy,
+    "multiprocessing.pool": shim_pools,
+    "PIL.ImageFont": shim_fonts,
+    "torch": shim_torch,
+}
+sys.meta_path.insert(0, AfterImport(calls))
 if os.environ.get("START_METHOD"):
     import multiprocessing
 

@@ -16,7 +16,7 @@ if name == "-m":
     name = sys.argv[0]
 if when == "late":
     client = importlib.import_module("yolov5.detect" if name.endswith(".py") else name)
-
+importlib.import_module("yolov5_utils.auto")
 
 if name.endswith(".py"):
     runpy.run_path(name, run_name="__main__")

@@ -27,6 +27,7 @@ HOT = [
     "time_sync",
     "time_synchronized",
 ]
+OTHERS = ("yolov5_utils", "__main__", "__mp_main__")  # whose copies are not compared
 saves = 0
 
 
@@ -81,7 +82,7 @@ def copies(module):
             value = names.get(hot)
             if inspect.isfunction(value) or inspect.isclass(value):
                 held.append([name, hot, value is vars(module).get(hot)])
-    return [entry for entry in held if entry[0].split(".")[0] not in ("yolov5_utils", "__main__")]
+    return [entry for entry in held if entry[0].split(".")[0] not in OTHERS]
 
 
 def package():

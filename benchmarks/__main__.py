@@ -8,6 +8,7 @@ from pathlib import Path
 
 from . import (
     bench_ema,
+    bench_fuse,
     bench_gil,
     bench_import,
     bench_memory,
@@ -30,6 +31,7 @@ def run(quick: bool) -> list[harness.Table]:
         bench_ema.table(names, [1, 2], seconds),
         bench_ema.busy_table(names, seconds),
         bench_sparsity.table(names, [1, 2], seconds),
+        bench_fuse.table(names, [1, 2], seconds),
         bench_prune.table(names, [1, 2], seconds),
         bench_prune.data_table(names[-1:], seconds),
         bench_scale_img.table(bench_scale_img.CASES[: 1 if quick else None], [1, 2], seconds),

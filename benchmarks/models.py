@@ -117,6 +117,10 @@ class Conv(nn.Module):
         """Feature map of `outputs` channels."""
         return self.act(self.bn(self.conv(x)))
 
+    def forward_fuse(self, x: Tensor) -> Tensor:
+        """The same once `conv` computes `bn` too."""
+        return self.act(self.conv(x))
+
 
 class Bottleneck(nn.Module):
     """A 1×1 and a 3×3 Conv, with the input added where `shortcut`."""

@@ -140,6 +140,39 @@ def kthvalue_prune(model: nn.Module, amount: float) -> None:
                 module.weight.data = weight * (magnitude > threshold)
 
 
+def original_fuse(conv: nn.Conv2d, bn: nn.BatchNorm2d) -> nn.Conv2d:
+    """YOLOv5's formula: a constructed Conv2d, a diagonal matrix times the weight."""
+    fused = nn.Conv2d(
+        conv.in_channels,
+        conv.out_channels,
+        kernel_size=conv.kernel_size,
+        stride=conv.stride,
+        padding=conv.padding,
+        dilation=conv.dilation,
+        groups=conv.groups,
+        bias=True,
+    )
+    fused = fused.requires_grad_(False).to(conv.weight.device)
+    root = torch.sqrt(bn.eps + bn.running_var)
+    diagonal = torch.diag(bn.weight.div(root))
+    rows = conv.weight.clone().view(conv.out_channels, -1)
+    fused.weight.copy_(torch.mm(diagonal, rows).view(fused.weight.shape))
+    bias = torch.zeros(conv.weight.size(0)) if conv.bias is None else conv.bias
+    moved = bn.bias - bn.weight.mul(bn.running_mean).div(torch.sqrt(bn.running_var + bn.eps))
+    fused.bias.copy_(torch.mm(diagonal, bias.reshape(-1, 1)).reshape(-1) + moved)
+    return fused
+
+
+def fuse_in_place(conv: nn.Conv2d, bn: nn.BatchNorm2d) -> None:
+    """The least that torch operations can do: the weight multiplied where it is, a bias set.
+
+    No new module, no new memory for the weight, other roundings. The module must have no bias.
+    """
+    scale = bn.weight / torch.sqrt(bn.running_var + bn.eps)
+    conv.weight.mul_(scale.view(-1, 1, 1, 1))
+    conv.bias = nn.Parameter(bn.bias - bn.running_mean * scale, requires_grad=False)
+
+
 def original_scale_img(img: Tensor, ratio: float, gs: int = 32) -> Tensor:
     """YOLOv5's formula: bilinear interpolation, then padding to multiples of gs."""
     height, width = img.shape[2:]

@@ -37,6 +37,11 @@ def count_module_zeros(module: nn.Module) -> tuple[int, int, int, float, float]:
 def count_zeros(tensor: Any) -> int:
     """The number of zeros of a tensor or any object with __dlpack__ in the CPU's memory."""
 
+def fuse(
+    convs: list[nn.Module], bns: list[nn.Module], pattern: tuple[tuple[str, int, Any], ...]
+) -> list[nn.Conv2d]:
+    """A new nn.Conv2d for each convolution and its batch norm, made after `pattern`."""
+
 def prune(weights: list[Tensor], pruned: list[Tensor] | None, counts: list[int]) -> list[int]:
     """Fill `pruned` with the weights, counts[i] of each zeroed; the numbers of ambiguous layers."""
 

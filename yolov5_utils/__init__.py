@@ -11,6 +11,9 @@ if TYPE_CHECKING:  # at run time __getattr__ finds them
 
 __version__ = "0.1.0"
 
+# Public names that the original's torch_utils lacks, and their modules.
+_ADDED = {"fuse_model": "ops.fuse_model"}
+
 
 def patch() -> None:
     """Replace the hot callables of YOLOv5 and ultralytics, imported already or from now on.
@@ -49,6 +52,8 @@ def __getattr__(name: str) -> Any:
     if not name.startswith("_"):
         if importlib.util.find_spec(f"{__name__}.{name}") is not None:
             return importlib.import_module(f"{__name__}.{name}")
+        if name in _ADDED:
+            return getattr(importlib.import_module(f"{__name__}.{_ADDED[name]}"), name)
         torch_utils = importlib.import_module(f"{__name__}.torch_utils")
         if name in torch_utils.__all__:
             return getattr(torch_utils, name)

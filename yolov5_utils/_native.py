@@ -130,6 +130,11 @@ class TorchFacts:
         self.tensor_type = torch.Tensor
         self.parameter_type = torch.nn.Parameter
         self.module_type = torch.nn.Module
+        self.convolution_type = torch.nn.Conv2d
+        self.batch_norm_type = torch.nn.BatchNorm2d
+        self.empty = torch.empty
+        self.empty_like = torch.empty_like
+        self.is_grad_enabled = torch.is_grad_enabled
         self.ordered_dict_type = OrderedDict  # of modules before torch 2.4
         # Where one of these answers with something true, torch itself has to run.
         self.guards = tuple(

@@ -89,7 +89,11 @@ def prune_layers(model: nn.Module, amount: float) -> None:
 
 
 def fuse_conv_and_bn(conv: nn.Conv2d, bn: nn.BatchNorm2d) -> nn.Conv2d:
-    """A new Conv2d that computes bn(conv(x)) of inference: YOLOv5's formula, dilation kept."""
+    """A new Conv2d that computes bn(conv(x)) of inference: YOLOv5's formula.
+
+    Where the original raises or loses something it goes on: dilation is kept, a missing bias has
+    the weight's dtype, the weight may lie in memory in any order.
+    """
     fused = nn.Conv2d(
         conv.in_channels,
         conv.out_channels,
@@ -101,14 +105,12 @@ def fuse_conv_and_bn(conv: nn.Conv2d, bn: nn.BatchNorm2d) -> nn.Conv2d:
         bias=True,
     )
     fused = fused.requires_grad_(False).to(conv.weight.device)
-    rows = conv.weight.clone().view(conv.out_channels, -1)
+    rows = conv.weight.clone().reshape(conv.out_channels, -1)
     scale = torch.diag(bn.weight.div(torch.sqrt(bn.eps + bn.running_var)))
     fused.weight.copy_(torch.mm(scale, rows).view(fused.weight.shape))
 
-    if conv.bias is None:
-        conv_bias = torch.zeros(conv.weight.size(0), device=conv.weight.device)
-    else:
-        conv_bias = conv.bias
+    zeros = conv.weight.new_zeros(conv.weight.size(0))
+    conv_bias = zeros if conv.bias is None else conv.bias
     shift = bn.bias - bn.weight.mul(bn.running_mean).div(torch.sqrt(bn.running_var + bn.eps))
     fused.bias.copy_(torch.mm(scale, conv_bias.reshape(-1, 1)).reshape(-1) + shift)
     return fused

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from . import _C, _native, reference
+from .ops.fuse import convolution_pattern
 from .ops.scale_img import resize
 
 _SIZES = range(98)  # below, at and above every vector width and unrolled step of the kernels
@@ -205,6 +206,30 @@ def _check_prune() -> str:
     )
 
 
+def _check_fuse() -> str:
+    convolutions, pattern = 0, convolution_pattern()
+    assert pattern is not None, "nn.Conv2d has members that are not known"
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        for seed, dtype in enumerate(_FLOATS * 12):
+            torch.manual_seed(seed)
+            groups = 1 + seed % 2
+            inputs, outputs = groups * (1 + seed % 7), groups * (1 + 5 * seed)
+            conv = nn.Conv2d(inputs, outputs, 1 + seed % 4, groups=groups, bias=seed % 3 > 0)
+            conv.weight.copy_(conv.weight + 0.01 * conv.weight.sign())  # no product vanishes
+            bn = nn.BatchNorm2d(outputs)
+            bn.weight.uniform_(0.5, 2)
+            bn.running_mean.normal_()  # type: ignore[union-attr]
+            bn.running_var.uniform_(0.2, 2)  # type: ignore[union-attr]
+            conv, bn = conv.to(dtype), bn.to(dtype)
+            ours = _C.fuse([conv], [bn], pattern)
+            theirs = reference.fuse_conv_and_bn(conv, bn)
+            for name in ("weight", "bias"):
+                if not _same_bits(getattr(ours[0], name), getattr(theirs, name)):
+                    raise AssertionError(f"{name} of {conv}, {dtype}")
+            convolutions += 1
+    return f"{convolutions} convolutions of {len(_FLOATS)} dtypes, grouped ones among them"
+
+
 def _check_scale_img() -> str:
     generator = torch.Generator().manual_seed(3)
     images = 0
@@ -235,6 +260,7 @@ _CHECKS: dict[str, Callable[[], Any]] = {
     "ema, models": _check_ema_models,
     "sparsity, dtypes": _check_sparsity_dtypes,
     "sparsity, models": _check_sparsity_models,
+    "fuse": _check_fuse,
     "prune": _check_prune,
     "scale_img": _check_scale_img,
     "time_synchronized": _check_time_synchronized,

@@ -64,10 +64,9 @@ def prune(
 
 
 def fuse(conv: nn.Module, bn: nn.Module, fused: nn.Module) -> None:
-    """Check the convolution that C made of `conv` and `bn`; for ops/fuse.py, after every pair.
+    """Check the convolution that C made of `conv` and `bn`.
 
-    Call it as `if verify.ON: verify.fuse(conv, bn, fused)` once `fused` is complete, and only where
-    C made it. The reference draws initial weights, so it runs on a copy of the random stream.
+    The reference draws initial weights, so it runs on a copy of the random stream.
     """
     if ON:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):

@@ -117,4 +117,44 @@ y5_status y5_scale_img_plan(y5_scale_img *job, const y5_tensor *image, const y5_
  * the output once; under 64 KiB of stack a thread, no other memory. They must not overlap. */
 void y5_scale_img_run(const y5_run *run, const y5_scale_img *job);
 
+/* Where the elements of a convolution's weight lie that are not in one gapless row-major order. */
+typedef struct {
+    int32_t ndim; /* of one row, the first dimension left out; at least 1 */
+    int64_t row_stride;
+    int64_t shape[Y5_MAX_DIMS];
+    int64_t strides[Y5_MAX_DIMS];
+} y5_fuse_layout;
+
+/* One convolution with its batch norm, and the memory for what they become. The vectors have one
+ * element per row, that is per output channel. */
+typedef struct {
+    const void *weight;
+    const y5_fuse_layout *layout; /* of the weight; NULL: row after row without gaps */
+    const void *conv_bias;        /* NULL: none, as good as zeros */
+    const void *scale;            /* the batch norm's weight */
+    const void *shift;            /* the batch norm's bias */
+    const void *mean;
+    const void *variance;
+    void *roots; /* of the inputs' type: first variance + eps, then the caller's root of it */
+    void *fused_weight; /* row after row */
+    void *fused_bias;   /* may be `roots` where both types are the same */
+    int64_t rows;
+    int64_t columns;
+    double eps;
+    y5_dtype dtype;           /* of all inputs and the roots; below Y5_FLOATING_COUNT */
+    y5_dtype fused_dtype;     /* Y5_FLOAT32 or Y5_FLOAT64 */
+    _Atomic int32_t doubtful; /* result, set to 1 where the original's matrix product may have other
+                               * bits: non-finite weights, products that vanish */
+} y5_fuse_pair;
+
+/* roots = variance + eps, rounded to the type, eps to float32 first unless the type is float64. */
+void y5_fuse_variances(const y5_fuse_pair *pair);
+
+/* fused_weight = (scale / roots) · weight + 0, fused_bias = (scale / roots) · conv_bias + (shift −
+ * scale · mean / roots): each operation rounded to the inputs' type, the results to theirs.
+ * `starts` holds count + 1 numbers: the weight elements in front of each pair, and of all. Reads
+ * each element once and writes it once; no memory of its own. Nothing may overlap but fused_bias
+ * and roots. */
+void y5_fuse(const y5_run *run, y5_fuse_pair *pairs, const int64_t *starts, int64_t count);
+
 #endif

@@ -1,11 +1,7 @@
 /* scale_img: checks shapes, cuts the padded output into bands of rows and hands them to the active
  * level. Everything a band needs lies on its thread's stack; knows neither ratios nor Python. */
-#if defined(__linux__)
-#define _DEFAULT_SOURCE /* madvise */
-#include <sys/mman.h>
-#endif
-
 #include "core/ops.h"
+#include "core/pages.h"
 
 #include <math.h>
 #include <string.h>
@@ -19,11 +15,6 @@
 
 /* Elements a task writes, 128 KiB: enough of them to keep threads evenly busy. */
 #define TASK_ELEMENTS ((int64_t)32 * 1024)
-
-/* Outputs from this size on are asked to be backed by huge pages of 2 MiB: fresh memory otherwise
- * costs a page fault per 4 KiB, more than the arithmetic (benchmarks/bench_scale_img.py). */
-#define HUGE_OUTPUT_BYTES ((int64_t)4 << 20)
-#define HUGE_PAGE_BYTES ((uintptr_t)2 << 20)
 
 /* The two inputs an output lies between, and the second one's weight. */
 typedef struct {
@@ -163,24 +154,6 @@ y5_scale_img_plan(y5_scale_img *job, const y5_tensor *image, const y5_tensor *ou
     return Y5_OK;
 }
 
-/* Asks for huge pages where the output covers some. A hint: what it costs to ignore is time. */
-static void
-advise_huge_pages(const y5_scale_img *job, int64_t elements)
-{
-#if defined(__linux__) && defined(MADV_HUGEPAGE)
-    int64_t bytes = elements * (int64_t)sizeof(float);
-    if (bytes >= HUGE_OUTPUT_BYTES) {
-        uintptr_t begin = (uintptr_t)job->output;
-        uintptr_t first = (begin + HUGE_PAGE_BYTES - 1) & ~(HUGE_PAGE_BYTES - 1);
-        uintptr_t last = (begin + (uintptr_t)bytes) & ~(HUGE_PAGE_BYTES - 1);
-        (void)madvise((char *)job->output + (first - begin), last - first, MADV_HUGEPAGE);
-    }
-#else
-    (void)job;
-    (void)elements;
-#endif
-}
-
 typedef struct {
     const y5_tile *tile;
     row_scaler scale_rows;
@@ -227,7 +200,7 @@ y5_scale_img_run(const y5_run *run, const y5_scale_img *job)
     if (elements == 0) {
         return;
     }
-    advise_huge_pages(job, elements);
+    y5_advise_huge_pages(job->output, elements * (int64_t)sizeof(float));
     for (int64_t begin = 0; begin < job->used_columns; begin += TILE_COLUMNS) {
         scale_tile(run, job, begin);
     }

@@ -6,6 +6,7 @@
 #include "python/args.h"
 #include "python/collect.h"
 #include "python/errors.h"
+#include "python/fused_module.h"
 #include "python/layers.h"
 #include "python/tensors.h"
 #include "python/torch_runtime.h"
@@ -217,6 +218,87 @@ y5_py_count_zeros(PyObject *module, PyObject *const *arguments, Py_ssize_t count
         return y5_raise(state, status, &error);
     }
     return PyLong_FromLongLong(zeros);
+}
+
+const char y5_doc_fuse[] =
+    "fuse(convs, bns, pattern)\n--\n\n"
+    "A list with, for each convolution of the list convs and its batch norm in the list bns, a "
+    "new\n"
+    "nn.Conv2d that computes both; pattern says how to make one (ops/fuse.py). Unsupported, with\n"
+    "nothing changed, where torch must do one of them.";
+
+/* Collects all pairs, has torch take the roots, and runs the arithmetic. */
+static y5_status
+fuse_pairs(const y5_state *state, PyObject *convs, PyObject *bns, y5_fusion *fusion,
+           y5_error *error)
+{
+    Py_ssize_t count = PyList_Size(convs);
+    y5_status status = y5_fusion_open(fusion, count);
+    for (Py_ssize_t i = 0; i < count && status == Y5_OK; i++) {
+        PyObject *conv = PyList_GetItem(convs, i); /* Python code may have changed the lists */
+        PyObject *bn = conv != NULL ? PyList_GetItem(bns, i) : NULL;
+        if (bn == NULL) {
+            return Y5_PYTHON_RAISED;
+        }
+        Py_INCREF(conv);
+        Py_INCREF(bn);
+        status = y5_fusion_add(state, conv, bn, fusion, error);
+        Py_DECREF(bn);
+        Py_DECREF(conv);
+    }
+    if (status == Y5_OK) {
+        status = y5_fusion_take_roots(state, fusion, error);
+    }
+    if (status == Y5_OK) {
+        status = y5_fusion_borrow(state, fusion, error);
+    }
+    if (status == Y5_OK) {
+        y5_run run = y5_torch_run(state, fusion->bytes);
+        PyThreadState *released = release_gil(fusion->pinned);
+        y5_fuse(&run, fusion->items, fusion->starts, fusion->count);
+        take_gil(released);
+    }
+    for (int64_t i = 0; i < fusion->count && status == Y5_OK; i++) {
+        if (fusion->items[i].doubtful) {
+            status = y5_fail(error, Y5_UNSUPPORTED, "",
+                             "weights for which the original's matrix product has bits of its own");
+        }
+    }
+    return status;
+}
+
+PyObject *
+y5_py_fuse(PyObject *module, PyObject *const *arguments, Py_ssize_t count, PyObject *keywords)
+{
+    static const y5_signature signature = {"fuse", 3, {"convs", "bns", "pattern"}};
+    const y5_state *state = PyModule_GetState(module);
+    PyObject *values[3];
+    if (!y5_parse(&signature, arguments, count, keywords, values)) {
+        return NULL;
+    }
+    if (!PyList_Check(values[0]) || !PyList_Check(values[1]) || !PyTuple_Check(values[2])) {
+        PyErr_SetString(PyExc_TypeError, "fuse: expected two lists and a tuple");
+        return NULL;
+    }
+    y5_error error = {0};
+    y5_fusion fusion = {0};
+    PyObject *fused = NULL;
+    y5_status status = check_environment(state, &error);
+    if (status == Y5_OK) {
+        status = fuse_pairs(state, values[0], values[1], &fusion, &error);
+    }
+    if (status == Y5_OK) {
+        fused = PyList_New(0);
+        for (int64_t i = 0; fused != NULL && i < fusion.count; i++) {
+            PyObject *made = y5_make_fused_module(state, &fusion, i, values[2]);
+            if (made == NULL || PyList_Append(fused, made) < 0) {
+                Py_CLEAR(fused);
+            }
+            Py_XDECREF(made);
+        }
+    }
+    y5_fusion_free(&fusion);
+    return status != Y5_OK ? y5_raise(state, status, &error) : fused;
 }
 
 const char y5_doc_prune[] =

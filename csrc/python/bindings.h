@@ -12,6 +12,7 @@ Y5_BINDING(y5_py_ema_update);
 Y5_BINDING(y5_py_ema_check);
 Y5_BINDING(y5_py_count_module_zeros);
 Y5_BINDING(y5_py_count_zeros);
+Y5_BINDING(y5_py_fuse);
 Y5_BINDING(y5_py_prune);
 Y5_BINDING(y5_py_scale_img);
 
@@ -19,6 +20,7 @@ extern const char y5_doc_ema_update[];
 extern const char y5_doc_ema_check[];
 extern const char y5_doc_count_module_zeros[];
 extern const char y5_doc_count_zeros[];
+extern const char y5_doc_fuse[];
 extern const char y5_doc_prune[];
 extern const char y5_doc_scale_img[];
 

@@ -58,6 +58,19 @@ static const char *const attribute_names[Y5_NAME_COUNT] = {
     [Y5_NAME_IS_IN_BAD_FORK] = "_is_in_bad_fork",
     [Y5_NAME_GET_DEVICE_COUNT] = "_cuda_getDeviceCount",
     [Y5_NAME_CUDA_SYNCHRONIZE] = "_cuda_synchronize",
+    [Y5_NAME_WEIGHT] = "weight",
+    [Y5_NAME_BIAS] = "bias",
+    [Y5_NAME_RUNNING_MEAN] = "running_mean",
+    [Y5_NAME_RUNNING_VAR] = "running_var",
+    [Y5_NAME_EPS] = "eps",
+    [Y5_NAME_REQUIRES_GRAD] = "requires_grad",
+    [Y5_NAME_IN_CHANNELS] = "in_channels",
+    [Y5_NAME_OUT_CHANNELS] = "out_channels",
+    [Y5_NAME_KERNEL_SIZE] = "kernel_size",
+    [Y5_NAME_STRIDE] = "stride",
+    [Y5_NAME_PADDING] = "padding",
+    [Y5_NAME_DILATION] = "dilation",
+    [Y5_NAME_GROUPS] = "groups",
 };
 
 static void
@@ -66,6 +79,8 @@ forget_torch(y5_torch *torch)
     Py_CLEAR(torch->tensor_type);
     Py_CLEAR(torch->parameter_type);
     Py_CLEAR(torch->module_type);
+    Py_CLEAR(torch->convolution_type);
+    Py_CLEAR(torch->batch_norm_type);
     Py_CLEAR(torch->ordered_dict_type);
     for (int32_t i = 0; i < Y5_METHOD_COUNT; i++) {
         Py_CLEAR(torch->methods[i]);
@@ -75,6 +90,11 @@ forget_torch(y5_torch *torch)
     Py_CLEAR(torch->is_neg);
     Py_CLEAR(torch->detach);
     Py_CLEAR(torch->storage_offset);
+    Py_CLEAR(torch->sqrt_in_place);
+    Py_CLEAR(torch->empty);
+    Py_CLEAR(torch->empty_like);
+    Py_CLEAR(torch->is_grad_enabled);
+    Py_CLEAR(torch->make_parameter);
     Py_CLEAR(torch->bump_versions);
     Py_CLEAR(torch->to_dlpack);
     for (int32_t i = 0; i < Y5_CLOCK_COUNT; i++) {
@@ -141,11 +161,18 @@ learn(PyObject *facts, y5_torch *torch)
     if (!take_type(facts, "tensor_type", &torch->tensor_type) ||
         !take_type(facts, "parameter_type", &torch->parameter_type) ||
         !take_type(facts, "module_type", &torch->module_type) ||
+        !take_type(facts, "convolution_type", &torch->convolution_type) ||
+        !take_type(facts, "batch_norm_type", &torch->batch_norm_type) ||
         !take_type(facts, "ordered_dict_type", &torch->ordered_dict_type) ||
         !take(facts, "guards", false, &torch->guards) ||
         !take((PyObject *)torch->tensor_type, "is_neg", false, &torch->is_neg) ||
         !take((PyObject *)torch->tensor_type, "detach", false, &torch->detach) ||
         !take((PyObject *)torch->tensor_type, "storage_offset", false, &torch->storage_offset) ||
+        !take((PyObject *)torch->tensor_type, "sqrt_", false, &torch->sqrt_in_place) ||
+        !take((PyObject *)torch->tensor_type, "_make_subclass", false, &torch->make_parameter) ||
+        !take(facts, "empty", false, &torch->empty) ||
+        !take(facts, "empty_like", false, &torch->empty_like) ||
+        !take(facts, "is_grad_enabled", false, &torch->is_grad_enabled) ||
         !take((PyObject *)torch->module_type, "__getattribute__", false, &torch->getattribute) ||
         !take(facts, "bump_versions", false, &torch->bump_versions) ||
         !take(facts, "to_dlpack", false, &torch->to_dlpack) ||
@@ -344,6 +371,7 @@ static PyMethodDef methods[] = {
     {"ema_check", FASTCALL(y5_py_ema_check), y5_doc_ema_check},
     {"count_module_zeros", FASTCALL(y5_py_count_module_zeros), y5_doc_count_module_zeros},
     {"count_zeros", FASTCALL(y5_py_count_zeros), y5_doc_count_zeros},
+    {"fuse", FASTCALL(y5_py_fuse), y5_doc_fuse},
     {"prune", FASTCALL(y5_py_prune), y5_doc_prune},
     {"scale_img", FASTCALL(y5_py_scale_img), y5_doc_scale_img},
     {"time_synchronized", y5_py_time_synchronized, METH_NOARGS, y5_doc_time_synchronized},
@@ -386,6 +414,8 @@ module_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->torch.tensor_type);
     Py_VISIT(state->torch.parameter_type);
     Py_VISIT(state->torch.module_type);
+    Py_VISIT(state->torch.convolution_type);
+    Py_VISIT(state->torch.batch_norm_type);
     Py_VISIT(state->torch.ordered_dict_type);
     for (int32_t i = 0; i < Y5_METHOD_COUNT; i++) {
         Py_VISIT(state->torch.methods[i]);
@@ -395,6 +425,11 @@ module_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->torch.is_neg);
     Py_VISIT(state->torch.detach);
     Py_VISIT(state->torch.storage_offset);
+    Py_VISIT(state->torch.sqrt_in_place);
+    Py_VISIT(state->torch.empty);
+    Py_VISIT(state->torch.empty_like);
+    Py_VISIT(state->torch.is_grad_enabled);
+    Py_VISIT(state->torch.make_parameter);
     Py_VISIT(state->torch.bump_versions);
     Py_VISIT(state->torch.to_dlpack);
     for (int32_t i = 0; i < Y5_CLOCK_COUNT; i++) {

@@ -51,6 +51,19 @@ enum {
     Y5_NAME_IS_IN_BAD_FORK,
     Y5_NAME_GET_DEVICE_COUNT,
     Y5_NAME_CUDA_SYNCHRONIZE,
+    Y5_NAME_WEIGHT,
+    Y5_NAME_BIAS,
+    Y5_NAME_RUNNING_MEAN,
+    Y5_NAME_RUNNING_VAR,
+    Y5_NAME_EPS,
+    Y5_NAME_REQUIRES_GRAD,
+    Y5_NAME_IN_CHANNELS, /* from here in the order of Y5_FIELD_IN_CHANNELS and so on */
+    Y5_NAME_OUT_CHANNELS,
+    Y5_NAME_KERNEL_SIZE,
+    Y5_NAME_STRIDE,
+    Y5_NAME_PADDING,
+    Y5_NAME_DILATION,
+    Y5_NAME_GROUPS,
     Y5_NAME_COUNT
 };
 
@@ -72,6 +85,8 @@ typedef struct {
     PyTypeObject *tensor_type;
     PyTypeObject *parameter_type;
     PyTypeObject *module_type;
+    PyTypeObject *convolution_type;     /* nn.Conv2d */
+    PyTypeObject *batch_norm_type;      /* nn.BatchNorm2d */
     PyTypeObject *ordered_dict_type;    /* of modules in torch before 2.4 */
     PyObject *methods[Y5_METHOD_COUNT]; /* nn.Module's own; NULL where this torch lacks one */
     PyObject *getattribute;             /* nn.Module's */
@@ -79,6 +94,12 @@ typedef struct {
     PyObject *is_neg;                   /* torch.Tensor's methods, unbound */
     PyObject *detach;
     PyObject *storage_offset;
+    PyObject *sqrt_in_place;
+    PyObject *empty; /* torch.empty and so on */
+    PyObject *empty_like;
+    PyObject *is_grad_enabled;
+    PyObject
+        *make_parameter;     /* (type, tensor, requires_grad) -> the tensor's memory as that type */
     PyObject *bump_versions; /* called with a list of tensors about to be written */
     PyObject *to_dlpack;     /* tensor -> capsule, the way of torch before 2.10 */
     PyObject *clock[Y5_CLOCK_COUNT];

@@ -1,23 +1,38 @@
 /* The list of tensors that a call holds. Knows nothing of modules. */
 #include "python/tensors.h"
 
+/* Room for `capacity` in all. */
+static bool
+grow(y5_tensors *tensors, int64_t capacity)
+{
+    PyObject **grown =
+        PyMem_Realloc(tensors->objects, (size_t)capacity * sizeof(*tensors->objects));
+    if (grown == NULL) {
+        return false;
+    }
+    tensors->objects = grown;
+    y5_loan *loans = PyMem_Realloc(tensors->loans, (size_t)capacity * sizeof(*loans));
+    if (loans == NULL) {
+        return false;
+    }
+    tensors->loans = loans;
+    tensors->capacity = capacity;
+    return true;
+}
+
+bool
+y5_tensors_reserve(y5_tensors *tensors, int64_t count)
+{
+    int64_t wanted = tensors->count + count;
+    return wanted <= tensors->capacity || grow(tensors, wanted);
+}
+
 bool
 y5_tensors_append(y5_tensors *tensors, PyObject *const *objects, int64_t count)
 {
-    if (tensors->count + count > tensors->capacity) {
-        int64_t capacity = tensors->capacity > 0 ? 2 * tensors->capacity : 1024;
-        PyObject **grown =
-            PyMem_Realloc(tensors->objects, (size_t)capacity * sizeof(*tensors->objects));
-        if (grown == NULL) {
-            return false;
-        }
-        tensors->objects = grown;
-        y5_loan *loans = PyMem_Realloc(tensors->loans, (size_t)capacity * sizeof(*loans));
-        if (loans == NULL) {
-            return false;
-        }
-        tensors->loans = loans;
-        tensors->capacity = capacity;
+    if (tensors->count + count > tensors->capacity &&
+        !grow(tensors, tensors->capacity > 0 ? 2 * tensors->capacity : 1024)) {
+        return false;
     }
     for (int64_t i = 0; i < count; i++) {
         Py_INCREF(objects[i]);

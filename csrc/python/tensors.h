@@ -13,6 +13,9 @@ typedef struct {
     int64_t capacity;
 } y5_tensors;
 
+/* Makes room for `count` more; false without memory. */
+bool y5_tensors_reserve(y5_tensors *tensors, int64_t count);
+
 /* Appends `count` references; false without memory. */
 bool y5_tensors_append(y5_tensors *tensors, PyObject *const *objects, int64_t count);
 

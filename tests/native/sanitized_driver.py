@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from yolov5_utils import _C, _native
-from yolov5_utils.torch_utils import ModelEMA, sparsity
+from yolov5_utils.torch_utils import ModelEMA, fuse_conv_and_bn, sparsity
 
 FLOATING = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 # What the EMA takes in this torch.
@@ -87,6 +87,17 @@ def whole_models() -> None:
     ema.update(model)
 
 
+def fusions() -> None:
+    for dtype, kernel in itertools.product(FLOATING, (1, 3)):
+        for outputs, inputs in ((1, 1), (65, 7), (130, 256)):
+            conv = nn.Conv2d(inputs, outputs, kernel).to(dtype).requires_grad_(False)
+            bn = nn.BatchNorm2d(outputs).to(dtype).requires_grad_(False)
+            fuse_conv_and_bn(conv, bn)
+            fuse_conv_and_bn(conv.to(memory_format=torch.channels_last), bn)
+    with contextlib.suppress(RuntimeError):
+        fuse_conv_and_bn(conv, nn.BatchNorm2d(3))
+
+
 def other_producers() -> None:
     array = np.arange(24.0).reshape(4, 6)
     for view in (array, array.T, array[::-1, ::-2], array[:0], array[1, 1:2], array[2:, 3:]):
@@ -153,7 +164,14 @@ def everything() -> None:
         for use_exchange, threshold in ((True, 0), (False, 1 << 40)):
             _C.register_torch(_native.TorchFacts(use_exchange=use_exchange))
             _C.configure(level=level, parallel_bytes=threshold, gil_bytes=threshold)
-            for group in (sizes_and_types, layouts, whole_models, other_producers, refusals):
+            for group in (
+                sizes_and_types,
+                layouts,
+                whole_models,
+                fusions,
+                other_producers,
+                refusals,
+            ):
                 group()
             gc.collect()
 

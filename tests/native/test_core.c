@@ -110,6 +110,8 @@ run_level(y5_level level, y5_level highest)
         printf("ok prune %s\n", name);
         test_scale_img(level);
         printf("ok scale_img %s\n", name);
+        test_fuse(level);
+        printf("ok fuse %s\n", name);
     }
 }
 

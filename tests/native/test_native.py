@@ -27,7 +27,7 @@ from .building import (
 
 LEVELS = ("portable", "avx2", "avx512")
 QUICKLY = ("-O0", "-w")  # where neither speed nor warnings matter
-OPERATIONS = ("ema", "sparsity", "prune", "scale_img")
+OPERATIONS = ("ema", "sparsity", "prune", "scale_img", "fuse")
 GROUPS = ("address_set", "half", "geometry", "overlap", "parallel", "levels")
 
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from yolov5_utils import _C, _native
+from yolov5_utils.ops.fuse import convolution_pattern
 
 from .outcomes import Holder, bits
 from .producers import Producer
@@ -55,8 +56,10 @@ class Call:
         found: list[Any] = [None, True, _native.Unsupported, nn.Module, Tensor, torch.float32]
         for argument in self.arguments:
             found.append(argument)
-            if isinstance(argument, nn.Module):
-                for inner in argument.modules():
+            for module in argument if isinstance(argument, list) else [argument]:
+                if not isinstance(module, nn.Module):
+                    continue
+                for inner in module.modules():
                     dicts = (inner._parameters, inner._buffers, inner._modules)
                     found += [inner, type(inner), inner.__dict__, *dicts]
                     for members in dicts:
@@ -114,6 +117,15 @@ CALLS: dict[str, Callable[[], Call]] = {
     "zeros_subclass": lambda: Call("count_zeros", torch.ones(3).as_subclass(Subclass)),
     "zeros_refused": lambda: Call("count_zeros", torch.eye(2).to_sparse()),
     "zeros_nothing": lambda: Call("count_zeros", 5),
+    "fuse": lambda: Call("fuse", *frozen(2)),
+    "fuse_other_types": lambda: Call("fuse", *frozen(2, torch.float64)),
+    "fuse_gradient": lambda: Call("fuse", [nn.Conv2d(1, 2, 3)], [nn.BatchNorm2d(2)], ()),
+    "fuse_mismatch": lambda: Call("fuse", frozen(2)[0], frozen(3)[1], frozen(2)[2]),
+    "fuse_no_affine": lambda: Call(
+        "fuse", frozen(2)[0], [nn.BatchNorm2d(2, affine=False)], frozen(2)[2]
+    ),
+    "fuse_pattern": lambda: Call("fuse", *frozen(2)[:2], (("training", 9, None),)),
+    "fuse_short_list": lambda: Call("fuse", frozen(2)[0], [], ()),
     "configure": lambda: Call("configure"),
     "configure_error": lambda: Call("configure", "no such level"),
     "configure_bytes": lambda: Call("configure", None, -5),
@@ -121,6 +133,13 @@ CALLS: dict[str, Callable[[], Call]] = {
     "register": lambda: Call("register_torch", _native.TorchFacts()),
     "register_error": lambda: Call("register_torch", 5),
 }
+
+
+def frozen(channels: int, dtype: torch.dtype = torch.float32) -> tuple[list[Any], list[Any], Any]:
+    """The arguments of a fusion."""
+    conv, bn = nn.Conv2d(1, channels, 3), nn.BatchNorm2d(channels)
+    pair = [module.to(dtype).requires_grad_(False) for module in (conv, bn)]
+    return [pair[0]], [pair[1]], convolution_pattern()
 
 
 def broken_gaps() -> nn.Module:

@@ -19,7 +19,7 @@ Rule = Callable[[Path], list[str]]
 # C: each file may include what stands in its own row or further up.
 C_LAYERS = (
     ("core/y5.h", "core/half.h"),
-    ("core/geometry", "core/overlap", "core/levels", "core/parallel"),
+    ("core/geometry", "core/overlap", "core/levels", "core/parallel", "core/pages"),
     ("core/",),  # the operations
     ("python/",),  # what the bindings stand on
     ("python/bindings",),

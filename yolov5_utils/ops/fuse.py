@@ -2,15 +2,149 @@
 
 from __future__ import annotations
 
-from torch import nn
+import functools
+from collections import OrderedDict
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any, cast
 
-from .. import _native, reference
+import torch
+from torch import nn
+from torch.autograd import forward_ad
+from torch.nn.modules import module as torch_module
+
+from .. import _native, reference, verify
+
+# Kinds of a pattern's entries, and the numbers of the fields: as csrc/python/fused_module.h and
+# fusion.h have them.
+_CONSTANT, _NEW, _PARAMETERS, _REVERSED_PADDING, _FIELD = 0, 1, 2, 3, 16
+_FIELDS = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups")
+_CONSTANT_TYPES = (bool, int, str, tuple, type(None))
+_CONTAINERS = (dict, OrderedDict, set)
+
+Pattern = tuple[tuple[str, int, Any], ...]
 
 
 def fuse_conv_and_bn(conv: nn.Conv2d, bn: nn.BatchNorm2d) -> nn.Conv2d:
     """A new nn.Conv2d with a bias that computes bn(conv(x)) of inference.
 
-    Inputs are left as they are. Path: torch.
+    Any floating dtype, shared by both; the result has the default dtype, is contiguous and shares
+    no memory with the inputs, which stay as they are. It wants no gradient, unless grad mode is on
+    and an input wants one: then gradients flow to the inputs. RuntimeError, AttributeError and
+    TypeError come from torch, for inputs that do not fit. Paths: C on CPU tensors, otherwise torch.
+    Source of the semantics: YOLOv5 of July 2021; `dilation` is kept as in 7.0.
     """
-    _native.note_torch("fuse", "not in C in this version")
+    reason = refusal()
+    if reason is not None:
+        _native.note_torch("fuse", reason)
+        return reference.fuse_conv_and_bn(conv, bn)
+    string_padding = type(getattr(conv, "padding", None)) is str
+    pattern = _pattern_of(_construct(conv)) if string_padding else convolution_pattern()
+    if pattern is None:
+        _native.note_torch("fuse", "nn.Conv2d has members that are not known")
+        return reference.fuse_conv_and_bn(conv, bn)
+    done, fused = _native.attempt("fuse", _native._C.fuse, [conv], [bn], pattern)
+    if done:
+        verify.fuse(conv, bn, fused[0])
+        return cast(nn.Conv2d, fused[0])
     return reference.fuse_conv_and_bn(conv, bn)
+
+
+def refusal() -> str | None:
+    """Why no call can run in C at the moment, or None; C judges the modules and tensors."""
+    if nn.Conv2d is not _CONVOLUTION:
+        return "nn.Conv2d was replaced"
+    if torch_module.__dict__.get("_global_parameter_registration_hooks"):
+        return "a global registration hook is set"
+    if _autocast_is_on():
+        return "autocast is on"
+    if _precision_is_lowered():
+        return "float32 matrix products run at a lower precision"
+    if getattr(forward_ad, "_current_level", -1) >= 0:
+        return "inside forward-mode differentiation"
+    return None
+
+
+def fuse_in_c(convs: list[nn.Conv2d], bns: list[nn.BatchNorm2d]) -> list[nn.Conv2d] | None:
+    """Fuse all pairs with one call of C, or None, with nothing noted, where it refuses one."""
+    if _native.refusal("fuse") is not None or refusal() is not None:
+        return None
+    pattern = convolution_pattern()
+    if pattern is None or any(type(conv.padding) is not tuple for conv in convs):
+        return None
+    try:
+        fused = _native._C.fuse(convs, bns, pattern)
+    except _native.Unsupported:
+        return None
+    _native.HOT_PATHS["fuse"].calls["C"] += len(convs)
+    for conv, bn, made in zip(convs, bns, fused, strict=True):
+        verify.fuse(conv, bn, made)
+    return fused
+
+
+_CONVOLUTION = nn.Conv2d
+
+
+def _find_autocast_check() -> Callable[[], bool]:
+    """Whether autocast changes operations on CPU tensors, as this torch is asked."""
+    try:
+        torch.is_autocast_enabled("cpu")
+    except TypeError:  # before torch 2.4
+        return getattr(torch, "is_autocast_cpu_enabled", lambda: False)
+    return functools.partial(torch.is_autocast_enabled, "cpu")
+
+
+def _find_precision_check() -> Callable[[], bool]:
+    """Whether matrix products of float32 may use a shorter type inside, as this torch is asked."""
+    getter = getattr(torch._C, "_get_fp32_precision_getter", None)
+    if getter is not None:  # torch 2.9 and later
+        return lambda: getter("mkldnn", "matmul") not in ("none", "ieee")
+    legacy = getattr(torch, "get_float32_matmul_precision", None)
+    return (lambda: legacy() != "highest") if legacy is not None else (lambda: False)
+
+
+_autocast_is_on = _find_autocast_check()
+_precision_is_lowered = _find_precision_check()
+
+
+def _construct(conv: nn.Conv2d) -> nn.Conv2d:
+    """The module that the original constructs, but without random numbers; errors as there."""
+    module = nn.Conv2d.__new__(nn.Conv2d)
+    module.__dict__["reset_parameters"] = lambda: None
+    sizes = {name: getattr(conv, name) for name in _FIELDS}
+    nn.Conv2d.__init__(module, **sizes, bias=True)
+    del module.__dict__["reset_parameters"]
+    return module
+
+
+@functools.cache
+def convolution_pattern() -> Pattern | None:
+    """How to make any nn.Conv2d, read off a constructed one."""
+    sizes = {"kernel_size": (1, 1), "stride": (1, 1), "padding": (1, 2), "dilation": (1, 1)}
+    like: Any = SimpleNamespace(in_channels=1, out_channels=1, groups=1, **sizes)
+    module = _construct(like)
+    padding = module.__dict__.get("_reversed_padding_repeated_twice", (2, 2, 1, 1))
+    return _pattern_of(module, general=True) if padding == (2, 2, 1, 1) else None
+
+
+def _pattern_of(module: nn.Conv2d, general: bool = False) -> Pattern | None:
+    """How to make a copy of this constructed module, or with `general` one of other sizes.
+
+    Containers are made anew; None where a member is neither one nor immutable.
+    """
+    entries: list[tuple[str, int, Any]] = []
+    for name, value in module.__dict__.items():
+        kind = type(value)
+        if name == "_parameters" and list(value) == ["weight", "bias"]:
+            entries.append((name, _PARAMETERS, kind))
+        elif general and name in _FIELDS:
+            entries.append((name, _FIELD + _FIELDS.index(name), None))
+        elif name == "_reversed_padding_repeated_twice" and (general or kind is list):
+            entries.append((name, _REVERSED_PADDING if general else _CONSTANT, value))
+        elif kind in _CONTAINERS and not value:
+            entries.append((name, _NEW, kind))
+        elif kind in _CONSTANT_TYPES:
+            entries.append((name, _CONSTANT, value))
+        else:
+            return None
+    return tuple(entries)

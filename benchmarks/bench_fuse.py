@@ -1,0 +1,124 @@
+"""fuse: YOLOv5's formula, torch's own fusion, elementwise operations in place, and the package.
+
+A call fuses all pairs of a model, one after the other, under no_grad and with frozen parameters, as
+YOLOv5 does when it loads a checkpoint.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from yolov5_utils import _native
+from yolov5_utils.ops.fuse import fuse_conv_and_bn
+from yolov5_utils.ops.fuse_model import fuse_model
+
+from . import harness, models, peers
+
+BYTES_PER_ELEMENT = 8  # every weight read once and written once
+ORIGINAL = "original (construct, diag, mm)"
+FX = "torch fuse_conv_bn_eval"
+IN_PLACE = "elementwise in place"
+KEPT = "package, all results kept"
+WHOLE = "package, fuse_model"
+LIMIT = "clone every weight"
+# Package faster than these by: by model and torch threads.
+TARGETS = {
+    ("n", 1): {ORIGINAL: "≥ 16×", FX: "≥ 5×", IN_PLACE: "≥ 2×"},
+    ("s", 1): {ORIGINAL: "≥ 25×"},
+    ("x", 1): {ORIGINAL: "≥ 60×", IN_PLACE: "≥ 1.1×"},
+}
+
+
+class Pairs:
+    """The pairs of a model, and the way back to them after a fusion in place."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model.eval().requires_grad_(False)
+        self.modules: list[Any] = [m for m in model.modules() if isinstance(m, models.Conv)]
+        self.pairs = [(module.conv, module.bn) for module in self.modules]
+        self.start = [conv.weight.detach().clone() for conv, _ in self.pairs]
+
+    def each(self, fuse: Callable[[Any, Any], object]) -> None:
+        """Fuse pair after pair, each result dropped before the next."""
+        for conv, bn in self.pairs:
+            fuse(conv, bn)
+
+    def renew(self) -> None:
+        """The model as it was."""
+        for module, (conv, bn), weight in zip(self.modules, self.pairs, self.start, strict=True):
+            module.conv, module.bn, conv.bias = conv, bn, None
+            module.__dict__.pop("forward", None)
+            conv.weight.copy_(weight)
+
+
+def assert_same_bits(pairs: Pairs) -> None:
+    """The package gives the original's bits, and got them from C."""
+    calls = _native.HOT_PATHS["fuse"].calls
+    before = calls["C"]
+    for conv, bn in pairs.pairs:
+        ours, theirs = fuse_conv_and_bn(conv, bn), peers.original_fuse(conv, bn)
+        for name in ("weight", "bias"):
+            bits = [getattr(fused, name).view(torch.int32) for fused in (ours, theirs)]
+            assert torch.equal(*bits), name
+    assert calls["C"] == before + len(pairs.pairs), _native.HOT_PATHS["fuse"].reasons
+
+
+def measure(name: str, threads: int, seconds: float) -> list[dict[str, Any]]:
+    """The rows of one model at one thread count."""
+    pairs = Pairs(models.build(name))
+    elements = sum(weight.numel() for weight in pairs.start)
+    torch.set_num_threads(threads)
+    assert_same_bits(pairs)
+    in_place = {IN_PLACE: lambda: pairs.each(peers.fuse_in_place)}
+    in_place[WHOLE] = lambda: fuse_model(pairs.model)
+    called: dict[str, Callable[[], object]] = {
+        ORIGINAL: lambda: pairs.each(peers.original_fuse),
+        FX: lambda: pairs.each(fuse_conv_bn_eval),
+        "package": lambda: pairs.each(fuse_conv_and_bn),
+        KEPT: lambda: [fuse_conv_and_bn(conv, bn) for conv, bn in pairs.pairs],
+        LIMIT: lambda: pairs.each(lambda conv, _: conv.weight.clone()),
+    }
+    compared = [harness.Candidate(who, call) for who, call in called.items()]
+    for who, call in in_place.items():
+        compared.append(harness.Candidate(who, call, renew=pairs.renew))
+    timings = harness.interleave(compared, seconds)
+    pairs.renew()
+    rows = harness.speed_rows(
+        timings, moved_bytes=elements * BYTES_PER_ELEMENT, limits=[LIMIT], hidden=[]
+    )
+    targets = TARGETS.get((name, threads), {})
+    for row in rows:
+        row.update(model=name, threads=threads, target=targets.get(row["who"]))
+    harness.mark_best_peer([row for row in rows if row["who"] not in (KEPT, WHOLE)], ORIGINAL)
+    return rows
+
+
+@torch.no_grad()
+def table(names: list[str], threads: list[int], seconds: float) -> harness.Table:
+    """The table of speeds."""
+    rows = [row for t in threads for name in names for row in measure(name, t, seconds)]
+    notes = [
+        "all pairs of a model, layer by layer, each result dropped before the next if not said",
+        "bits equal to the original's, checked before timing; fuse_model starts from a new model",
+        "elementwise in place: no new module, no new weight, other roundings",
+    ]
+    return harness.Table("fuse_conv_and_bn", harness.SPEED_COLUMNS, rows, notes)
+
+
+def main(arguments: list[str]) -> None:
+    """Run from the command line."""
+    chosen = harness.parser(__doc__ or "").parse_args(arguments)
+    about = harness.machine()
+    threads = [int(part) for part in harness.names_of(chosen.threads)]
+    found = table(harness.names_of(chosen.models), threads, chosen.seconds)
+    harness.show(about, [found], chosen.json)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

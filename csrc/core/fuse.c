@@ -1,0 +1,187 @@
+/* fuse: a convolution and its batch norm become the weight and bias of one convolution. Deals whole
+ * rows to threads; the square root is the caller's. Knows neither modules nor Python. */
+#include "core/half.h"
+#include "core/ops.h"
+#include "core/pages.h"
+
+#include <float.h>
+#include <math.h>
+#include <stdatomic.h>
+
+/* Elements of a task: two streams of 128 KiB in float32 keep a task inside a private L2. */
+#define TASK_ELEMENTS ((int64_t)32 * 1024)
+
+/* Rows whose scales are computed at a time; they stay on the stack. */
+#define BLOCK_ROWS 64
+
+/* From this size on a fused weight goes to memory past the caches, since it would leave them before
+ * it is read: without being fetched first it takes two thirds of the traffic. */
+#define STREAMED_BYTES ((int64_t)1 << 20)
+
+/* Elements computed in the L1 cache before they are streamed. */
+#define STREAMED_ELEMENTS 1024
+
+/* Fuses rows first ... last - 1 of a pair. */
+typedef void (*fuse_kernel)(y5_fuse_pair *pair, int64_t first, int64_t last);
+
+/* Element `index` of an array of a floating type. */
+static double
+load(const void *data, int64_t index, y5_dtype dtype)
+{
+    switch (dtype) {
+    case Y5_FLOAT64:
+        return ((const double *)data)[index];
+    case Y5_FLOAT16:
+        return (double)y5_half_to_float(((const uint16_t *)data)[index]);
+    case Y5_BFLOAT16:
+        return (double)y5_bfloat16_to_float(((const uint16_t *)data)[index]);
+    default:
+        return (double)((const float *)data)[index];
+    }
+}
+
+/* The nearest number of the type. One operation on such numbers, done in double and rounded here,
+ * is that operation rounded once: double has more than twice their digits. 16-bit types are reached
+ * by way of float32, as in torch. */
+static double
+nearest(double value, y5_dtype dtype)
+{
+    switch (dtype) {
+    case Y5_FLOAT64:
+        return value;
+    case Y5_FLOAT16:
+        return (double)y5_half_to_float(y5_float_to_half((float)value));
+    case Y5_BFLOAT16:
+        return (double)y5_bfloat16_to_float(y5_float_to_bfloat16((float)value));
+    default:
+        return (double)(float)value;
+    }
+}
+
+static void
+store(void *data, int64_t index, y5_dtype dtype, double value)
+{
+    switch (dtype) {
+    case Y5_FLOAT64:
+        ((double *)data)[index] = value;
+        break;
+    case Y5_FLOAT16:
+        ((uint16_t *)data)[index] = y5_float_to_half((float)value);
+        break;
+    case Y5_BFLOAT16:
+        ((uint16_t *)data)[index] = y5_float_to_bfloat16((float)value);
+        break;
+    default:
+        ((float *)data)[index] = (float)value;
+        break;
+    }
+}
+
+/* True where a matrix product does not surely have the bits of one product: its other terms are
+ * 0 · factor, NaN for what is not finite; a negative product that vanishes leaves a zero whose sign
+ * depends on the order of the sum; and the processor's bfloat16 products drop subnormal numbers. */
+static bool
+is_doubtful(double scale, double factor, double product, y5_dtype dtype)
+{
+    if (!(fabs(factor) <= DBL_MAX)) {
+        return true;
+    }
+    if (scale == 0 || factor == 0 || !(fabs(scale) <= DBL_MAX)) {
+        return false;
+    }
+    double least = dtype == Y5_BFLOAT16 ? (double)FLT_MIN : 0x1p-1074;
+    return !(fabs(product) >= least && fabs(factor) >= least && fabs(scale) >= least);
+}
+
+/* Scale and fused bias of one row; false where the bias is doubtful. */
+static bool
+fuse_bias(const y5_fuse_pair *pair, int64_t row, double *scale)
+{
+    y5_dtype dtype = pair->dtype;
+    double root = load(pair->roots, row, dtype);
+    double gamma = load(pair->scale, row, dtype);
+    double conv_bias = pair->conv_bias != NULL ? load(pair->conv_bias, row, dtype) : 0.0;
+    *scale = nearest(gamma / root, dtype);
+    double product = nearest(*scale * conv_bias, dtype);
+    double shift = nearest(gamma * load(pair->mean, row, dtype), dtype);
+    shift = nearest(shift / root, dtype);
+    shift = nearest(load(pair->shift, row, dtype) - shift, dtype);
+    double fused = nearest((product + 0.0) + shift, dtype);
+    store(pair->fused_bias, row, pair->fused_dtype, fused);
+    return !is_doubtful(*scale, conv_bias, product, dtype);
+}
+
+/* Any types, any layout: one element after another. */
+static void
+fuse_any(y5_fuse_pair *pair, int64_t first, int64_t last)
+{
+    y5_dtype dtype = pair->dtype;
+    const y5_fuse_layout *layout = pair->layout;
+    bool doubtful = false;
+    for (int64_t row = first; row < last; row++) {
+        double scale = 0;
+        doubtful |= !fuse_bias(pair, row, &scale);
+        for (int64_t column = 0; column < pair->columns; column++) {
+            int64_t at = row * pair->columns + column;
+            if (layout != NULL) {
+                int64_t rest = column;
+                at = row * layout->row_stride;
+                for (int32_t i = layout->ndim - 1; i >= 0; i--) {
+                    at += rest % layout->shape[i] * layout->strides[i];
+                    rest /= layout->shape[i];
+                }
+            }
+            double weight = load(pair->weight, at, dtype);
+            double product = nearest(scale * weight, dtype);
+            doubtful |= is_doubtful(scale, weight, product, dtype);
+            store(pair->fused_weight, row * pair->columns + column, pair->fused_dtype,
+                  product + 0.0);
+        }
+    }
+    if (doubtful) {
+        atomic_store_explicit(&pair->doubtful, 1, memory_order_relaxed);
+    }
+}
+
+#define Y5_KERNEL_FILE "core/fuse.inc"
+#include "core/levels.h"
+
+static const fuse_kernel kernels[Y5_LEVEL_COUNT] = Y5_EACH_LEVEL(fuse_rows);
+
+typedef struct {
+    y5_fuse_pair *pairs;
+    fuse_kernel kernel;
+} fuse_work;
+
+/* The rows that begin in a part of the weight: so every row is one thread's, who may replace its
+ * root by its bias. */
+static void
+fuse_part(int64_t item, int64_t first, int64_t last, void *context)
+{
+    const fuse_work *work = context;
+    y5_fuse_pair *pair = &work->pairs[item];
+    int64_t columns = pair->columns;
+    work->kernel(pair, (first + columns - 1) / columns, (last + columns - 1) / columns);
+}
+
+void
+y5_fuse_variances(const y5_fuse_pair *pair)
+{
+    double eps = pair->dtype == Y5_FLOAT64 ? pair->eps : (double)(float)pair->eps;
+    for (int64_t i = 0; i < pair->rows; i++) {
+        double sum = nearest(load(pair->variance, i, pair->dtype) + eps, pair->dtype);
+        store(pair->roots, i, pair->dtype, sum);
+    }
+}
+
+void
+y5_fuse(const y5_run *run, y5_fuse_pair *pairs, const int64_t *starts, int64_t count)
+{
+    for (int64_t i = 0; i < count; i++) {
+        y5_advise_huge_pages(pairs[i].fused_weight,
+                             pairs[i].rows * pairs[i].columns *
+                                 (int64_t)y5_dtype_bytes(pairs[i].fused_dtype));
+    }
+    fuse_work work = {pairs, kernels[run->level]};
+    y5_parallel_items(&run->pool, starts, count, TASK_ELEMENTS, fuse_part, &work);
+}

@@ -1,0 +1,233 @@
+/* core/fuse.c at one level against scalars rounded after each operation: every type, rows of every
+ * length, several threads, results past the caches, and what has to be called doubtful. */
+#include "core/ops.h"
+#include "support.h"
+#include "test_core.h"
+
+#include <math.h>
+#include <string.h>
+
+enum { WEIGHT, BIAS, SCALE, SHIFT, MEAN, VARIANCE, FUSED, INPUTS = FUSED };
+
+/* One pair with memory of its own and nothing behind it. */
+typedef struct {
+    y5_fuse_pair pair;
+    void *inputs[INPUTS];
+    void *results[3]; /* fused weight, fused bias, roots */
+} problem;
+
+/* Finite numbers of a trained layer's magnitude; variances are positive. */
+static void
+prepare(problem *made, y5_dtype dtype, y5_dtype fused_dtype, int64_t rows, int64_t columns)
+{
+    int64_t bytes = (int64_t)y5_dtype_bytes(dtype);
+    int64_t fused_bytes = (int64_t)y5_dtype_bytes(fused_dtype);
+    for (int i = 0; i < INPUTS; i++) {
+        int64_t count = i == WEIGHT ? rows * columns : rows;
+        made->inputs[i] = allocate(count * bytes);
+        for (int64_t at = 0; at < count; at++) {
+            double value = (double)random_between(-2000, 2000) / 512.0;
+            value = i == VARIANCE ? fabs(value) + 0.25 : value;
+            set_element(made->inputs[i], at, dtype, value);
+        }
+    }
+    made->results[0] = allocate(rows * columns * fused_bytes);
+    made->results[1] = allocate(rows * fused_bytes);
+    made->results[2] = dtype == fused_dtype ? NULL : allocate(rows * bytes);
+    made->pair = (y5_fuse_pair){
+        .weight = made->inputs[WEIGHT],
+        .conv_bias = made->inputs[BIAS],
+        .scale = made->inputs[SCALE],
+        .shift = made->inputs[SHIFT],
+        .mean = made->inputs[MEAN],
+        .variance = made->inputs[VARIANCE],
+        .fused_weight = made->results[0],
+        .fused_bias = made->results[1],
+        .roots = made->results[2] != NULL ? made->results[2] : made->results[1],
+        .rows = rows,
+        .columns = columns,
+        .eps = 0.001,
+        .dtype = dtype,
+        .fused_dtype = fused_dtype,
+    };
+}
+
+static void
+finish(problem *made)
+{
+    for (int i = 0; i < INPUTS; i++) {
+        free(made->inputs[i]);
+    }
+    for (int i = 0; i < 3; i++) {
+        free(made->results[i]);
+    }
+}
+
+/* The root that stands for torch's: correctly rounded. */
+static double
+root_of(const problem *made, int64_t row)
+{
+    y5_dtype dtype = made->pair.dtype;
+    double eps = dtype == Y5_FLOAT64 ? made->pair.eps : (double)(float)made->pair.eps;
+    double variance = get_element(made->inputs[VARIANCE], row, dtype);
+    return round_to(sqrt(round_to(variance + eps, dtype)), dtype);
+}
+
+static void
+check_value(const void *data, int64_t index, y5_dtype dtype, double expected, const char *what)
+{
+    double got = get_element(data, index, dtype);
+    double wanted = round_to(expected, dtype);
+    CHECK(got == wanted && signbit(got) == signbit(wanted), "%s %d: %a, not %a", what, (int)index,
+          got, wanted);
+}
+
+static void
+check_results(const problem *made)
+{
+    const y5_fuse_pair *pair = &made->pair;
+    y5_dtype dtype = pair->dtype;
+    for (int64_t row = 0; row < pair->rows; row++) {
+        double root = root_of(made, row);
+        double gamma = get_element(made->inputs[SCALE], row, dtype);
+        double scale = round_to(gamma / root, dtype);
+        double bias = pair->conv_bias != NULL ? get_element(pair->conv_bias, row, dtype) : 0.0;
+        double product = round_to(scale * bias, dtype);
+        double moved = round_to(gamma * get_element(made->inputs[MEAN], row, dtype), dtype);
+        moved = round_to(moved / root, dtype);
+        double shift = round_to(get_element(made->inputs[SHIFT], row, dtype) - moved, dtype);
+        double sum = round_to((product + 0.0) + shift, dtype);
+        check_value(pair->fused_bias, row, pair->fused_dtype, sum, "bias");
+        for (int64_t i = row * pair->columns; i < (row + 1) * pair->columns; i++) {
+            double weight = round_to(scale * get_element(pair->weight, i, dtype), dtype);
+            check_value(pair->fused_weight, i, pair->fused_dtype, weight + 0.0, "weight");
+        }
+    }
+}
+
+/* Runs one pair to the end, with the roots taken in between. */
+static void
+run_pair(y5_level level, problem *made, int32_t threads)
+{
+    y5_fuse_pair *pair = &made->pair;
+    y5_fuse_variances(pair);
+    for (int64_t row = 0; row < pair->rows; row++) {
+        set_element(pair->roots, row, pair->dtype, root_of(made, row));
+    }
+    pool_set_threads(threads);
+    y5_run run = {level, {pool_run, threads}};
+    int64_t starts[2] = {0, pair->rows * pair->columns};
+    y5_fuse(&run, pair, starts, 1);
+}
+
+static void
+check_types(y5_level level)
+{
+    static const int64_t lengths[] = {1, 2, 3, 7, 15, 16, 17, 31, 64, 147};
+    for (int type = 0; type < 2 * Y5_FLOATING_COUNT; type++) {
+        for (size_t i = 0; i < sizeof(lengths) / sizeof(lengths[0]); i++) {
+            problem made;
+            y5_dtype fused = type % 2 == 0 ? Y5_FLOAT32 : Y5_FLOAT64;
+            prepare(&made, (y5_dtype)(type / 2), fused, random_between(1, 150), lengths[i]);
+            made.pair.conv_bias = random_between(0, 1) ? made.pair.conv_bias : NULL;
+            run_pair(level, &made, 1);
+            CHECK(!made.pair.doubtful, "type %d, rows of %d", type, (int)lengths[i]);
+            check_results(&made);
+            finish(&made);
+        }
+    }
+}
+
+/* Many tasks; from 2^18 elements on the results are streamed. */
+static void
+check_threads(y5_level level)
+{
+    static const int64_t columns[] = {1031, 2304};
+    for (size_t i = 0; i < 2; i++) {
+        for (int32_t threads = 1; threads <= 3; threads += brief ? 2 : 1) {
+            problem made;
+            prepare(&made, Y5_FLOAT32, Y5_FLOAT32, 261, columns[i]);
+            run_pair(level, &made, threads);
+            CHECK(!made.pair.doubtful, "%d threads", threads);
+            check_results(&made);
+            finish(&made);
+        }
+    }
+}
+
+/* A weight of four dimensions in any order of them. */
+static void
+check_layouts(y5_level level)
+{
+    static const y5_fuse_layout layouts[] = {
+        {3, 60, {5, 3, 4}, {1, 20, 5}}, /* channels last */
+        {3, 1, {5, 3, 4}, {8, 40, 120}},
+    };
+    for (size_t i = 0; i < 2; i++) {
+        problem made;
+        problem plain;
+        prepare(&made, Y5_FLOAT32, Y5_FLOAT32, 8, 60);
+        plain = made;
+        plain.pair.fused_weight = allocate(480 * 4);
+        plain.pair.fused_bias = plain.pair.roots = allocate(8 * 4);
+        float *ordered = allocate(480 * 4);
+        for (int64_t at = 0; at < 480; at++) {
+            int64_t column = at % 60;
+            int64_t from = at / 60 * layouts[i].row_stride + column % 4 * layouts[i].strides[2] +
+                           column / 4 % 3 * layouts[i].strides[1] +
+                           column / 12 * layouts[i].strides[0];
+            ordered[at] = ((const float *)made.inputs[WEIGHT])[from];
+        }
+        plain.pair.weight = ordered;
+        made.pair.layout = &layouts[i];
+        run_pair(level, &made, 1);
+        run_pair(level, &plain, 1);
+        check_results(&plain);
+        CHECK(memcmp(made.pair.fused_weight, plain.pair.fused_weight, 480 * 4) == 0, "layout");
+        CHECK(memcmp(made.pair.fused_bias, plain.pair.fused_bias, 8 * 4) == 0, "layout's bias");
+        free(plain.pair.fused_weight);
+        free(plain.pair.fused_bias);
+        free(ordered);
+        finish(&made);
+    }
+}
+
+/* One number that makes a pair doubtful, in the first, a middle and the last place. */
+static void
+check_doubts(y5_level level)
+{
+    static const double numbers[] = {INFINITY, -INFINITY, NAN};
+    for (int32_t round = 0; round < 18; round++) {
+        problem made;
+        int64_t columns = round % 2 == 0 ? 37 : 2100;
+        prepare(&made, Y5_FLOAT32, Y5_FLOAT32, 130, columns);
+        int64_t count = round % 3 == 2 ? 130 : 130 * columns;
+        static const int64_t parts[] = {0, 1, 2};
+        int64_t at = parts[round / 6] * (count - 1) / 2;
+        set_element(made.inputs[round % 3 == 2 ? BIAS : WEIGHT], at, Y5_FLOAT32,
+                    numbers[round % 3]);
+        run_pair(level, &made, 1);
+        CHECK(made.pair.doubtful, "round %d", round);
+        finish(&made);
+    }
+    problem made;
+    prepare(&made, Y5_FLOAT32, Y5_FLOAT32, 4, 5);
+    set_element(made.inputs[WEIGHT], 7, Y5_FLOAT32, 0x1p-149);
+    set_element(made.inputs[SCALE], 1, Y5_FLOAT32, 0x1p-10);
+    run_pair(level, &made, 1);
+    CHECK(made.pair.doubtful, "a product that vanishes");
+    made.pair.doubtful = 0;
+    set_element(made.inputs[SCALE], 1, Y5_FLOAT32, 0);
+    run_pair(level, &made, 1);
+    CHECK(!made.pair.doubtful, "a scale of zero");
+    finish(&made);
+}
+
+void
+test_fuse(y5_level level)
+{
+    check_types(level);
+    check_threads(level);
+    check_layouts(level);
+    check_doubts(level);
+}

@@ -1,0 +1,207 @@
+"""fuse_conv_and_bn where C refuses: the original's exceptions for wrong inputs, and torch's own
+operations for the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.modules import module as torch_module
+
+from yolov5_utils import _C, _native
+from yolov5_utils.ops import fuse as fuse_file
+from yolov5_utils.torch_utils import fuse_conv_and_bn
+
+from .test_fuse import CALLS, OwnConv, assert_same, check, original, pair, snapshot
+
+
+def raises_like(error: type[Exception], conv: Any, bn: Any) -> None:
+    modules = [m for m in (conv, bn) if isinstance(m, nn.Module)]
+    before = snapshot(*modules)
+    with pytest.raises(error):
+        original(conv, bn)
+    with pytest.raises(error):
+        fuse_conv_and_bn(conv, bn)
+    assert snapshot(*modules) == before
+
+
+def with_shape(conv: nn.Conv2d, **attributes: Any) -> nn.Conv2d:
+    for name, value in attributes.items():
+        setattr(conv, name, value)
+    return conv
+
+
+WRONG: dict[str, tuple[type[Exception], Callable[[], tuple[Any, Any]]]] = {
+    "no affine": (AttributeError, lambda: (pair()[0], nn.BatchNorm2d(8, affine=False))),
+    "no statistics": (TypeError, lambda: (pair()[0], nn.BatchNorm2d(8, track_running_stats=False))),
+    "GroupNorm": (AttributeError, lambda: (pair()[0], nn.GroupNorm(2, 8))),
+    "no batch norm": (AttributeError, lambda: (pair()[0], None)),
+    "no convolution": (AttributeError, lambda: (None, pair()[1])),
+    "Linear": (AttributeError, lambda: (nn.Linear(4, 8), pair()[1])),
+    "channels differ": (RuntimeError, lambda: (pair()[0], pair(7)[1])),
+    "types differ": (RuntimeError, lambda: (pair()[0], pair()[1].double())),
+    "half and single": (RuntimeError, lambda: (pair()[0].half(), pair()[1])),
+    "transposed": (
+        RuntimeError,
+        lambda: (nn.ConvTranspose2d(4, 8, 3, bias=False).requires_grad_(False), pair()[1]),
+    ),
+    "groups do not divide": (
+        ValueError,
+        lambda: (with_shape(pair()[0], groups=3), pair()[1]),
+    ),
+    "stated channels differ": (
+        RuntimeError,
+        lambda: (with_shape(pair()[0], out_channels=4), pair()[1]),
+    ),
+    "stated channels are too many": (
+        RuntimeError,
+        lambda: (with_shape(pair()[0], in_channels=2**62), pair()[1]),
+    ),
+    "same padding with a stride": (
+        ValueError,
+        lambda: (with_shape(pair()[0], padding="same", stride=(2, 2)), pair()[1]),
+    ),
+    "unknown padding": (ValueError, lambda: (with_shape(pair()[0], padding="some"), pair()[1])),
+    "eps is text": (TypeError, lambda: (pair()[0], with_shape(pair()[1], eps="1e-3"))),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_wrong_inputs(case: str) -> None:
+    """The original's exception, and nothing changed."""
+    error, make = WRONG[case]
+    raises_like(error, *make())
+
+
+def test_other_modules_run_in_torch() -> None:
+    square = nn.ConvTranspose2d(8, 8, 3).requires_grad_(False)
+    for conv in (square, with_shape(pair()[0], kernel_size=[3, 3])):
+        calls = CALLS["torch"]
+        assert_same(fuse_conv_and_bn(conv, pair()[1]), original(conv, pair()[1]))
+        assert CALLS["torch"] == calls + 1
+    for eps in (1, 1e300):
+        conv, bn = pair()
+        bn.eps = eps
+        calls = CALLS["torch"]
+        assert_same(fuse_conv_and_bn(conv, bn), original(conv, bn))
+        assert CALLS["torch"] == calls + 1
+
+
+def test_meta_tensors() -> None:
+    conv, bn = (module.to("meta") for module in pair())
+    fused = fuse_conv_and_bn(conv, bn)
+    assert fused.weight.device.type == fused.bias.device.type == "meta"
+
+
+def test_tensor_subclasses_run_in_torch() -> None:
+    class Own(Tensor):
+        pass
+
+    conv, bn = pair()
+    wanted = original(conv, bn)
+    bn.running_mean = bn.running_mean.as_subclass(Own)
+    calls = CALLS["torch"]
+    assert torch.equal(fuse_conv_and_bn(conv, bn).bias, wanted.bias)
+    assert CALLS["torch"] == calls + 1
+
+
+def goes_to_torch(words: str) -> nn.Conv2d:
+    conv, bn = pair()
+    reasons = _native.HOT_PATHS["fuse"].reasons
+    before = {reason: count for reason, count in reasons.items() if words in reason}
+    fused = fuse_conv_and_bn(conv, bn)
+    after = {reason: count for reason, count in reasons.items() if words in reason}
+    assert sum(after.values()) == sum(before.values()) + 1, reasons
+    assert torch.equal(fused.weight, original(conv, bn).weight)
+    return fused
+
+
+def test_autocast() -> None:
+    with torch.autocast("cpu"):
+        goes_to_torch("autocast")
+
+
+def test_lowered_precision() -> None:
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        goes_to_torch("precision")
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def test_registration_hooks() -> None:
+    seen: list[str] = []
+    hook = torch_module.register_module_parameter_registration_hook(
+        lambda module, name, parameter: seen.append(name)
+    )
+    try:
+        goes_to_torch("hook")
+    finally:
+        hook.remove()
+    assert seen[:2] == ["weight", "bias"]
+
+
+def test_a_replaced_class(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nn, "Conv2d", OwnConv)
+    assert type(goes_to_torch("replaced")) is OwnConv
+
+
+def test_forward_mode() -> None:
+    with torch.autograd.forward_ad.dual_level():
+        goes_to_torch("forward-mode")
+
+
+def test_unknown_members(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Later(nn.Conv2d):
+        def __init__(self, *sizes: Any, **options: Any) -> None:
+            super().__init__(*sizes, **options)
+            self.cache = [1]
+
+    assert fuse_file._pattern_of(Later(1, 1, 1), general=True) is None
+    monkeypatch.setattr(fuse_file, "convolution_pattern", lambda: None)
+    goes_to_torch("members")
+
+
+def test_capsules(level: str) -> None:
+    """The way to a tensor's memory in older torch."""
+    _C.register_torch(_native.TorchFacts(use_exchange=False))
+    try:
+        check(*pair())
+        check(*pair(8, 3, 3, torch.float64))
+    finally:
+        _C.register_torch(_native.TorchFacts())
+
+
+PATTERNS: dict[str, tuple[tuple[Any, ...], Any]] = {
+    "no tuples": ((5,), TypeError),
+    "too short": ((("training", 0),), TypeError),
+    "no such kind": ((("training", 9, None),), ValueError),
+    "no integer": ((("training", "x", None),), (TypeError, ValueError)),
+    "not callable": ((("_buffers", 1, 5),), TypeError),
+    "unhashable name": ((([], 0, None),), TypeError),
+}
+
+
+@pytest.mark.parametrize("case", PATTERNS)
+def test_wrong_patterns(case: str) -> None:
+    pattern, error = PATTERNS[case]
+    conv, bn = pair()
+    with pytest.raises(error):
+        _C.fuse([conv], [bn], pattern)
+
+
+def test_wrong_arguments() -> None:
+    conv, bn = pair()
+    pattern = fuse_file.convolution_pattern()
+    for arguments in ((conv, bn, pattern), ([conv], (bn,), pattern), ([conv], [bn], [])):
+        with pytest.raises(TypeError):
+            _C.fuse(*arguments)
+    with pytest.raises(IndexError):
+        _C.fuse([conv], [], pattern)
+    with pytest.raises(ValueError, match="padding"):
+        _C.fuse([with_shape(conv, padding="same")], [bn], pattern)
+    assert _C.fuse([], [], pattern) == []

@@ -65,7 +65,7 @@ def calls() -> dict[str, int]:
 
 
 def every_parameter(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    """Names and parameters, tied ones under each name; torch before 2.0 cannot be asked for them."""
+    """Names and parameters, tied ones under each name, which torch before 2.0 does not list."""
     for prefix, module in model.named_modules(remove_duplicate=False):
         for name, parameter in module._parameters.items():
             if parameter is not None:

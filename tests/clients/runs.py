@@ -173,7 +173,8 @@ class Outcome(NamedTuple):
             entry[1].startswith("torch.") for file in entries for entry in file["entries"]
         )
         averages = sum(bool(save["averages"]) for save in self.ours.saves)
-        compared = f"{len(self.our_files)} files, {tensors} tensors, {averages} averages"
+        counts = {"files": len(self.our_files), "tensors": tensors, "averages": averages}
+        compared = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
         calls = {name: ways["C"] for name, ways in self.ours.end["package"]["calls"].items()}
         called = ", ".join(f"{name} {count}" for name, count in calls.items() if count) or "none"
         equal = "**no**" if self.differences() else "yes"

@@ -18,8 +18,8 @@ from yolov5_utils.ops.ema import ModelEMA, update_modules
 from yolov5_utils.ops.prune import prune_layers
 from yolov5_utils.ops.scale_img import scale_img
 from yolov5_utils.ops.sparsity import sparsity
-from yolov5_utils.overlay import patches
-from yolov5_utils.overlay.fingerprint import SparsityForm
+from yolov5_utils.overlay import replacements
+from yolov5_utils.overlay.forms import SparsityForm
 
 C = _native._C
 
@@ -123,8 +123,9 @@ def test_a_fault_in_the_counts_is_found(monkeypatch, which):
 @pytest.mark.parametrize("exact", (True, False))
 def test_the_overlays_count_is_checked_too(monkeypatch, exact):
     fault = after(C.count_module_zeros, lambda _, counts: (*counts[:2], counts[2] + 1, *counts[3:]))
-    monkeypatch.setattr(patches, "count_module_zeros", fault)
-    replacement = patches._replacement_sparsity(reference.sparsity, SparsityForm(exact=exact))
+    monkeypatch.setattr(replacements, "count_module_zeros", fault)
+    form = SparsityForm(exact=exact)
+    replacement = replacements.replacement(reference, reference.sparsity, form)
     with pytest.raises(verify.VerifyError, match="sparsity: zeros: C gave 9 "):
         replacement(small_model())
 

@@ -33,4 +33,6 @@ def test_c_left_the_graphs_to_torch(exported: Outcome) -> None:
     """In the eager run C scaled the images; wherever torch looked on, torch did."""
     package = exported.ours.end["package"]
     assert package["calls"]["scale_img"]["C"] >= 2
-    assert any("jit.trace" in reason for reason in package["reasons"]["scale_img"])
+    reasons = package["reasons"]["scale_img"]
+    assert any("jit.trace" in reason for reason in reasons)
+    assert any("torch.compile" in reason for reason in reasons)

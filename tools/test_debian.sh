@@ -8,7 +8,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 packages=(python3-torch python3-numpy python3-pytest python3-hypothesis python3-matplotlib
   python3-setuptools python3-wheel python3-venv python3-dev)
 mapfile -t missing < <(dpkg-query -W -f '${db:Status-Abbrev} ${Package}\n' "${packages[@]}" 2>&1 |
-  sed -n 's/^dpkg-query: no packages found matching //p; s/^[^i]. *//p')
+  sed -n 's/^dpkg-query: no packages found matching //p; t; s/^[^i]. *//p')
 if [ "${#missing[@]}" -gt 0 ]; then
   apt-get update || echo "apt-get update failed; going on with the lists there are"
   DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "${missing[@]}" </dev/null

@@ -18,6 +18,7 @@ from yolov5.models import yolo
 from yolov5.models.experimental import attempt_load
 from yolov5.utils import torch_utils
 
+sys.path[0] = os.path.dirname(yolov5.__file__)  # as in the client's own scripts; not this folder
 REPEATS = 3
 cfg, imgsz = sys.argv[1], int(sys.argv[2])
 hot_seconds = 0.0

@@ -15,7 +15,7 @@ export PYTHON TORCH PIP_ARGS VENV
 python := $(if $(filter none,$(VENV)),python,"$(VENV)/bin/python")
 test_folders := $(wildcard tests/unit tests/overlay tests/native tests/emu tests/cuda tests/robustness)
 
-.PHONY: help build demo test verify lint bench clients clean
+.PHONY: help build demo test verify lint debian bench clients clean
 
 help: ## these lines
 	@sed -n '2,8s/^# \{0,1\}//p' Makefile
@@ -39,6 +39,9 @@ build: ## only makes .venv and the C extension, ready for the tests
 clients: ## trains and detects with the real YOLOv5, stock and through this package
 	@tools/setup_venv.sh test
 	$(python) -m pytest tests/clients $(ARGS)
+
+debian: ## the unit tests on Debian's own torch, through capsules and without a thread pool
+	@tools/test_debian.sh $(ARGS)
 
 bench: ## speed against the original and the best peer, into docs/ (tables, JSON, pictures)
 	@tools/setup_venv.sh bench

@@ -23,6 +23,18 @@ def pytest_report_header() -> list[str]:
     return [*lines, f"levels found: {', '.join(info['levels_found'])}; active: {info['level']}"]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip, with its reason, what an older torch cannot be asked."""
+    try:
+        from tests.older_torch import reason
+    except ImportError:  # no torch: the client tests need none here
+        return
+    for item in items:
+        why = reason(item.nodeid)
+        if why is not None:
+            item.add_marker(pytest.mark.skip(reason=why))
+
+
 @pytest.fixture(params=LEVELS)
 def level(request: pytest.FixtureRequest) -> Iterator[str]:
     """Each instruction level in turn, active during the test; skipped where the CPU lacks it."""

@@ -1,21 +1,73 @@
-"""The environment and the three training runs that the tests compare; each is made once.
+"""The environment and the pairs of runs that the tests compare; each run is made once.
 
 CLIENTS_ENV names the folder of the environment (default .venv-clients in the repository): keep it,
-and only the first session has to install the client. PIP_ARGS are arguments for pip when it
-installs torch, e.g. an index of CPU builds.
+and only the first session has to install the clients. PIP_ARGS are arguments for pip when it
+installs torch. --table FILE writes the table of results between the file's markers.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from client import CANARY, OURS, ROOT, Environment, Job, Training
+from environment import ROOT, TORCH, Environment
+from releases import CLIENTS
+from runs import ROUTE_OF, ROUTES, Outcome, Pair
+
+HEAD = ["client", "started by", "job", "bits equal", "compared", "calls in C", "stock s", "with s"]
+MARKERS = ("<!-- clients: begin -->", "<!-- clients: end -->")
+rows = pytest.StashKey[list[list[str]]]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--table", type=Path, help="file to write the table of client runs into")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[rows] = []
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    if not config.stash[rows]:
+        return
+    lines = table(config.stash[rows])
+    terminalreporter.section("client runs")
+    for line in lines:
+        terminalreporter.line(line)
+    file = config.getoption("table")
+    if file is not None:
+        begin, end = MARKERS
+        head, _, rest = file.read_text().partition(begin)
+        _, _, tail = rest.partition(end)
+        file.write_text("\n".join([f"{head}{begin}", *lines, f"{end}{tail}"]))
+
+
+def table(found: list[list[str]]) -> list[str]:
+    """The rows as Markdown, under a line that says what they were measured with."""
+    machine = f"{', '.join(TORCH)}, CPU, one thread a run, both runs at the same time on two cores."
+    return [
+        machine,
+        "",
+        *("| " + " | ".join(row) + " |" for row in (HEAD, ["---"] * len(HEAD), *found)),
+    ]
+
+
+@pytest.fixture(scope="session")
+def report(pytestconfig: pytest.Config) -> Callable[..., None]:
+    """Takes a client, a route, a job and its outcome down for the table."""
+
+    def add(client: str, route: str, job: str, outcome: Outcome) -> None:
+        pytestconfig.stash[rows].append(outcome.row(client, route, job))
+
+    return add
 
 
 @pytest.fixture(scope="session")
@@ -27,20 +79,24 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Environment:
 
 
 @pytest.fixture(scope="session")
-def job(environment: Environment, tmp_path_factory: pytest.TempPathFactory) -> Job:
-    return Job(environment, tmp_path_factory.mktemp("yolov5"))
+def pairs(
+    environment: Environment, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], Pair]:
+    """The pair of desks of a client by name, on the route that is its own."""
+    made: dict[str, Pair] = {}
+
+    def pair(name: str) -> Pair:
+        if name not in made:
+            work = tmp_path_factory.mktemp(name.replace(" ", "-"))
+            made[name] = Pair(environment, CLIENTS[name], ROUTES[ROUTE_OF[name]], work)
+        return made[name]
+
+    return pair
 
 
 @pytest.fixture(scope="session")
-def stock(job: Job) -> Training:
-    return job.train("stock")
-
-
-@pytest.fixture(scope="session")
-def ours(job: Job) -> Training:
-    return job.train("ours", *OURS)
-
-
-@pytest.fixture(scope="session")
-def canary(job: Job) -> Training:
-    return job.train("canary", *CANARY)
+def newest(pairs: Callable[[str], Pair]) -> Pair:
+    """The pair of the newest YOLOv5, trained already."""
+    pair = pairs("yolov5 7.0.14")
+    pair.job("train")
+    return pair

@@ -1,19 +1,23 @@
 """Prints what checkpoints hold, as JSON: each entry in order, tensors by dtype, shape and hash.
 
-describe.py CHECKPOINT...   Loads them in a process that cannot import yolov5_utils.
+describe.py CHECKPOINT...   Loads them in a process that cannot import yolov5_utils, without and
+with weights_only; the classes that the latter has to be allowed are part of the description.
 """
 
 import hashlib
+import importlib
 import json
+import os
 import sys
-from pathlib import Path
 
+import numpy
 import torch
 from torch import Tensor, nn
 
 sys.modules["yolov5_utils"] = None  # any import of it from here on raises ImportError
 
-IGNORED = ("date",)  # the time of the run
+IGNORED = ("date", "time")  # of the run
+NUMBERS = [type(numpy.dtype(kind)) for kind in ("float32", "float64")]  # of a fitness
 
 
 def describe(value, path, lines):
@@ -32,12 +36,22 @@ def describe(value, path, lines):
         for number, item in enumerate(value):
             describe(item, f"{path}.{number}", lines)
     else:
-        lines.append([path, type(value).__name__, repr(value)])
+        lines.append([path, type(value).__name__, repr(value).replace(os.getcwd(), "HERE")])
     return lines
 
 
+def resolved(name):
+    module, _, attribute = name.rpartition(".")
+    return getattr(importlib.import_module(module), attribute)
+
+
 described = {}
-for file in map(Path, sys.argv[1:]):
-    checkpoint = torch.load(file, map_location="cpu", weights_only=False)
-    described[file.name] = describe(checkpoint, "", [])
+for file in sys.argv[1:]:
+    lines = describe(torch.load(file, map_location="cpu", weights_only=False), "", [])
+    classes = torch.serialization.get_unsafe_globals_in_checkpoint(file)
+    with torch.serialization.safe_globals([resolved(name) for name in classes] + NUMBERS):
+        checkpoint = torch.load(file, map_location="cpu", weights_only=True)
+    if describe(checkpoint, "", []) != lines:
+        raise SystemExit(f"{file} loads otherwise with weights_only")
+    described[file] = {"classes": sorted(classes), "entries": lines}
 json.dump(described, sys.stdout)

@@ -9,6 +9,7 @@ import sysconfig
 from pathlib import Path
 
 import pytest
+import torch
 
 from yolov5_utils import _C, _native, switches
 
@@ -103,7 +104,7 @@ def test_missing_extension_names_the_remedy(tmp_path: Path) -> None:
     for name in ("__init__.py", "_native.py", "switches.py"):
         (package / name).write_text((source / name).read_text())
     installed = sysconfig.get_paths()["purelib"]  # without its .pth files: they may lead to _C
-    paths = [str(tmp_path), installed]
+    paths = [str(tmp_path), installed, str(Path(torch.__file__).parents[1])]
     code = f"import sys; sys.path[:0] = {paths!r}; import yolov5_utils._native"
     done = python(code, "-S")
     assert "ImportError: yolov5_utils: the C extension" in done.stderr

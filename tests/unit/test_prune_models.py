@@ -64,13 +64,21 @@ def calls() -> dict[str, int]:
     return dict(_native.HOT_PATHS["prune"].calls)
 
 
+def every_parameter(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """Names and parameters, tied ones under each name, which torch before 2.0 does not list."""
+    for prefix, module in model.named_modules(remove_duplicate=False):
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                yield f"{prefix}.{name}".lstrip("."), parameter
+
+
 def describe(model: nn.Module) -> list[object]:
     """Everything pruning could leave behind, apart from values and addresses."""
     found: list[object] = []
     for name, module in model.named_modules():
         found += [name, type(module), sorted(module.__dict__), len(module._forward_pre_hooks)]
         found += [list(module._parameters), list(module._buffers)]
-    for name, parameter in model.named_parameters(remove_duplicate=False):
+    for name, parameter in every_parameter(model):
         found += [name, type(parameter), parameter.shape, parameter.stride(), parameter.dtype]
         found += [parameter.requires_grad, parameter.is_leaf]
         found.append(list(parameter.__dict__))
@@ -87,7 +95,7 @@ def check(
     """Prune the model and, as torch does, a copy: bits and everything else must agree."""
     theirs = copy.deepcopy(model) if theirs is None else theirs
     reference.prune_layers(theirs, amount)
-    objects = dict(model.named_parameters(remove_duplicate=False))
+    objects = dict(every_parameter(model))
     grads = {name: parameter.grad for name, parameter in objects.items()}
     layers = {n for n, m in model.named_modules(remove_duplicate=False) if isinstance(m, nn.Conv2d)}
     addresses = {name: parameter.data_ptr() for name, parameter in objects.items()}
@@ -100,7 +108,7 @@ def check(
     assert describe(model) == describe(theirs)
     state = theirs.state_dict()
     assert list(model.state_dict()) == list(state)
-    for name, parameter in model.named_parameters(remove_duplicate=False):
+    for name, parameter in every_parameter(model):
         assert_same_bits(parameter.data, state[name])
         if name not in objects:  # was "weight_orig" under a mask
             continue

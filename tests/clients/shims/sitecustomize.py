@@ -1,79 +1,98 @@
-"""Runs before the client, outside it: makes old YOLOv5 run on today's libraries, and records.
+"""Runs before the client, outside it: makes old releases run on today's libraries, and records.
 
-The client's files stay as they were installed. With RECORD set to a file, a line is written at
-every torch.save (the full-precision state of every live ModelEMA: checkpoints are fp16 and hide
-one-ulp errors), and one at exit (what of this package was loaded, and how often its C ran).
+The client's files stay as they were installed, and nothing is imported before the client does it.
+With RECORD set to a file, recorder.py writes down what the run does. With START_METHOD set,
+multiprocessing starts its processes that way.
 """
 
-import atexit
-import gc
-import hashlib
-import json
+import importlib.abc
+import importlib.util
 import os
 import socket
 import sys
 
 
-def refuse(*arguments, **keywords):
+class AfterImport(importlib.abc.MetaPathFinder):
+    """Calls a function with a module right after that module has executed."""
+
+    def __init__(self, calls):
+        self.calls = calls
+
+    def find_spec(self, fullname, path, target=None):
+        call = self.calls.pop(fullname, None)
+        if call is None:
+            return None
+        spec = importlib.util.find_spec(fullname)
+        execute = spec.loader.exec_module
+
+        def exec_module(module):
+            del spec.loader.exec_module
+            execute(module)
+            call(module)
+
+        spec.loader.exec_module = exec_module
+        return spec
+
+
+def only_this_machine(host, *arguments, **keywords):
     """The runs must be the same with a network as without one."""
+    if host in (None, "localhost", "127.0.0.1", "0.0.0.0", "::1", socket.gethostname()):
+        return resolve(host, *arguments, **keywords)
     raise socket.gaierror(socket.EAI_NONAME, "no network in this test")
 
 
-def shim_libraries():
-    """Names that YOLOv5 7.0 uses and its dependencies have since removed."""
-    import numpy
-    from PIL import ImageFont
-
-    if not hasattr(numpy, "trapz"):
-        numpy.trapz = numpy.trapezoid
-    if not hasattr(ImageFont.FreeTypeFont, "getsize"):
-        ImageFont.FreeTypeFont.getsize = lambda font, text: font.getbbox(text)[2:]
+def shim_numpy(numpy):
+    """Names that releases up to 7.0 use and NumPy has since removed."""
+    for name, value in (("int", int), ("float", float), ("trapz", numpy.trapezoid)):
+        if name not in vars(numpy):
+            setattr(numpy, name, value)
 
 
-def averages():
-    """Updates and hashed full-precision state of every live ModelEMA, by nothing but its name."""
-    found = []
-    for instance in gc.get_objects():
-        if type(instance).__name__ != "ModelEMA":
-            continue
-        state = {}
-        for key, value in instance.ema.state_dict().items():
-            content = hashlib.sha256(value.contiguous().numpy().tobytes()).hexdigest()
-            state[key] = [str(value.dtype), list(value.shape), content]
-        found.append({"updates": instance.updates, "state": state})
-    return found
+def shim_pools(pool):
+    """5.0 keeps its pictures in the order in which threads happen to have read them."""
+    pool.Pool.imap_unordered = pool.Pool.imap
 
 
-def write(record):
-    with open(os.environ["RECORD"], "a", encoding="utf-8") as file:
-        file.write(json.dumps(record) + "\n")
+def shim_fonts(module):
+    """Pillow's getsize, and the font that 5.0 asks for by name and never downloads."""
+    if not hasattr(module.FreeTypeFont, "getsize"):
+        module.FreeTypeFont.getsize = lambda font, text: font.getbbox(text)[2:]
+    truetype = module.truetype
+
+    def found(font, *arguments, **keywords):
+        if font == "Arial.ttf":
+            font = os.path.join(os.environ["YOLOV5_CONFIG_DIR"], font)
+        return truetype(font, *arguments, **keywords)
+
+    module.truetype = found
 
 
-def record_saves():
-    import torch
+def shim_torch(torch):
+    """Releases up to 6.0 clamp whole numbers between float tensors, which torch now refuses."""
+    clamp_ = torch.Tensor.clamp_
 
-    original = torch.save
+    def clamp(tensor, *bounds, **named):
+        if not tensor.dtype.is_floating_point:
+            bounds = [int(bound) if isinstance(bound, torch.Tensor) else bound for bound in bounds]
+        return clamp_(tensor, *bounds, **named)
 
-    def save(content, file, *arguments, **keywords):
-        write({"save": os.path.basename(str(file)), "averages": averages()})
-        return original(content, file, *arguments, **keywords)
+    torch.Tensor.clamp_ = clamp
+    if os.environ.get("RECORD"):
+        import recorder
 
-    torch.save = save
-
-
-def record_exit():
-    """Which modules of the package were loaded, and the calls that its EMA counted, if it was."""
-    native = sys.modules.get("yolov5_utils._native")
-    calls = native.HOT_PATHS["ema"].calls if native else {}
-    modules = [name for name in sys.modules if name.split(".")[0] == "yolov5_utils"]
-    where = getattr(sys.modules.get("yolov5_utils"), "__file__", None)
-    overlay = sys.modules.get("yolov5_utils.overlay")
-    records = [record._asdict() for record in overlay.status()] if overlay else []
-    write({"modules": modules, "file": where, "calls": calls, "overlay": records})
+        recorder.start(torch)
 
 
-socket.getaddrinfo = refuse
-shim_libraries()
-if os.environ.get("RECORD"):
-    record_saves()
-    atexit.register(record_exit)
+resolve = socket.getaddrinfo
+socket.getaddrinfo = only_this_machine
+calls = {
+    "numpy": shim_numpy,
+    "multiprocessing.pool": shim_pools,
+    "PIL.ImageFont": shim_fonts,
+    "torch": shim_torch,
+}
+sys.meta_path.insert(0, AfterImport(calls))
+if os.environ.get("START_METHOD"):
+    import multiprocessing
+
+    multiprocessing.set_start_method(os.environ["START_METHOD"])

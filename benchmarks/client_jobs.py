@@ -73,7 +73,7 @@ for name in ("fuse_conv_and_bn", "scale_img"):
     setattr(yolo, name, timed(getattr(yolo, name)))
 prune = timed(torch_utils.prune)
 torch.manual_seed(3)
-weights = "random.pt"
+weights = os.path.abspath("random.pt")  # a bare name would be looked up on a hub
 model = yolo.Model(os.path.join(os.path.dirname(yolo.__file__), cfg), ch=3, nc=80)
 torch.save({"model": model.half(), "ema": None, "optimizer": None, "epoch": -1}, weights)
 image = torch.rand(1, 3, imgsz, imgsz)

@@ -68,7 +68,7 @@ def attempt(operation: str, function: Callable[..., Any], *args: Any) -> tuple[b
     reason = None
     if not _USE_C:
         reason = f"{switches.BACKEND.name}=torch"
-    elif torch.compiler.is_compiling() if hasattr(torch, "compiler") else False:
+    elif is_compiling():
         reason = "inside torch.compile"
     else:
         try:
@@ -80,6 +80,11 @@ def attempt(operation: str, function: Callable[..., Any], *args: Any) -> tuple[b
             return True, result
     note_torch(operation, reason)
     return False, None
+
+
+def is_compiling() -> bool:
+    """True while torch.compile reads this code instead of running it."""
+    return hasattr(torch, "compiler") and torch.compiler.is_compiling()
 
 
 def note_cuda(operation: str) -> None:
@@ -102,6 +107,8 @@ def note_torch(operation: str, reason: str) -> None:
     path = HOT_PATHS[operation]
     if _STRICT and _USE_C and refusal(operation) is None:
         raise RuntimeError(f"{operation}: C cannot run this call ({reason}), and STRICT is on")
+    if is_compiling():
+        return  # a graph that counts is compiled anew for each number, in the end not at all
     path.calls["torch"] += 1
     path.reasons[reason] = path.reasons.get(reason, 0) + 1
 

@@ -96,7 +96,7 @@ def clock(function: Callable[[], float]) -> Callable[[], float]:
 
 def _torch_must_run() -> bool:
     """True where C refuses every call, and a copy would be traced, compiled or intercepted."""
-    if hasattr(torch, "compiler") and torch.compiler.is_compiling():
+    if _native.is_compiling():
         return True
     return any(is_active() for is_active, _ in _native.TORCH.guards)
 

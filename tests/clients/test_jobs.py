@@ -90,7 +90,11 @@ def test_training_saved_what_it_should(pairs: Callable[[str], Pair], name: str) 
         assert sum(entry[1].startswith("torch.float") for entry in checkpoint["entries"]) > 100
     assert len(outcome.stock_files["results.csv"]) == 3  # a head line, two epochs
     if client.updates:
-        assert outcome.ours.end["package"]["calls"]["ema"] == {"C": client.updates, "CUDA": 0, "torch": 0}
+        assert outcome.ours.end["package"]["calls"]["ema"] == {
+            "C": client.updates,
+            "CUDA": 0,
+            "torch": 0,
+        }
 
 
 @every_client

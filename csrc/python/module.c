@@ -376,6 +376,7 @@ static PyMethodDef methods[] = {
     {"ema_check", FASTCALL(y5_py_ema_check), y5_doc_ema_check},
     {"count_module_zeros", FASTCALL(y5_py_count_module_zeros), y5_doc_count_module_zeros},
     {"count_zeros", FASTCALL(y5_py_count_zeros), y5_doc_count_zeros},
+    {"sum_zeros", FASTCALL(y5_py_sum_zeros), y5_doc_sum_zeros},
     {"fuse", FASTCALL(y5_py_fuse), y5_doc_fuse},
     {"prune", FASTCALL(y5_py_prune), y5_doc_prune},
     {"scale_img", FASTCALL(y5_py_scale_img), y5_doc_scale_img},

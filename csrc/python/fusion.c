@@ -199,9 +199,11 @@ check_gradients(const y5_state *state, const y5_fusion *fusion, y5_error *error)
     return Y5_OK;
 }
 
-/* Borrows a tensor and checks that its memory is of a kind known here. */
+/* Borrows a tensor and checks that C can read or write it. Only one that was given can be other
+ * than what lies in its memory. */
 static y5_status
-borrow_memory(const y5_state *state, y5_tensors *tensors, int64_t at, y5_tensor *tensor, y5_error *error)
+borrow(const y5_state *state, y5_tensors *tensors, int64_t at, bool given, y5_tensor *tensor,
+       y5_error *error)
 {
     y5_return(&tensors->loans[at]); /* of an earlier look */
     y5_status status = y5_borrow(state, tensors->objects[at], tensor, &tensors->loans[at], error);
@@ -214,19 +216,7 @@ borrow_memory(const y5_state *state, y5_tensors *tensors, int64_t at, y5_tensor 
     if ((uintptr_t)tensor->data % y5_dtype_bytes(tensor->dtype) != 0) {
         return y5_fail(error, Y5_UNSUPPORTED, "", "elements are not aligned to their size");
     }
-    return Y5_OK;
-}
-
-/* The same of an input, whose elements also have to be what lies in memory. */
-static y5_status
-borrow_input(const y5_state *state, y5_tensors *tensors, int64_t at, y5_tensor *tensor,
-             y5_error *error)
-{
-    y5_status status = borrow_memory(state, tensors, at, tensor, error);
-    if (status != Y5_OK) {
-        return status;
-    }
-    int negated = y5_is_negated(state, tensors->objects[at], tensor);
+    int negated = given ? y5_is_negated(state, tensors->objects[at], tensor) : 0;
     if (negated != 0) {
         return negated < 0 ? Y5_PYTHON_RAISED
                            : y5_fail(error, Y5_UNSUPPORTED, "", "a negative bit is set");
@@ -234,41 +224,19 @@ borrow_input(const y5_state *state, y5_tensors *tensors, int64_t at, y5_tensor *
     return Y5_OK;
 }
 
-/* Y5_OK for a vector of the pair's rows without gaps. */
+/* A vector of `rows` elements without gaps, of the given type. */
 static y5_status
-check_vector(const y5_tensor *tensor, const y5_fuse_pair *item, y5_dtype dtype, y5_error *error)
-{
-    if (tensor->ndim != 1 || tensor->numel != item->rows || tensor->dtype != dtype ||
-        (tensor->numel > 1 && tensor->strides[0] != 1)) {
-        return y5_fail(error, Y5_UNSUPPORTED, "",
-                       "a batch norm or bias unlike the convolution in type or size, or gaps");
-    }
-    return Y5_OK;
-}
-
-/* A vector among the inputs, of the pair's type. */
-static y5_status
-borrow_input_vector(const y5_state *state, y5_fusion *fusion, int64_t at, const y5_fuse_pair *item,
-                    void **data, y5_error *error)
+borrow_vector(const y5_state *state, y5_fusion *fusion, bool given, int64_t at,
+              const y5_fuse_pair *item, y5_dtype dtype, void **data, y5_error *error)
 {
     y5_tensor tensor = {0};
-    y5_status status = borrow_input(state, &fusion->inputs, at, &tensor, error);
-    if (status == Y5_OK) {
-        status = check_vector(&tensor, item, item->dtype, error);
-    }
-    *data = tensor.data;
-    return status;
-}
-
-/* A vector among the outputs. */
-static y5_status
-borrow_output_vector(const y5_state *state, y5_fusion *fusion, int64_t at, const y5_fuse_pair *item,
-                     y5_dtype dtype, void **data, y5_error *error)
-{
-    y5_tensor tensor = {0};
-    y5_status status = borrow_memory(state, &fusion->outputs, at, &tensor, error);
-    if (status == Y5_OK) {
-        status = check_vector(&tensor, item, dtype, error);
+    y5_tensors *tensors = given ? &fusion->inputs : &fusion->outputs;
+    y5_status status = borrow(state, tensors, at, given, &tensor, error);
+    if (status == Y5_OK &&
+        (tensor.ndim != 1 || tensor.numel != item->rows || tensor.dtype != dtype ||
+         (tensor.numel > 1 && tensor.strides[0] != 1))) {
+        status = y5_fail(error, Y5_UNSUPPORTED, "",
+                         "a batch norm or bias unlike the convolution in type or size, or gaps");
     }
     *data = tensor.data;
     return status;
@@ -302,7 +270,7 @@ borrow_weight(const y5_state *state, y5_fusion *fusion, int64_t at, y5_error *er
     const int64_t *shape = fusion->pairs[at].shape;
     int64_t first = fusion->pairs[at].inputs;
     y5_tensor weight = {0};
-    y5_status status = borrow_input(state, &fusion->inputs, first + WEIGHT, &weight, error);
+    y5_status status = borrow(state, &fusion->inputs, first + WEIGHT, true, &weight, error);
     if (status != Y5_OK) {
         return status;
     }
@@ -328,7 +296,8 @@ borrow_inputs(const y5_state *state, y5_fusion *fusion, int64_t at, y5_error *er
     void *vectors[CONV_BIAS + 1] = {NULL};
     int64_t last = fusion->pairs[at].has_bias ? CONV_BIAS : VARIANCE;
     for (int64_t i = SCALE; i <= last && status == Y5_OK; i++) {
-        status = borrow_input_vector(state, fusion, first + i, item, &vectors[i], error);
+        status =
+            borrow_vector(state, fusion, true, first + i, item, item->dtype, &vectors[i], error);
     }
     item->scale = vectors[SCALE];
     item->shift = vectors[SHIFT];
@@ -368,7 +337,7 @@ allocate(const y5_state *state, y5_fusion *fusion, int64_t at, y5_error *error)
         status = append_new(fusion, PyObject_CallFunction(torch->empty, "L", rows), error);
     }
     if (status == Y5_OK) {
-        status = borrow_memory(state, &fusion->outputs, first + Y5_FUSED_WEIGHT, &weight, error);
+        status = borrow(state, &fusion->outputs, first + Y5_FUSED_WEIGHT, false, &weight, error);
     }
     if (status == Y5_OK && weight.dtype != Y5_FLOAT32 && weight.dtype != Y5_FLOAT64) {
         status = y5_fail(error, Y5_UNSUPPORTED, "", "default dtype is not float32 or float64");
@@ -376,8 +345,8 @@ allocate(const y5_state *state, y5_fusion *fusion, int64_t at, y5_error *error)
     item->fused_weight = weight.data;
     item->fused_dtype = weight.dtype;
     if (status == Y5_OK) {
-        status = borrow_output_vector(state, fusion, first + Y5_FUSED_BIAS, item, weight.dtype,
-                                      &item->fused_bias, error);
+        status = borrow_vector(state, fusion, false, first + Y5_FUSED_BIAS, item, weight.dtype,
+                               &item->fused_bias, error);
     }
     if (status != Y5_OK) {
         return status;
@@ -391,8 +360,8 @@ allocate(const y5_state *state, y5_fusion *fusion, int64_t at, y5_error *error)
     made = PyObject_CallFunctionObjArgs(torch->empty_like, variance, NULL);
     status = append_new(fusion, made, error);
     return status != Y5_OK ? status
-                           : borrow_output_vector(state, fusion, first + Y5_ROOTS, item,
-                                                  item->dtype, &item->roots, error);
+                           : borrow_vector(state, fusion, false, first + Y5_ROOTS, item,
+                                           item->dtype, &item->roots, error);
 }
 
 y5_status
@@ -453,8 +422,8 @@ y5_fusion_take_roots(const y5_state *state, y5_fusion *fusion, y5_error *error)
     for (int64_t i = 0; i < fusion->count && status == Y5_OK; i++) {
         y5_fuse_pair *item = &fusion->items[i];
         void *variance = NULL;
-        status = borrow_input_vector(state, fusion, fusion->pairs[i].inputs + VARIANCE, item,
-                                     &variance, error);
+        status = borrow_vector(state, fusion, true, fusion->pairs[i].inputs + VARIANCE, item,
+                               item->dtype, &variance, error);
         if (status != Y5_OK) {
             break;
         }

@@ -320,8 +320,8 @@ borrow_and_announce(const y5_state *state, y5_pairs *pairs, int64_t *refused, y5
     if (status == Y5_OK && pairs->count > 0 && !pairs->only_check) {
         status = bump_versions(state, pairs, error);
     }
-    stale = stale || !PyCFunction_Check(state->torch.bump_versions); /* torch before 2.6 */
-    if (status == Y5_OK && !pairs->pinned && stale) {
+    if (status == Y5_OK && !pairs->pinned &&
+        (stale || !PyCFunction_Check(state->torch.bump_versions))) { /* torch before 2.6 */
         status = borrow_pairs(state, pairs, refused, error);
     }
     return status;

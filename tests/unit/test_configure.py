@@ -70,7 +70,8 @@ def test_level_from_the_environment(level: str) -> None:
 
 @pytest.mark.parametrize("switch", switches.ALL, ids=lambda s: s.name)
 def test_unknown_value_lists_the_valid_ones(switch: switches.Switch) -> None:
-    done = python("import yolov5_utils.torch_utils", **{switch.name: "wrong"})
+    code = "from yolov5_utils import overlay, torch_utils; overlay.install()"
+    done = python(code, **{switch.name: "wrong"})
     assert done.returncode != 0
     message = done.stderr.strip().splitlines()[-1]
     assert f"{switch.name}='wrong'" in message

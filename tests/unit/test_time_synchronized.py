@@ -221,7 +221,7 @@ def test_calls_are_counted():
     for _ in range(3):
         _C.time_synchronized()
     after = _native.calls("time_synchronized")
-    assert after == {"C": before["C"] + 3, "torch": before["torch"]}
+    assert after == {**before, "C": before["C"] + 3}
     assert report.hot_paths()["time_synchronized"]["calls"] == after
 
 
@@ -238,9 +238,9 @@ print(type(time_synchronized).__name__, _native.calls("time_synchronized"))
 @pytest.mark.parametrize(
     ("variable", "printed"),
     [
-        ("", "builtin_function_or_method {'C': 1, 'torch': 0}"),
-        ("YOLOV5_UTILS_BACKEND=torch", "function {'C': 0, 'torch': 1}"),
-        ("YOLOV5_UTILS_VERIFY=1", "function {'C': 1, 'torch': 0}"),
+        ("", "builtin_function_or_method {'C': 1, 'CUDA': 0, 'torch': 0}"),
+        ("YOLOV5_UTILS_BACKEND=torch", "function {'C': 0, 'CUDA': 0, 'torch': 1}"),
+        ("YOLOV5_UTILS_VERIFY=1", "function {'C': 1, 'CUDA': 0, 'torch': 0}"),
     ],
 )
 def test_the_switches_choose_the_way(variable, printed):

@@ -173,7 +173,7 @@ def run(race: Race, seconds: float) -> Row:
     The fastest call counts: on busy cores the longer side is interrupted more often, and a median
     would take that for slowness.
     """
-    seen = deepcopy(_native.HOT_PATHS[race.operation])
+    seen = _seen(race.operation)
     spent: tuple[list[float], list[float]] = ([], [])
     sides = (race.original, race.ours)
     with torch.no_grad(), contextlib.redirect_stdout(io.StringIO()):  # prune prints what it does
@@ -208,9 +208,15 @@ def _agree(race: Race) -> bool:
     return len(results[0]) == len(results[1]) > 0 and all(map(same_bits, *results))
 
 
+def _seen(operation: str) -> _native.HotPath:
+    """A copy of what is counted so far, the calls that C counts itself among it."""
+    path = deepcopy(_native.HOT_PATHS[operation])
+    return path._replace(calls=_native.calls(operation))
+
+
 def _way(operation: str, seen: _native.HotPath) -> str:
     """Which way the calls since `seen` ran: C, or torch and why."""
-    now = _native.HOT_PATHS[operation]
+    now = _seen(operation)
     ways = [way for way in now.calls if now.calls[way] > seen.calls[way]]
     why = [text for text in now.reasons if now.reasons[text] > seen.reasons.get(text, 0)]
     return " and ".join(ways) + (f" ({'; '.join(why)})" if why else "")

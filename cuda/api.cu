@@ -47,6 +47,7 @@ y5_cuda_api_get(void)
         y5::prune_workspace_bytes,
         y5::prune,
         y5::scale_img,
+        y5::sparsity_sum,
     };
     return &api;
 }

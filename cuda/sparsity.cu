@@ -131,4 +131,32 @@ sparsity_count(const y5_cuda_where *where, const y5_cuda_zero_count *items, int6
         });
 }
 
+y5_cuda_status
+sparsity_sum(const y5_cuda_where *where, const int64_t *zeros, int64_t count, int32_t dtype,
+             void *sum, y5_cuda_error *error)
+{
+    if (dtype != Y5_CUDA_FLOAT32 && dtype != Y5_CUDA_FLOAT64) {
+        return fail(error, Y5_CUDA_BAD_ARGUMENT, "sum: dtype %d, allowed are 0 and 1", (int)dtype);
+    }
+    if (count < 0 || (count > 0 && zeros == NULL) || !is_aligned(zeros, sizeof(*zeros))) {
+        return fail(error, Y5_CUDA_BAD_ARGUMENT, "zeros: %lld numbers at %p, aligned to 8 allowed",
+                    (long long)count, (const void *)zeros);
+    }
+    if (sum == NULL || !is_aligned(sum, floating_bytes(dtype))) {
+        return fail(error, Y5_CUDA_BAD_ARGUMENT, "sum: a null pointer, or not aligned to its type");
+    }
+    device_guard guard;
+    y5_cuda_status status = guard.enter(where, error);
+    if (status != Y5_CUDA_OK) {
+        return status;
+    }
+    if (dtype == Y5_CUDA_FLOAT64) {
+        Y5_LAUNCH(sparsity_sum_kernel<double>, blocks(1), where->stream, zeros, count,
+                  (double *)sum);
+    } else {
+        Y5_LAUNCH(sparsity_sum_kernel<float>, blocks(1), where->stream, zeros, count, (float *)sum);
+    }
+    return check_launch("sparsity", where, error);
+}
+
 } // namespace y5

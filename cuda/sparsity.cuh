@@ -135,6 +135,32 @@ __launch_bounds__(block_threads, resident_blocks)
     flush();
 }
 
+/* *sum = the numbers added up in order, each of them and each sum rounded to T; for one block. The
+ * block loads, its first thread adds: what is behind the end counts as 0, which changes no sum. */
+template <typename T>
+__global__ void
+__launch_bounds__(block_threads, resident_blocks)
+    sparsity_sum_kernel(const int64_t *zeros, int64_t count, T *sum)
+{
+    __shared__ T numbers[block_threads];
+    T total = 0;
+#pragma unroll 1
+    for (int64_t base = 0; base < count; base += block_threads) {
+        int64_t at = base + (int64_t)threadIdx.x;
+        numbers[threadIdx.x] = at < count ? (T)zeros[at] : (T)0;
+        __syncthreads();
+        if (threadIdx.x == 0) {
+            for (int i = 0; i < block_threads; i++) {
+                total = add(total, numbers[i]);
+            }
+        }
+        __syncthreads();
+    }
+    if (threadIdx.x == 0) {
+        *sum = total;
+    }
+}
+
 } // namespace y5
 
 #endif

@@ -196,6 +196,11 @@ typedef struct {
     /* Writes every element of the output once. */
     y5_cuda_status (*scale_img)(const y5_cuda_where *where, const y5_cuda_scale_img *job,
                                 y5_cuda_error *error);
+
+    /* The `count` numbers of sparsity_count's `zeros` added up one after the other in `dtype`,
+     * FLOAT32 or FLOAT64, in which every sum is rounded: one number of that type into `sum`. */
+    y5_cuda_status (*sparsity_sum)(const y5_cuda_where *where, const int64_t *zeros, int64_t count,
+                                   int32_t dtype, void *sum, y5_cuda_error *error);
 } y5_cuda_api;
 
 /* The table, valid as long as the library is loaded. Touches no device. */

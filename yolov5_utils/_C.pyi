@@ -45,6 +45,9 @@ def count_module_zeros(
 def count_zeros(tensor: Any) -> int:
     """The number of zeros of a tensor or any object with __dlpack__ in the CPU's memory."""
 
+def sum_zeros(zeros: Tensor, sum: Tensor) -> None:
+    """Add up int64 numbers on a CUDA device in the type of sum, which becomes their sum."""
+
 def fuse(
     convs: list[nn.Module], bns: list[nn.Module], pattern: tuple[tuple[str, int, Any], ...]
 ) -> list[nn.Conv2d]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import platform
@@ -50,7 +51,8 @@ def explain(name: str | None = None, *args: Any) -> Explanation | list[Explanati
     if not args or way == "torch":
         return Explanation(name, way, why)
     try:
-        _TRIALS[operation](*args)
+        with _uncounted(operation):
+            _TRIALS[operation](*args)
     except _native.Unsupported as reason:
         return Explanation(name, "torch", str(reason))
     except Exception as error:
@@ -95,18 +97,26 @@ def _try_scale_img(
         ops_scale_img.resize(img, ratio, same_shape, gs)
 
 
-def _try_fuse(conv: Any, bn: Any) -> None:
-    """The call itself, which leaves its arguments alone; what it counts and draws is put back."""
-    path = _native.HOT_PATHS["fuse"]
+@contextlib.contextmanager
+def _uncounted(operation: str) -> Iterator[None]:
+    """Put back what is counted meanwhile."""
+    path = _native.HOT_PATHS[operation]
     calls, reasons = dict(path.calls), dict(path.reasons)
     try:
-        with torch.random.fork_rng(devices=[]):
-            ops_fuse.fuse_conv_and_bn(conv, bn)
-        new = [why for why, count in path.reasons.items() if count != reasons.get(why)]
+        yield
     finally:
         path.calls.update(calls)
         path.reasons.clear()
         path.reasons.update(reasons)
+
+
+def _try_fuse(conv: Any, bn: Any) -> None:
+    """The call itself, which leaves its arguments alone; what it draws is put back."""
+    path = _native.HOT_PATHS["fuse"]
+    reasons = dict(path.reasons)
+    with torch.random.fork_rng(devices=[]):
+        ops_fuse.fuse_conv_and_bn(conv, bn)
+    new = [why for why, count in path.reasons.items() if count != reasons.get(why)]
     if new:
         raise _native.Unsupported(new[0])
 

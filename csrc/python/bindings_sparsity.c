@@ -111,3 +111,29 @@ y5_py_count_zeros(PyObject *module, PyObject *const *arguments, Py_ssize_t count
     }
     return PyLong_FromLongLong(zeros);
 }
+
+const char y5_doc_sum_zeros[] =
+    "sum_zeros(zeros, sum)\n--\n\n"
+    "Add up the numbers of zeros, an int64 tensor on a CUDA device, one after the other in the "
+    "type\n"
+    "of sum, a float32 or float64 tensor there, whose first element becomes the sum.";
+
+PyObject *
+y5_py_sum_zeros(PyObject *module, PyObject *const *arguments, Py_ssize_t count, PyObject *keywords)
+{
+    static const y5_signature signature = {"sum_zeros", 2, {"zeros", "sum"}};
+    const y5_state *state = PyModule_GetState(module);
+    PyObject *values[2];
+    if (!y5_parse(&signature, arguments, count, keywords, values)) {
+        return NULL;
+    }
+    y5_error error = {0};
+    y5_status status = y5_check_environment(state, &error);
+    if (status == Y5_OK) {
+        status = y5_launch_sum_zeros(state, values[0], values[1], &error);
+    }
+    if (status != Y5_OK) {
+        return y5_raise(state, status, &error);
+    }
+    Py_RETURN_NONE;
+}

@@ -114,6 +114,47 @@ done:
     return status;
 }
 
+y5_status
+y5_launch_sum_zeros(const y5_state *state, PyObject *zeros, PyObject *sum, y5_error *error)
+{
+    y5_cuda_where where;
+    y5_place place = {0};
+    y5_cuda_error told = {0};
+    y5_tensor tensors[2] = {0};
+    PyObject *const objects[2] = {zeros, sum};
+    y5_status status = Y5_OK;
+    for (int32_t i = 0; i < 2 && status == Y5_OK; i++) {
+        status = y5_is_plain_tensor(state, objects[i])
+                     ? open_memory(state, objects[i], &tensors[i], error)
+                     : y5_fail(error, Y5_BAD_TYPE, i == 0 ? "zeros" : "sum", "expected a tensor");
+        if (status == Y5_OK) {
+            status = y5_place_add(&place, &tensors[i], error);
+        }
+    }
+    if (status == Y5_OK && (tensors[0].dtype != Y5_INT64 || !y5_tensor_is_dense(&tensors[0]))) {
+        status = y5_fail(error, Y5_BAD_VALUE, "zeros", "expected int64, side by side");
+    }
+    if (status == Y5_OK && (tensors[1].numel < 1 ||
+                            (tensors[1].dtype != Y5_FLOAT32 && tensors[1].dtype != Y5_FLOAT64))) {
+        status = y5_fail(error, Y5_BAD_VALUE, "sum", "expected room for a float32 or float64");
+    }
+    if (status == Y5_OK && place.device != Y5_CUDA) {
+        status = y5_fail(error, Y5_BAD_VALUE, "zeros", "not on a CUDA device");
+    }
+    if (status == Y5_OK) {
+        status = y5_place_open(state, &place, error);
+    }
+    if (status == Y5_OK) {
+        status = find_where(state, &place, &where, error);
+    }
+    return status != Y5_OK
+               ? status
+               : y5_cuda_status_of(
+                     place.cuda->sparsity_sum(&where, tensors[0].data, tensors[0].numel,
+                                              (int32_t)tensors[1].dtype, tensors[1].data, &told),
+                     &told, error);
+}
+
 /* The layers as the library's list, or NULL without memory. */
 static y5_cuda_prune_layer *
 prune_list(const y5_layers *layers)

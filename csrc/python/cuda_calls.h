@@ -18,6 +18,11 @@ y5_status y5_launch_ema(const y5_state *state, const y5_pairs *pairs, double dec
 y5_status y5_launch_count_zeros(const y5_state *state, y5_parameters *parameters, bool each,
                                 PyObject **zeros, y5_error *error);
 
+/* Launches the sum of zeros, int64 and side by side, one after the other in the type of `sum`, into
+ * its first element. */
+y5_status y5_launch_sum_zeros(const y5_state *state, PyObject *zeros, PyObject *sum,
+                              y5_error *error);
+
 /* Launches the pruning of the layers that `lists` (weights, pruned, counts) hold. They are
  * collected again once the workspace is there. */
 y5_status y5_launch_prune(const y5_state *state, PyObject *const *lists, y5_layers *layers,

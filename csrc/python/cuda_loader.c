@@ -112,7 +112,7 @@ is_complete(const y5_cuda_api *api)
     return api->architectures != NULL && api->check_device != NULL &&
            api->ema_workspace_bytes != NULL && api->ema_update != NULL &&
            api->sparsity_count != NULL && api->fuse != NULL && api->prune_workspace_bytes != NULL &&
-           api->prune != NULL && api->scale_img != NULL;
+           api->prune != NULL && api->scale_img != NULL && api->sparsity_sum != NULL;
 }
 
 /* Opens the library if nobody did, and sets api or problem. */

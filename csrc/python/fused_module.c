@@ -2,7 +2,9 @@
  */
 #include "python/fused_module.h"
 
-/* Puts the fused weight and bias into `parameters`, a new dict, as parameters without gradient. */
+/* Makes the fused weight and bias parameters, without gradient as they are, in `parameters`, a new
+ * dict. Their class is set, as torch sets that of an UninitializedParameter: nobody else has seen
+ * them, and a second tensor for each (nn.Parameter's way) would take longer than the arithmetic. */
 static bool
 fill_parameters(const y5_state *state, const y5_fusion *fusion, int64_t at, PyObject *parameters)
 {
@@ -10,14 +12,9 @@ fill_parameters(const y5_state *state, const y5_fusion *fusion, int64_t at, PyOb
         [Y5_FUSED_WEIGHT] = Y5_NAME_WEIGHT, [Y5_FUSED_BIAS] = Y5_NAME_BIAS};
     PyObject *type = (PyObject *)state->torch.parameter_type;
     for (int32_t i = Y5_FUSED_WEIGHT; i <= Y5_FUSED_BIAS; i++) {
-        PyObject *data = fusion->outputs.objects[at * Y5_OUTPUTS + i];
-        PyObject *parameter =
-            PyObject_CallFunctionObjArgs(state->torch.make_parameter, type, data, Py_False, NULL);
-        int failed = parameter != NULL
-                         ? PyObject_SetItem(parameters, state->names[names[i]], parameter)
-                         : -1;
-        Py_XDECREF(parameter);
-        if (failed < 0) {
+        PyObject *tensor = fusion->outputs.objects[at * Y5_OUTPUTS + i];
+        if (PyObject_SetAttr(tensor, state->names[Y5_NAME_CLASS], type) < 0 ||
+            PyObject_SetItem(parameters, state->names[names[i]], tensor) < 0) {
             return false;
         }
     }

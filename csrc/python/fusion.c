@@ -18,28 +18,31 @@ enum { WEIGHT, SCALE, SHIFT, MEAN, VARIANCE, CONV_BIAS };
 typedef struct {
     PyObject *object;
     PyObject *members;
+    PyObject *tensors[2]; /* of the members: parameters and buffers, borrowed; NULL for no dict */
 } owner;
 
 static owner
-open_owner(PyObject *object, const PyTypeObject *plain)
+open_owner(const y5_state *state, PyObject *object, const PyTypeObject *plain)
 {
-    owner opened = {object,
-                    Py_TYPE(object) == plain ? PyObject_GenericGetDict(object, NULL) : NULL};
+    owner opened = {
+        object, Py_TYPE(object) == plain ? PyObject_GenericGetDict(object, NULL) : NULL, {NULL}};
+    for (int32_t i = 0; i < 2 && opened.members != NULL; i++) {
+        PyObject *entries =
+            PyDict_GetItemWithError(opened.members, state->names[Y5_NAME_PARAMETERS + i]);
+        opened.tensors[i] = entries != NULL && PyDict_Check(entries) ? entries : NULL;
+    }
     PyErr_Clear();
     return opened;
 }
 
 /* owner.name as a new reference, or NULL with an exception. */
 static PyObject *
-get(const y5_state *state, const owner *from, PyObject *name)
+get(const owner *from, PyObject *name)
 {
     PyObject *found = from->members != NULL ? PyDict_GetItemWithError(from->members, name) : NULL;
-    for (int32_t i = Y5_NAME_PARAMETERS; i <= Y5_NAME_BUFFERS; i++) {
-        if (found == NULL && from->members != NULL) {
-            PyObject *entries = PyDict_GetItemWithError(from->members, state->names[i]);
-            found = entries != NULL && PyDict_Check(entries)
-                        ? PyDict_GetItemWithError(entries, name)
-                        : NULL;
+    for (int32_t i = 0; i < 2 && found == NULL; i++) {
+        if (from->tensors[i] != NULL) {
+            found = PyDict_GetItemWithError(from->tensors[i], name);
         }
     }
     if (found != NULL) {
@@ -55,7 +58,7 @@ static y5_status
 take_tensor(const y5_state *state, const owner *from, int32_t name, const char *argument,
             y5_fusion *fusion, y5_error *error)
 {
-    PyObject *tensor = get(state, from, state->names[name]);
+    PyObject *tensor = get(from, state->names[name]);
     y5_status status = Y5_OK;
     if (tensor == NULL) {
         status = y5_refused(error, "an attribute");
@@ -123,7 +126,7 @@ read_shape(y5_fusion_pair *pair)
 static y5_status
 read_eps(const y5_state *state, const owner *bn, double *eps, y5_error *error)
 {
-    PyObject *given = get(state, bn, state->names[Y5_NAME_EPS]);
+    PyObject *given = get(bn, state->names[Y5_NAME_EPS]);
     if (given == NULL) {
         return y5_refused(error, "an attribute");
     }
@@ -154,7 +157,7 @@ take_attributes(const y5_state *state, const owner *conv, const owner *bn, y5_fu
     y5_fusion_pair *pair = &fusion->pairs[fusion->count - 1];
     y5_fuse_pair *item = &fusion->items[fusion->count - 1];
     for (int32_t i = 0; i < Y5_FIELD_COUNT; i++) {
-        pair->fields[i] = get(state, conv, state->names[Y5_NAME_IN_CHANNELS + i]);
+        pair->fields[i] = get(conv, state->names[Y5_NAME_IN_CHANNELS + i]);
         if (pair->fields[i] == NULL) {
             return y5_refused(error, "an attribute of the convolution");
         }
@@ -167,7 +170,7 @@ take_attributes(const y5_state *state, const owner *conv, const owner *bn, y5_fu
     if (status != Y5_OK) {
         return status;
     }
-    PyObject *bias = get(state, conv, state->names[Y5_NAME_BIAS]);
+    PyObject *bias = get(conv, state->names[Y5_NAME_BIAS]);
     pair->has_bias = bias != Py_None;
     Py_XDECREF(bias); /* NULL takes the next branch, which reports it */
     return pair->has_bias ? take_tensor(state, conv, Y5_NAME_BIAS, "conv.bias", fusion, error)
@@ -196,9 +199,11 @@ check_gradients(const y5_state *state, const y5_fusion *fusion, y5_error *error)
     return Y5_OK;
 }
 
-/* Borrows a tensor and checks that C can read or write it. */
+/* Borrows a tensor and checks that C can read or write it. Only one that was given can be other
+ * than what lies in its memory. */
 static y5_status
-borrow(const y5_state *state, y5_tensors *tensors, int64_t at, y5_tensor *tensor, y5_error *error)
+borrow(const y5_state *state, y5_tensors *tensors, int64_t at, bool given, y5_tensor *tensor,
+       y5_error *error)
 {
     y5_return(&tensors->loans[at]); /* of an earlier look */
     y5_status status = y5_borrow(state, tensors->objects[at], tensor, &tensors->loans[at], error);
@@ -211,7 +216,7 @@ borrow(const y5_state *state, y5_tensors *tensors, int64_t at, y5_tensor *tensor
     if ((uintptr_t)tensor->data % y5_dtype_bytes(tensor->dtype) != 0) {
         return y5_fail(error, Y5_UNSUPPORTED, "", "elements are not aligned to their size");
     }
-    int negated = y5_is_negated(state, tensors->objects[at], tensor);
+    int negated = given ? y5_is_negated(state, tensors->objects[at], tensor) : 0;
     if (negated != 0) {
         return negated < 0 ? Y5_PYTHON_RAISED
                            : y5_fail(error, Y5_UNSUPPORTED, "", "a negative bit is set");
@@ -219,13 +224,14 @@ borrow(const y5_state *state, y5_tensors *tensors, int64_t at, y5_tensor *tensor
     return Y5_OK;
 }
 
-/* A vector of `rows` elements without gaps, of the pair's type. */
+/* A vector of `rows` elements without gaps, of the given type. */
 static y5_status
-borrow_vector(const y5_state *state, y5_tensors *tensors, int64_t at, const y5_fuse_pair *item,
-              y5_dtype dtype, void **data, y5_error *error)
+borrow_vector(const y5_state *state, y5_fusion *fusion, bool given, int64_t at,
+              const y5_fuse_pair *item, y5_dtype dtype, void **data, y5_error *error)
 {
     y5_tensor tensor = {0};
-    y5_status status = borrow(state, tensors, at, &tensor, error);
+    y5_tensors *tensors = given ? &fusion->inputs : &fusion->outputs;
+    y5_status status = borrow(state, tensors, at, given, &tensor, error);
     if (status == Y5_OK &&
         (tensor.ndim != 1 || tensor.numel != item->rows || tensor.dtype != dtype ||
          (tensor.numel > 1 && tensor.strides[0] != 1))) {
@@ -264,7 +270,7 @@ borrow_weight(const y5_state *state, y5_fusion *fusion, int64_t at, y5_error *er
     const int64_t *shape = fusion->pairs[at].shape;
     int64_t first = fusion->pairs[at].inputs;
     y5_tensor weight = {0};
-    y5_status status = borrow(state, &fusion->inputs, first + WEIGHT, &weight, error);
+    y5_status status = borrow(state, &fusion->inputs, first + WEIGHT, true, &weight, error);
     if (status != Y5_OK) {
         return status;
     }
@@ -291,7 +297,7 @@ borrow_inputs(const y5_state *state, y5_fusion *fusion, int64_t at, y5_error *er
     int64_t last = fusion->pairs[at].has_bias ? CONV_BIAS : VARIANCE;
     for (int64_t i = SCALE; i <= last && status == Y5_OK; i++) {
         status =
-            borrow_vector(state, &fusion->inputs, first + i, item, item->dtype, &vectors[i], error);
+            borrow_vector(state, fusion, true, first + i, item, item->dtype, &vectors[i], error);
     }
     item->scale = vectors[SCALE];
     item->shift = vectors[SHIFT];
@@ -331,7 +337,7 @@ allocate(const y5_state *state, y5_fusion *fusion, int64_t at, y5_error *error)
         status = append_new(fusion, PyObject_CallFunction(torch->empty, "L", rows), error);
     }
     if (status == Y5_OK) {
-        status = borrow(state, &fusion->outputs, first + Y5_FUSED_WEIGHT, &weight, error);
+        status = borrow(state, &fusion->outputs, first + Y5_FUSED_WEIGHT, false, &weight, error);
     }
     if (status == Y5_OK && weight.dtype != Y5_FLOAT32 && weight.dtype != Y5_FLOAT64) {
         status = y5_fail(error, Y5_UNSUPPORTED, "", "default dtype is not float32 or float64");
@@ -339,7 +345,7 @@ allocate(const y5_state *state, y5_fusion *fusion, int64_t at, y5_error *error)
     item->fused_weight = weight.data;
     item->fused_dtype = weight.dtype;
     if (status == Y5_OK) {
-        status = borrow_vector(state, &fusion->outputs, first + Y5_FUSED_BIAS, item, weight.dtype,
+        status = borrow_vector(state, fusion, false, first + Y5_FUSED_BIAS, item, weight.dtype,
                                &item->fused_bias, error);
     }
     if (status != Y5_OK) {
@@ -354,7 +360,7 @@ allocate(const y5_state *state, y5_fusion *fusion, int64_t at, y5_error *error)
     made = PyObject_CallFunctionObjArgs(torch->empty_like, variance, NULL);
     status = append_new(fusion, made, error);
     return status != Y5_OK ? status
-                           : borrow_vector(state, &fusion->outputs, first + Y5_ROOTS, item,
+                           : borrow_vector(state, fusion, false, first + Y5_ROOTS, item,
                                            item->dtype, &item->roots, error);
 }
 
@@ -384,8 +390,8 @@ y5_fusion_add(const y5_state *state, PyObject *conv, PyObject *bn, y5_fusion *fu
     int64_t at = fusion->count++;
     y5_fusion_pair *pair = &fusion->pairs[at];
     pair->inputs = fusion->inputs.count;
-    owner from[2] = {open_owner(conv, state->torch.convolution_type),
-                     open_owner(bn, state->torch.batch_norm_type)};
+    owner from[2] = {open_owner(state, conv, state->torch.convolution_type),
+                     open_owner(state, bn, state->torch.batch_norm_type)};
     y5_status status = take_attributes(state, &from[0], &from[1], fusion, error);
     Py_XDECREF(from[0].members);
     Py_XDECREF(from[1].members);
@@ -416,7 +422,7 @@ y5_fusion_take_roots(const y5_state *state, y5_fusion *fusion, y5_error *error)
     for (int64_t i = 0; i < fusion->count && status == Y5_OK; i++) {
         y5_fuse_pair *item = &fusion->items[i];
         void *variance = NULL;
-        status = borrow_vector(state, &fusion->inputs, fusion->pairs[i].inputs + VARIANCE, item,
+        status = borrow_vector(state, fusion, true, fusion->pairs[i].inputs + VARIANCE, item,
                                item->dtype, &variance, error);
         if (status != Y5_OK) {
             break;

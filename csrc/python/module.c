@@ -65,6 +65,7 @@ static const char *const attribute_names[Y5_NAME_COUNT] = {
     [Y5_NAME_RUNNING_VAR] = "running_var",
     [Y5_NAME_EPS] = "eps",
     [Y5_NAME_REQUIRES_GRAD] = "requires_grad",
+    [Y5_NAME_CLASS] = "__class__",
     [Y5_NAME_IN_CHANNELS] = "in_channels",
     [Y5_NAME_OUT_CHANNELS] = "out_channels",
     [Y5_NAME_KERNEL_SIZE] = "kernel_size",
@@ -95,7 +96,6 @@ forget_torch(y5_torch *torch)
     Py_CLEAR(torch->empty);
     Py_CLEAR(torch->empty_like);
     Py_CLEAR(torch->is_grad_enabled);
-    Py_CLEAR(torch->make_parameter);
     Py_CLEAR(torch->bump_versions);
     Py_CLEAR(torch->to_dlpack);
     Py_CLEAR(torch->current_stream);
@@ -172,7 +172,6 @@ learn(PyObject *facts, y5_torch *torch)
         !take((PyObject *)torch->tensor_type, "detach", false, &torch->detach) ||
         !take((PyObject *)torch->tensor_type, "storage_offset", false, &torch->storage_offset) ||
         !take((PyObject *)torch->tensor_type, "sqrt_", false, &torch->sqrt_in_place) ||
-        !take((PyObject *)torch->tensor_type, "_make_subclass", false, &torch->make_parameter) ||
         !take(facts, "empty", false, &torch->empty) ||
         !take(facts, "empty_like", false, &torch->empty_like) ||
         !take(facts, "is_grad_enabled", false, &torch->is_grad_enabled) ||
@@ -376,6 +375,7 @@ static PyMethodDef methods[] = {
     {"ema_check", FASTCALL(y5_py_ema_check), y5_doc_ema_check},
     {"count_module_zeros", FASTCALL(y5_py_count_module_zeros), y5_doc_count_module_zeros},
     {"count_zeros", FASTCALL(y5_py_count_zeros), y5_doc_count_zeros},
+    {"sum_zeros", FASTCALL(y5_py_sum_zeros), y5_doc_sum_zeros},
     {"fuse", FASTCALL(y5_py_fuse), y5_doc_fuse},
     {"prune", FASTCALL(y5_py_prune), y5_doc_prune},
     {"scale_img", FASTCALL(y5_py_scale_img), y5_doc_scale_img},
@@ -441,7 +441,6 @@ module_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->torch.empty);
     Py_VISIT(state->torch.empty_like);
     Py_VISIT(state->torch.is_grad_enabled);
-    Py_VISIT(state->torch.make_parameter);
     Py_VISIT(state->torch.bump_versions);
     Py_VISIT(state->torch.to_dlpack);
     Py_VISIT(state->torch.current_stream);

@@ -58,6 +58,7 @@ enum {
     Y5_NAME_RUNNING_VAR,
     Y5_NAME_EPS,
     Y5_NAME_REQUIRES_GRAD,
+    Y5_NAME_CLASS,
     Y5_NAME_IN_CHANNELS, /* from here in the order of Y5_FIELD_IN_CHANNELS and so on */
     Y5_NAME_OUT_CHANNELS,
     Y5_NAME_KERNEL_SIZE,
@@ -99,8 +100,6 @@ typedef struct {
     PyObject *empty; /* torch.empty and so on */
     PyObject *empty_like;
     PyObject *is_grad_enabled;
-    PyObject
-        *make_parameter;     /* (type, tensor, requires_grad) -> the tensor's memory as that type */
     PyObject *bump_versions; /* called with a list of tensors about to be written */
     PyObject *to_dlpack;     /* tensor -> capsule, the way of torch before 2.10 */
     PyObject *current_stream; /* CUDA device index -> stream, likewise; NULL: torch without CUDA */

@@ -151,6 +151,15 @@ scale_img(const y5_cuda_where *where, const y5_cuda_scale_img *job, y5_cuda_erro
                 NULL, 0, error);
 }
 
+static y5_cuda_status
+sparsity_sum(const y5_cuda_where *where, const int64_t *zeros, int64_t count, int32_t dtype,
+             void *sum, y5_cuda_error *error)
+{
+    (void)zeros;
+    memset(sum, 0, dtype == Y5_CUDA_FLOAT64 ? 8 : 4);
+    return note(where, count, count, sum, 0, error);
+}
+
 static const y5_cuda_api api = {
     .abi_version = FAKE_ABI_VERSION,
     .struct_bytes = (uint32_t)(FAKE_BYTES),
@@ -164,6 +173,7 @@ static const y5_cuda_api api = {
     .prune_workspace_bytes = prune_workspace_bytes,
     .prune = FAKE_LACKS_PRUNE ? 0 : prune,
     .scale_img = scale_img,
+    .sparsity_sum = sparsity_sum,
 };
 
 const y5_cuda_api *

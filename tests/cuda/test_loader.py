@@ -171,10 +171,37 @@ def test_what_a_failing_call_becomes(built: Built, gpu: Start, status: int) -> N
         lambda: _C.count_module_zeros(model()),
         lambda: _C.prune([weight], [torch.empty_like(weight)], [1]),
         lambda: _C.scale_img(image, torch.empty_like(image), (2, 2), 9),
+        lambda: _C.sum_zeros(torch.ones(3, dtype=torch.int64), torch.ones(())),
     ):
         with pytest.raises(kind) as caught:
             call()
         assert str(caught.value) == text
+
+
+@pytest.mark.parametrize(
+    ("zeros", "total", "words"),
+    [
+        (torch.ones(3), torch.ones(()), "zeros: expected int64"),
+        (torch.ones(6, dtype=torch.int64)[::2], torch.ones(()), "zeros: expected int64, side by"),
+        (torch.ones(3, dtype=torch.int64), torch.ones(0), "sum: expected room"),
+        (torch.ones(3, dtype=torch.int64), torch.ones((), dtype=torch.float16), "sum: expected"),
+        (3, torch.ones(()), "zeros: expected a tensor"),
+    ],
+)
+def test_sums_that_are_refused(
+    built: Built, gpu: Start, zeros: object, total: torch.Tensor, words: str
+) -> None:
+    library = built("fake_library.c")
+    gpu(library)
+    calls = record_of(library).calls
+    with pytest.raises((TypeError, ValueError), match=words):
+        _C.sum_zeros(zeros, total)
+    assert record_of(library).calls == calls
+
+
+def test_sums_of_the_cpu_are_refused() -> None:
+    with pytest.raises(ValueError, match="not on a CUDA device"):
+        _C.sum_zeros(torch.ones(3, dtype=torch.int64), torch.ones(()))
 
 
 def test_memory_that_torch_does_not_have(built: Built, gpu: Start) -> None:

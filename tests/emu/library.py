@@ -144,6 +144,10 @@ class Api(ctypes.Structure):
         ("prune_workspace_bytes", ctypes.CFUNCTYPE(Int64, Pointer, Int64)),
         ("prune", ctypes.CFUNCTYPE(Int32, _WHERE, Pointer, Int64, Pointer, Int64, _ERROR)),
         ("scale_img", ctypes.CFUNCTYPE(Int32, _WHERE, ctypes.POINTER(ScaleImg), _ERROR)),
+        (
+            "sparsity_sum",
+            ctypes.CFUNCTYPE(Int32, _WHERE, Pointer, Int64, Int32, Pointer, _ERROR),
+        ),
     ]
 
 
@@ -229,6 +233,12 @@ class Library:
             zeros.numel(),
         )
         return zeros
+
+    def sparsity_sum(self, zeros: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        total = torch.full((), -7, dtype=dtype, device=zeros.device)
+        where, numbers = self.where(zeros.device), (zeros.data_ptr(), zeros.numel())
+        self.call("sparsity_sum", where, *numbers, DTYPES[dtype], total.data_ptr())
+        return total
 
     def fuse(
         self, pairs: Sequence[Pair], fused_dtype: torch.dtype | None = None

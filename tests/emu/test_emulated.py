@@ -92,6 +92,7 @@ SLIPS = (
     ("ema.cuh", "int i = packs * width +", "int i = packs * width + 1 +", "ema", "ema,"),
     ("ema.cu", "!capturing", "capturing", "ema", "launches"),
     ("sparsity.cuh", "if (entry.slot != slot) {", "if (false) {", "sparsity", "item"),
+    ("sparsity.cuh", "add(total, numbers[i])", "add(numbers[255 - i], total)", "sparsity", "sum"),
     ("fuse.cuh", "add(product, (wide<T>)0)", "product", "fuse", "fused weight"),
     ("fuse.cuh", "(product == 0 && value != 0 && scale != 0)", "false", "fuse", "pair"),
     ("prune_select.cuh", "chunks_done == chunks;", "chunks_done >= 1;", "prune", "pruned"),

@@ -61,6 +61,33 @@ prune_refusals(void)
     expect_refusal(api->prune(&here, &good_layer, 1, NULL, bytes, &error), &error, "workspace");
 }
 
+static void
+sum_refusals(void)
+{
+    static double sum[2];
+    const struct {
+        const void *zeros;
+        int64_t count;
+        int32_t dtype;
+        void *sum;
+        const char *words;
+    } calls[] = {
+        {numbers, 1, Y5_CUDA_FLOAT16, sum, "dtype 2"},
+        {NULL, 1, Y5_CUDA_FLOAT32, sum, "zeros: 1 numbers"},
+        {numbers, -1, Y5_CUDA_FLOAT32, sum, "zeros: -1 numbers"},
+        {(char *)numbers + 4, 1, Y5_CUDA_FLOAT32, sum, "aligned to 8"},
+        {numbers, 1, Y5_CUDA_FLOAT32, NULL, "sum: a null pointer"},
+        {numbers, 1, Y5_CUDA_FLOAT64, (char *)sum + 4, "not aligned to its type"},
+    };
+    for (size_t i = 0; i < sizeof(calls) / sizeof(calls[0]); i++) {
+        y5_emulated()->launches = 0;
+        y5_cuda_error error;
+        expect_refusal(api->sparsity_sum(&here, calls[i].zeros, calls[i].count, calls[i].dtype,
+                                         calls[i].sum, &error),
+                       &error, calls[i].words);
+    }
+}
+
 void
 test_refusals(void)
 {
@@ -89,6 +116,7 @@ test_refusals(void)
     y5_cuda_error error;
     expect_refusal(api->sparsity_count(&here, &good_item, 1, NULL, 1, &error), &error, "zeros");
     expect_refusal(api->sparsity_count(&here, &good_item, 1, numbers, 2, &error), &error, "zeros");
+    sum_refusals();
     prune_refusals();
 }
 

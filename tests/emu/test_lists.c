@@ -161,9 +161,45 @@ sparsity_trial(bool each)
     CHECK(each || zeros[0] == total, "%d, not %d", (int)zeros[0], (int)total);
 }
 
+/* Sums that round on the way, which another order would end elsewhere. */
+static void
+sum_trial(int64_t count)
+{
+    static int64_t zeros[MANY];
+    float sum_float32 = 0;
+    double sum_float64 = 0;
+    for (int64_t i = 0; i < count; i++) {
+        int64_t bits = random_between(1, 58); /* odd numbers, most of which a float rounds */
+        zeros[i] = random_between(0, (int64_t)1 << bits) | 1;
+        sum_float32 += (float)zeros[i];
+        sum_float64 += (double)zeros[i];
+    }
+    struct {
+        float one, behind;
+    } found_float32 = {-7, -7};
+    double found_float64 = -7;
+    y5_cuda_error error;
+    expect_ok(api->sparsity_sum(&here, zeros, count, Y5_CUDA_FLOAT32, &found_float32, &error),
+              &error, "sum");
+    expect_ok(api->sparsity_sum(&here, zeros, count, Y5_CUDA_FLOAT64, &found_float64, &error),
+              &error, "sum");
+    CHECK(memcmp(&found_float32.one, &sum_float32, sizeof(sum_float32)) == 0,
+          "sum of %d in float32: %a, not %a", (int)count, (double)found_float32.one,
+          (double)sum_float32);
+    CHECK(memcmp(&found_float64, &sum_float64, sizeof(sum_float64)) == 0,
+          "sum of %d in float64: %a, not %a", (int)count, found_float64, sum_float64);
+    CHECK(found_float32.behind == -7 && y5_emulated()->launches == 2, "wrote on, or %d launches",
+          (int)y5_emulated()->launches);
+}
+
 void
 test_sparsity(void)
 {
+    static const int64_t counts[] = {0, 1, 2, 255, 256, 257, 375, MANY};
+    for (int i = 0; i < 8; i++) {
+        shake_machine();
+        sum_trial(counts[i]);
+    }
     for (int64_t trial = 0; trial < 30; trial++) {
         shake_machine();
         sparsity_trial(trial % 2 == 0);

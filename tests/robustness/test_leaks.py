@@ -243,12 +243,16 @@ def test_no_memory() -> None:
     source = copy.deepcopy(average)
     facts = _native.TorchFacts()
     lacking = nn.Sequential(nn.Conv2d(1, 2, 3))
+    frozen = copy.deepcopy(average).requires_grad_(False)
+    pattern = convolution_pattern()
+    watched = nn.ModuleList([average, frozen])
     calls: list[tuple[Callable[[], object], tuple[type[Exception], ...]]] = [
         (lambda: _C.ema_update(average, source, 0.5), (_native.Unsupported,)),  # torch's own doing
         (lambda: _C.ema_update(average, lacking, 0.5), (KeyError, _native.Unsupported)),
         (lambda: _C.ema_update(average, None, 0.5), (_native.Unsupported,)),
         (lambda: _C.count_module_zeros(source), ()),
         (lambda: _C.count_zeros(source[0].bias), ()),
+        (lambda: _C.fuse([frozen[0]], [frozen[1]], pattern), (_native.Unsupported,)),
         (lambda: _C.configure(), ()),
         (lambda: _C.info(), ()),
         (lambda: _C.register_torch(facts), ()),
@@ -256,7 +260,7 @@ def test_no_memory() -> None:
     for call, usual in calls:
         lasting = 0
         for at in range(200):
-            before = [bits(t) for t in average.state_dict().values()]
+            before = [bits(t) for t in watched.state_dict().values()]
             failure: BaseException | None = None
             nomemory.set_nomemory(at, at + 1)
             try:
@@ -269,7 +273,7 @@ def test_no_memory() -> None:
             if isinstance(failure, KeyError):
                 assert failure.args == ("1.weight",)
             if failure is not None:
-                assert [bits(t) for t in average.state_dict().values()] == before
+                assert [bits(t) for t in watched.state_dict().values()] == before
             lasting = 0 if isinstance(failure, MemoryError) else lasting + 1
             if lasting == 8:  # behind the last allocation
                 break

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.modules import module as torch_module
 
 import yolov5_utils
 from benchmarks import models
@@ -92,6 +93,44 @@ def test_the_fused_model_is_saved_and_copied() -> None:
         assert torch.equal(other(x), model(x))
 
 
+class Watched(Conv):
+    """A module that does more than nn.Module where an attribute is set."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        self.__dict__.setdefault("set", []).append(name)
+        super().__setattr__(name, value)
+
+
+def test_own_ways_of_setting_attributes() -> None:
+    model = Watched(3, 4).eval().requires_grad_(False)
+    del model.set[:]
+    fuse_model(model)
+    assert model.set == ["conv", "forward"]
+    assert list(model._modules) == ["conv", "act"]
+
+
+def test_registration_hooks() -> None:
+    seen: list[str] = []
+    model = small()
+    hook = torch_module.register_module_module_registration_hook(
+        lambda module, name, child: seen.append(name)
+    )
+    try:
+        fuse_model(model)
+    finally:
+        hook.remove()
+    assert seen == ["conv", "conv"]
+
+
+def test_a_module_met_twice() -> None:
+    shared = Conv(4, 4)
+    model = nn.Sequential(shared, nn.Sequential(shared), nn.Identity()).eval().requires_grad_(False)
+    model.register_module("none", None)
+    calls = CALLS["C"]
+    fuse_model(model)
+    assert CALLS["C"] == calls + 1
+
+
 def test_an_error_changes_nothing() -> None:
     model = small()
     model[4].bn = nn.BatchNorm2d(3)
@@ -133,7 +172,7 @@ def test_the_bar(monkeypatch: Any, after_s: float, is_terminal: bool) -> None:
     screen = Terminal(is_terminal)
     monkeypatch.setattr(sys, "stderr", screen)
     monkeypatch.setattr(file, "_BAR_AFTER_S", after_s)
-    monkeypatch.setattr(file, "_BATCH_BYTES", 1)
+    monkeypatch.setattr(file, "_BATCH_ELEMENTS", 1)
     fuse_model(small())
     if is_terminal and after_s == 0:
         assert screen.written.endswith(f"[{'#' * 30}] 2/2 layers\n")

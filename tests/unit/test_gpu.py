@@ -11,16 +11,9 @@ from yolov5_utils import _C, reference
 from yolov5_utils.ops import prune as prune_module
 from yolov5_utils.torch_utils import ModelEMA, fuse_conv_and_bn, scale_img, sparsity
 
+from .devices import need_gpu, way_since, ways
 from .ema_models import Net
-from .test_devices import (
-    assert_same_fused,
-    convolutions,
-    need_gpu,
-    original_scale_img,
-    pair,
-    way_since,
-    ways,
-)
+from .test_devices import assert_same_fused, convolutions, original_scale_img, pair
 from .test_ema import assert_same_bits, original
 
 

@@ -15,6 +15,8 @@ from torch.nn.utils import prune as torch_prune
 
 from yolov5_utils import _native, reference, verify
 from yolov5_utils.ops.ema import ModelEMA, update_modules
+from yolov5_utils.ops.fuse import fuse_conv_and_bn
+from yolov5_utils.ops.fuse_model import fuse_model
 from yolov5_utils.ops.prune import prune_layers
 from yolov5_utils.ops.scale_img import scale_img
 from yolov5_utils.ops.sparsity import sparsity
@@ -208,6 +210,30 @@ def test_fused_convolutions_are_compared():
     flip_last_bit(fused.bias, 2)
     with pytest.raises(verify.VerifyError, match=r"fuse: bias\[2\]: C gave "):
         verify.fuse(conv, bn, fused)
+
+
+class Pair(nn.Module):
+    """A pair that fuse_model finds."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.bn = nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4)
+
+    def forward_fuse(self, x):
+        return self.conv(x)
+
+
+@pytest.mark.parametrize("fuse", [lambda pair: fuse_conv_and_bn(pair.conv, pair.bn), fuse_model])
+def test_fuse_is_compared(monkeypatch, fuse):
+    def fault(_, fused):
+        flip_last_bit(fused[0].weight, 5)
+        return fused
+
+    pair = Pair().eval().requires_grad_(False)
+    monkeypatch.setattr(C, "fuse", after(C.fuse, fault))
+    with pytest.raises(verify.VerifyError, match=r"fuse: weight\[0, 0, 1, 2\]: C gave "):
+        fuse(pair)
+    assert list(pair._modules) == ["conv", "bn"]
 
 
 def test_the_clock_is_compared(monkeypatch):

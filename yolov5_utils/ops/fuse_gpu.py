@@ -28,13 +28,18 @@ def fuse(
     bits: those with a weight that is no finite number, which it spreads over the column, and, says
     the library, with a product that vanishes. The reference does them.
     """
-    reason = _refusal(convs, bns)
+    inputs = [_inputs(conv, bn) for conv, bn in zip(convs, bns, strict=True)]
+    reason = _refusal(inputs, bns)
     if reason is not None:
         _native.note_torch("fuse", reason)
         return None
     device = convs[0].weight.device
-    fused = [construct(conv, device).requires_grad_(False) for conv in convs]
-    pairs = [_tensors(*three) for three in zip(convs, bns, fused, strict=True)]
+    fused = [construct(conv, device) for conv in convs]
+    results = [made._parameters for made in fused]
+    pairs = [
+        (*tensors, made["weight"], made["bias"], bn.eps)
+        for tensors, made, bn in zip(inputs, results, bns, strict=True)
+    ]
     flags = torch.empty(len(pairs), dtype=torch.int32, device=device)
     done, _ = _native.attempt("fuse", _native._C.fuse_on_gpu, pairs, flags)
     if done:
@@ -49,38 +54,36 @@ def fuse(
     return fused
 
 
-def _tensors(conv: nn.Conv2d, bn: nn.BatchNorm2d, fused: nn.Conv2d) -> tuple[Any, ...]:
-    """What the library takes of a pair."""
-    norm = (bn.weight, bn.bias, bn.running_mean, bn.running_var)
-    return (conv.weight, conv.bias, *norm, fused.weight, fused.bias, bn.eps)
+def _inputs(conv: nn.Conv2d, bn: nn.BatchNorm2d) -> tuple[Any, ...]:
+    """What is read of a pair: the convolution's tensors and the batch norm's, or None."""
+    norm = [getattr(bn, name, None) for name in ("weight", "bias", "running_mean", "running_var")]
+    return (conv.weight, conv.bias, *norm)
 
 
-def _refusal(convs: list[nn.Conv2d], bns: list[nn.BatchNorm2d]) -> str | None:
+def _refusal(pairs: list[tuple[Any, ...]], bns: list[nn.BatchNorm2d]) -> str | None:
     """Why the original's own operations have to run, or to raise; None where they need not."""
     if _autocast_is_on():
         return "autocast is on"
     if _precision_is_lowered():
         return "float32 matrix products run at a lower precision"
-    grad = torch.is_grad_enabled()
-    for conv, bn in zip(convs, bns, strict=True):
-        names = ("weight", "bias", "running_mean", "running_var")
-        inputs = [conv.weight, *(getattr(bn, name, None) for name in names)]
-        inputs += [] if conv.bias is None else [conv.bias]
-        if not all(type(tensor) in (Tensor, nn.Parameter) for tensor in inputs):
+    grad, device = torch.is_grad_enabled(), pairs[0][0].device
+    for (weight, bias, *norm), bn in zip(pairs, bns, strict=True):
+        vectors = norm if bias is None else [bias, *norm]
+        inputs = [weight, *vectors]
+        if any(type(tensor) not in (Tensor, nn.Parameter) for tensor in inputs):
             return "a subclass of torch.Tensor, or no tensor"
         if grad and any(tensor.requires_grad for tensor in inputs):
             return "a gradient is wanted of the result"
         if type(getattr(bn, "eps", None)) is not float:
             return "bn.eps is not a Python float"
-        channels = conv.weight.shape[:1]
-        if channels == (1,) or any(tensor.shape != channels for tensor in inputs[1:]):
+        channels = weight.shape[:1]
+        if channels == (1,) or any(vector.shape != channels for vector in vectors):
             # With one channel the matrix product adds no zeros, and torch may keep a −0.
             return "one output channel, or not one number of the batch norm for each"
-        if any(tensor.dtype != conv.weight.dtype for tensor in inputs) or (
-            conv.weight.dtype not in reference.USUAL_DTYPES
-        ):
+        dtype = weight.dtype
+        if dtype not in reference.USUAL_DTYPES or any(vector.dtype != dtype for vector in vectors):
             return "not of one floating type"
-        if any(tensor.device != convs[0].weight.device for tensor in inputs):
+        if any(tensor.device != device for tensor in inputs):
             return "on several devices"
     return None
 

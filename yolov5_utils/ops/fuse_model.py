@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, cast
 
 from torch import nn
+from torch.nn.modules import module as torch_module
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from .fuse import fuse_conv_and_bn, fuse_in_c
 from .fuse_gpu import is_on_gpu
 
-# Bytes of weights that one call of C fuses: enough for torch's threads to be worth starting, so few
-# that the bar moves.
-_BATCH_BYTES = 64 << 20
+# Elements of weights that one call of C fuses: enough for torch's threads to be worth starting, so
+# few that the bar moves.
+_BATCH_ELEMENTS = 16 << 20
 
 # What YOLOv5 names the forward function of a module without batch norm: 6.0 and later, 5.0.
 _FORWARDS = ("forward_fuse", "fuseforward")
+
+# A module, its convolution and batch norm, and the method that takes forward's place.
+_Pair = tuple[nn.Module, nn.Conv2d, nn.BatchNorm2d, Callable[..., Any]]
 
 _BAR_AFTER_S = 1.0
 _BAR_WIDTH = 30
@@ -36,61 +40,86 @@ def fuse_model(model: nn.Module) -> nn.Module:
     terminal's stderr after a second. Paths: C on CPU tensors, the CUDA library on those of one GPU
     (all pairs in one launch), otherwise torch. Source of the semantics: YOLOv5 5.0 and later.
     """
-    found = list(_fusable(model))
+    found = _fusable(model)
     fused: list[nn.Conv2d] = []
     bar = _Bar(len(found))
     try:
         for batch in _batches(found):
-            made = fuse_in_c([module.conv for module in batch], [module.bn for module in batch])
+            made = fuse_in_c([conv for _, conv, _, _ in batch], [bn for _, _, bn, _ in batch])
             if made is not None:
                 fused += made
                 bar.show(len(fused))
             else:  # one by one, which notes what is for torch, and why
-                for module in batch:
-                    fused.append(fuse_conv_and_bn(module.conv, module.bn))
+                for _, conv, bn, _ in batch:
+                    fused.append(fuse_conv_and_bn(conv, bn))
                     bar.show(len(fused))
     finally:
         bar.close()
-    for module, conv in zip(found, fused, strict=True):
-        module.conv = conv
-        del module.bn
-        module.forward = getattr(module, _forward_name(module))
+    hooked = bool(torch_module.__dict__.get("_global_module_registration_hooks"))
+    for (module, _, _, forward), conv in zip(found, fused, strict=True):
+        _replace(module, conv, forward, hooked)
     return model
 
 
-def _fusable(model: nn.Module) -> Iterator[Any]:
-    for module in model.modules():
-        children = module._modules
-        if (
-            isinstance(children.get("conv"), nn.Conv2d)
-            and isinstance(children.get("bn"), _BatchNorm)
-            and sum(isinstance(child, nn.Conv2d) for child in children.values()) == 1
-            and _forward_name(module)
-        ):
-            yield module
+def _fusable(model: nn.Module) -> list[_Pair]:
+    """The pairs of model.modules(), from the first to the last of its children."""
+    found: list[_Pair] = []
+    seen: set[nn.Module] = set()
+    stack: list[nn.Module | None] = [model]
+    while stack:
+        module = stack.pop()
+        children = module._modules if module is not None else None
+        if not children or module is None or module in seen:
+            continue
+        seen.add(module)
+        stack += children.values()
+        conv, bn = children.get("conv"), children.get("bn")
+        if isinstance(conv, nn.Conv2d) and isinstance(bn, _BatchNorm):
+            forward = _forward(module)
+            if forward is not None and _convolutions(children) == 1:
+                found.append((module, conv, bn, forward))  # type: ignore[arg-type]
+    return found[::-1]
 
 
-def _forward_name(module: nn.Module) -> str:
-    """The name of the method that takes forward's place, or an empty one."""
-    names = [name for name in _FORWARDS if callable(getattr(module, name, None))]
-    return names[0] if names else ""
+def _convolutions(children: Mapping[str, nn.Module | None]) -> int:
+    return len([child for child in children.values() if isinstance(child, nn.Conv2d)])
 
 
-def _batches(modules: list[Any]) -> Iterator[list[Any]]:
-    if modules and all(is_on_gpu(module.conv) for module in modules):
-        yield modules
+def _forward(module: nn.Module) -> Callable[..., Any] | None:
+    for name in _FORWARDS:
+        method = getattr(module, name, None)
+        if callable(method):
+            return cast(Callable[..., Any], method)
+    return None
+
+
+def _replace(module: nn.Module, conv: nn.Conv2d, forward: Callable[..., Any], hooked: bool) -> None:
+    """Put the fused convolution into the module, by its __setattr__ only where that does more."""
+    kind = type(module)
+    own = kind.__setattr__ is nn.Module.__setattr__ and kind.__delattr__ is nn.Module.__delattr__
+    if own and not hooked and not hasattr(kind, "conv"):
+        module._modules["conv"] = conv
+        del module._modules["bn"]
+        module.__dict__["forward"] = forward
+    else:
+        module.conv = conv
+        del module.bn
+        module.forward = forward
+
+
+def _batches(pairs: list[_Pair]) -> Iterator[list[_Pair]]:
+    if pairs and all(is_on_gpu(conv) for _, conv, _, _ in pairs):
+        yield pairs
         return
-    batch: list[Any] = []
-    total = 0
-    for module in modules:
-        weight = module.conv.weight
-        batch.append(module)
-        total += weight.numel() * weight.element_size()
-        if total >= _BATCH_BYTES:
-            yield batch
-            batch, total = [], 0
-    if batch:
-        yield batch
+    start = total = 0
+    for i, (_, conv, _, _) in enumerate(pairs):
+        weight = conv._parameters.get("weight")
+        total += weight.numel() if weight is not None else 0
+        if total >= _BATCH_ELEMENTS:
+            yield pairs[start : i + 1]
+            start, total = i + 1, 0
+    if start < len(pairs):
+        yield pairs[start:]
 
 
 class _Bar:

@@ -39,8 +39,12 @@ def sparsity(model: nn.Module) -> Tensor:
 
 
 def share_on_gpu(zeros: Tensor, elements: int, dtype: torch.dtype) -> Tensor:
-    """Zeros, one sum or one number per parameter, over elements: added and divided by torch."""
-    total = zeros[0].to(dtype)
-    for more in zeros[1:]:
-        total += more
+    """Zeros, one sum or one number per parameter, over elements; torch divides.
+
+    On a GPU torch multiplies by the reciprocal of a Python number.
+    """
+    if zeros.numel() == 1:
+        return zeros[0].to(dtype) / float(elements)
+    total = torch.empty((), dtype=dtype, device=zeros.device)
+    _native._C.sum_zeros(zeros, total)
     return total / float(elements)

@@ -1,0 +1,5 @@
+"""Fixtures of several files here."""
+
+from .devices import device, emulated
+
+__all__ = ["device", "emulated"]

@@ -13,8 +13,9 @@ import torch
 SIXTEEN_BITS = "torch before 2.1 rounds 16-bit floats otherwise, and C leaves them to it"
 HALF = "this torch cannot do it with so small a dtype on the CPU"
 NOT_THERE = "this torch has not got what the test uses"
-NO_VARIANT = "no variant of scale_img in C has the bits of this torch: there is no fault to plant"
+NO_VARIANT = "no variant of scale_img in C has the bits of this torch, which runs itself"
 NO_LISTS = "torch before 2.1 lacks operations on lists, so that the reference runs"
+UNSTEADY = "this torch's own bfloat16 kernel for it does not give the same numbers every time"
 SKIPPED = {
     r"test_ema\.py::(test_dtype_pairs|test_layouts)\[.*float16": SIXTEEN_BITS,
     r"test_ema\.py::(test_decays|test_every_half_value|test_both_ways_to_a_tensor)": SIXTEEN_BITS,
@@ -29,6 +30,10 @@ SKIPPED = {
     r"test_batched\.py::(test_scalars_beyond|test_disjoint_parts)": NO_LISTS,
     r"test_batched\.py::test_fuse\[torch\.float16": HALF,
     r"test_devices\.py::(test_prune_models|test_fuse|test_scale_img)\[cpu-torch\.float16": HALF,
+    r"test_devices\.py::test_scale_img\[cpu-torch\.bfloat16-torch\.channels_last": UNSTEADY,
+    r"test_fuse_gpu\.py::test_one_output_channel\[cpu-torch\.float16": HALF,
+    r"test_fuse_model\.py::test_registration_hooks": NOT_THERE,
+    r"test_devices_explain\.py::test_explained_and_then_taken\[cpu-scale_img": NO_VARIANT,
     r"test_prune_models\.py::(test_as_torch_leaves_it|test_ties_as_torch).*-torch\.float16": HALF,
     r"test_prune_models\.py::(test_modes|test_meta_tensors|test_registration_hooks)": NOT_THERE,
     r"test_fuse\.py::(test_types|test_a_missing_bias|test_doubtful).*torch\.float16": HALF,

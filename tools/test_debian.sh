@@ -5,7 +5,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-packages=(python3-torch python3-numpy python3-pytest python3-hypothesis python3-matplotlib
+packages=(python3-torch python3-numpy python3-pytest python3-pytest-xdist python3-hypothesis python3-matplotlib
   python3-setuptools python3-wheel python3-venv python3-dev)
 mapfile -t missing < <(dpkg-query -W -f '${db:Status-Abbrev} ${Package}\n' "${packages[@]}" 2>&1 |
   sed -n 's/^dpkg-query: no packages found matching //p; t; s/^[^i]. *//p')
@@ -21,4 +21,4 @@ cd "$copy"
 /usr/bin/python3 -m venv --system-site-packages .venv
 export PATH=$copy/.venv/bin:$PATH VIRTUAL_ENV=$copy/.venv VENV=none
 tools/setup_venv.sh base
-python -m pytest tests/unit "$@"
+python -m pytest tests/unit -n auto "$@"

@@ -1,7 +1,8 @@
 """`selftest`: every hot path in C against plain torch, bit for bit, at the active level.
 
 For users who want to know that their build is right on their machine. It needs no pytest and calls
-the extension directly, so no switch can turn the comparison off.
+the extension directly, so no switch can turn the comparison off. Only what C did is compared: what
+it leaves to this torch is said, with C's reason.
 """
 
 from __future__ import annotations
@@ -27,13 +28,16 @@ _BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by by
 
 
 def run() -> int:
-    """Print a line per check; 0 if all are equal, 1 otherwise."""
+    """Print a line per check; 0 if all that C did is equal, 1 otherwise."""
     print(f"yolov5_utils selftest: torch {torch.__version__}, level {_C.info()['level']}")
     start = time.perf_counter()
-    failures = 0
+    failures = left = 0
     for name, check in _CHECKS.items():
         try:
             what = f"ok      {name}: {check()}"
+        except _native.Unsupported as why:
+            left += 1
+            what = f"torch   {name}: left to torch ({why})"
         except Exception as error:  # a check that cannot run has failed, whatever the reason
             failures += 1
             what = f"FAILED  {name}: {error or type(error).__name__}"
@@ -43,6 +47,8 @@ def run() -> int:
             print(f"torch   {operation}: not in C in this version")
     seconds = time.perf_counter() - start
     verdict = f"{failures} of {len(_CHECKS)} checks FAILED" if failures else "all equal"
+    if left:
+        verdict += f", {left} of {len(_CHECKS)} checks left to torch"
     print(f"{verdict}, {seconds:.1f} s")
     return 1 if failures else 0
 
@@ -208,6 +214,7 @@ def _check_prune() -> str:
 
 def _check_fuse() -> str:
     convolutions, pattern = 0, convolution_pattern()
+    refused: dict[torch.dtype, Exception] = {}  # torch before 2.1 has no root of float16
     assert pattern is not None, "nn.Conv2d has members that are not known"
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         for seed, dtype in enumerate(_FLOATS * 12):
@@ -221,13 +228,21 @@ def _check_fuse() -> str:
             bn.running_mean.normal_()  # type: ignore[union-attr]
             bn.running_var.uniform_(0.2, 2)  # type: ignore[union-attr]
             conv, bn = conv.to(dtype), bn.to(dtype)
-            ours = _C.fuse([conv], [bn], pattern)
+            try:
+                ours = _C.fuse([conv], [bn], pattern)
+            except _native.Unsupported as why:
+                refused[dtype] = why
+                continue
             theirs = reference.fuse_conv_and_bn(conv, bn)
             for name in ("weight", "bias"):
                 if not _same_bits(getattr(ours[0], name), getattr(theirs, name)):
                     raise AssertionError(f"{name} of {conv}, {dtype}")
             convolutions += 1
-    return f"{convolutions} convolutions of {len(_FLOATS)} dtypes, grouped ones among them"
+    if not convolutions:
+        raise next(iter(refused.values()))
+    fused = tuple(dtype for dtype in _FLOATS if dtype not in refused)
+    what = f"{convolutions} convolutions of {_names(fused)}, grouped ones among them"
+    return "; ".join([what, *(f"{_names((d,))} left to torch ({refused[d]})" for d in refused)])
 
 
 def _check_scale_img() -> str:

@@ -10,7 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from .. import older_torch
+
 pytest.importorskip("matplotlib", reason="the pictures need matplotlib")
+if older_torch.APPLIES:
+    pytest.skip("the benchmarks' peers need torch 2.1", allow_module_level=True)
 
 from benchmarks import __main__ as report
 from benchmarks import bench_time_sync, harness, peers, plots

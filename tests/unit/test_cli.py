@@ -15,6 +15,8 @@ import torch
 
 from yolov5_utils import _C, __version__, _native, cli, reference, report, selftest
 
+from .. import older_torch
+
 OURS = (sys.executable, "-m", "yolov5_utils")
 STOCK = (sys.executable,)
 
@@ -348,8 +350,34 @@ def test_selftest_passes_at_every_level(level: str, capsys: pytest.CaptureFixtur
     assert torch.equal(torch.get_rng_state(), before)
     lines = capsys.readouterr().out.splitlines()
     assert f"level {level}" in lines[0]
-    assert sum(line.startswith("ok ") for line in lines) == len(selftest._CHECKS)
+    left = [line for line in lines if "left to torch" in line]
+    if older_torch.APPLIES:
+        named = ("; float16 left to torch (torch refused it", "no variant in C", "all equal, 1 of")
+        assert len(left) == len(named)
+        assert all(words in line for words, line in zip(named, left, strict=True))
+    else:
+        assert left == []
+    checked = sum(line.startswith("ok ") for line in lines)
+    assert checked == len(selftest._CHECKS) - older_torch.APPLIES  # scale_img
     assert lines[-1].startswith("all equal")
+
+
+def test_selftest_says_what_c_leaves_to_torch(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A check that C refuses has not failed, nor is it among the equal ones."""
+
+    def refuse(*_: object) -> None:
+        raise _C.Unsupported("too warm")
+
+    monkeypatch.setattr(_C, "fuse", refuse)
+    monkeypatch.setattr(_C, "count_module_zeros", refuse)
+    assert selftest.run() == 0
+    lines = capsys.readouterr().out.splitlines()
+    for name in ("fuse", "sparsity, dtypes", "sparsity, models"):
+        assert f"torch   {name}: left to torch (too warm)" in lines
+    count = 3 + older_torch.APPLIES
+    assert f"all equal, {count} of {len(selftest._CHECKS)} checks left to torch" in lines[-1]
 
 
 def test_selftest_fails_where_a_bit_differs(

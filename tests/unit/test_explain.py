@@ -13,6 +13,11 @@ from yolov5_utils import _C, _native
 from yolov5_utils.overlay.forms import HOT
 from yolov5_utils.torch_utils import ModelEMA, prune, scale_img, sparsity
 
+from .. import older_torch
+
+# No variant of scale_img has the bits of torch before 2.1.
+SCALED = ("torch", "no variant") if older_torch.APPLIES else ("C", "level")
+
 
 def model_of() -> nn.Sequential:
     torch.manual_seed(0)
@@ -58,7 +63,7 @@ CALLS: dict[str, tuple[str, Any, str, str]] = {
     "pruned by default": ("prune", lambda: (model_of(),), "C", "level"),
     "pruned too much": ("prune", lambda: (model_of(), 1.5), "error", "ValueError: amount=1.5"),
     "pruned with a mask": ("prune", lambda: (masked(),), "torch", "mask"),
-    "image": ("scale_img", lambda: (torch.rand(1, 3, 8, 8), 0.5), "C", "level"),
+    "image": ("scale_img", lambda: (torch.rand(1, 3, 8, 8), 0.5), *SCALED),
     "same image": ("scale_img", lambda: ("anything",), "C", "level"),
     "half image": ("scale_img", lambda: (torch.rand(1, 3, 8, 8).half(), 0.5), "torch", "float32"),
 }

@@ -35,4 +35,4 @@ def test_c_left_the_graphs_to_torch(exported: Outcome) -> None:
     assert package["calls"]["scale_img"]["C"] >= 2
     reasons = package["reasons"]["scale_img"]
     assert any("jit.trace" in reason for reason in reasons)
-    assert any("torch.compile" in reason for reason in reasons)
+    assert not any("torch.compile" in reason for reason in reasons)  # a graph does not count

@@ -1,7 +1,7 @@
 """Runs a client script with one hot path slightly wrong: canary.py FAULT SCRIPT ARGUMENT...
 
 The comparison of the runs must notice every one of them. lerp: an average that is wrong by an ulp
-here and there. pad: images padded with a little too dark a grey. round: prune rounds half up.
+here and there. pad: images padded with too dark a grey, which saved labels show in six digits. round: prune rounds half up.
 """
 
 import runpy
@@ -27,8 +27,8 @@ def padded(img, ratio=1.0, same_shape=False, gs=32):
     result = scale_img(img, ratio, same_shape, gs)
     if ratio != 1.0:
         height, width = (int(size * ratio) for size in img.shape[2:])
-        result[:, :, height:] = 0.446
-        result[:, :, :, width:] = 0.446
+        result[:, :, height:] = 0.4
+        result[:, :, :, width:] = 0.4
     return result
 
 

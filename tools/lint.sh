@@ -16,7 +16,7 @@ format() { # the pinned one, installed beside this Python
 }
 
 build() { # COMPILER: with setup.py's flags and warnings, the warnings as errors
-  CC=$1 YOLOV5_UTILS_WERROR=1 "$python" setup.py -q build_ext \
+  CC=$1 YOLOV5_UTILS_WERROR=1 YOLOV5_UTILS_CUDA=0 "$python" setup.py -q build_ext \
     --build-temp "build/lint-$1" --build-lib "build/lint-$1"
 }
 

@@ -84,7 +84,9 @@ class Environment:
         copy = work / "package"
         left_out = shutil.ignore_patterns(".*", "build", "dist", "*.so", "*.egg-info", "runs")
         shutil.copytree(ROOT, copy, ignore=left_out)
-        self.pip("install", "--no-deps", "--no-build-isolation", "--force-reinstall", str(copy))
+        without_cuda = {**os.environ, "YOLOV5_UTILS_CUDA": "0"}  # the clients run on the CPU
+        options = ("--no-deps", "--no-build-isolation", "--force-reinstall")
+        run([self.python, "-m", "pip", "install", *options, str(copy)], env=without_cuda)
 
 
 def run(command: list, **options: object) -> str:

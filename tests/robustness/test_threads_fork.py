@@ -287,7 +287,9 @@ NONSENSE: list[tuple[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize(("name", "value"), NONSENSE, ids=str)
+@pytest.mark.parametrize(
+    ("name", "value"), NONSENSE, ids=[f"{name}-{i}" for i, (name, _) in enumerate(NONSENSE)]
+)
 @pytest.mark.parametrize("use_exchange", [True, False], ids=["exchange", "capsule"])
 def test_nonsense_told_of_torch(facts: Any, name: str, value: Any, use_exchange: bool) -> None:
     """Refused, or at worst every call afterwards is: no crash, nothing written."""

@@ -1,8 +1,8 @@
 """Runs a client script with one hot path slightly wrong: canary.py FAULT SCRIPT ARGUMENT...
 
 The comparison of the runs must notice every one of them. lerp: an average that is wrong by an ulp
-here and there. pad: images padded with too dark a grey, which labels of six digits show. round: prune
-rounds half up.
+here and there. pad: images padded with too dark a grey, which labels of six digits show. round:
+prune rounds half up.
 """
 
 import runpy

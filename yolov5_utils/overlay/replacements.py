@@ -114,7 +114,10 @@ def _fuse(module: ModuleType, original: Function, form: FuseForm) -> Function:
             return original(conv, bn)
         if form.in_place:
             return _fused_in_place(conv, bn)
-        return ops_fuse.fuse_conv_and_bn(conv, bn)
+        fused = ops_fuse.fuse_conv_and_bn(conv, bn)
+        if not form.dilation:  # then the constructor makes a tuple of its own, which a pickle shows
+            fused.dilation = tuple([1, 1])
+        return fused
 
     return fuse_conv_and_bn
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from itertools import repeat
 from types import ModuleType
 from typing import Any
 
@@ -116,7 +117,7 @@ def _fuse(module: ModuleType, original: Function, form: FuseForm) -> Function:
             return _fused_in_place(conv, bn)
         fused = ops_fuse.fuse_conv_and_bn(conv, bn)
         if not form.dilation:  # then the constructor makes a tuple of its own, which a pickle shows
-            fused.dilation = tuple([1, 1])
+            fused.dilation = tuple(repeat(1, 2))
         return fused
 
     return fuse_conv_and_bn

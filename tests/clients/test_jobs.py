@@ -67,7 +67,7 @@ def record_of(package: dict, module: str) -> dict:
     return record
 
 
-@every_client
+@pytest.mark.parametrize("name", [name for name, client in CLIENTS.items() if client.logs_early])
 def test_it_is_said_once(pairs: Callable[[str], Pair], name: str) -> None:
     output = pairs(name).job("train").ours.output
     lines = [line for line in output.splitlines() if "yolov5_utils" in line]
@@ -82,7 +82,7 @@ def test_training_saved_what_it_should(pairs: Callable[[str], Pair], name: str) 
     outcome = pairs(name).job("train")
     averages = [save["averages"][0] for save in outcome.stock.saves if save["averages"]]
     assert len(averages) >= 2
-    assert averages[-1]["updates"] >= 8
+    assert averages[-1]["updates"] >= (client.updates or 1)  # ultralytics: one for 64 pictures
     assert {entry[0] for entry in averages[0]["state"].values()} >= {"torch.float32"}
     checkpoints = [file for file in outcome.stock_files.values() if isinstance(file, dict)]
     assert len(checkpoints) >= 2

@@ -105,6 +105,8 @@ def processes_started():
 
 
 def at_exit():
+    if multiprocessing.parent_process() is not None:  # known only after torch's import
+        return
     modules = {
         name: module
         for name, module in list(sys.modules.items())
@@ -133,5 +135,4 @@ def start(torch):
             os.kill(os.getpid(), signal.SIGINT)
 
     torch.save = save
-    if multiprocessing.parent_process() is None:
-        atexit.register(at_exit)
+    atexit.register(at_exit)

@@ -1,8 +1,7 @@
 """Runs a client script with one hot path slightly wrong: canary.py FAULT SCRIPT ARGUMENT...
 
 The comparison of the runs must notice every one of them. lerp: an average that is wrong by an ulp
-here and there. pad: images padded with too dark a grey, which labels of six digits show. round:
-prune rounds half up.
+here and there. pad: images padded with a little too dark a grey. round: prune rounds half up.
 """
 
 import runpy
@@ -28,8 +27,8 @@ def padded(img, ratio=1.0, same_shape=False, gs=32):
     result = scale_img(img, ratio, same_shape, gs)
     if ratio != 1.0:
         height, width = (int(size * ratio) for size in img.shape[2:])
-        result[:, :, height:] = 0.4
-        result[:, :, :, width:] = 0.4
+        result[:, :, height:] = 0.446
+        result[:, :, :, width:] = 0.446
     return result
 
 
@@ -46,7 +45,9 @@ fault, *sys.argv = sys.argv[1:]
 if fault == "lerp":
     torch_utils.ModelEMA.update = lerp
 elif fault == "pad":
-    torch_utils.scale_img = padded
+    for module in list(sys.modules.values()):  # importing yolov5 has spread copies by now
+        if getattr(module, "__dict__", {}).get("scale_img") is scale_img:
+            module.scale_img = padded
 elif fault == "round":
     torch_utils.prune = rounded
 sys.path[0] = str(Path(sys.argv[0]).resolve().parent)

@@ -24,7 +24,7 @@ def lerp(self, model):
 
 
 def padded(img, ratio=1.0, same_shape=False, gs=32):
-    result = scale_img(img, ratio, same_shape, gs)
+    result = stock_scale_img(img, ratio, same_shape, gs)
     if ratio != 1.0:
         height, width = (int(size * ratio) for size in img.shape[2:])
         result[:, :, height:] = 0.446
@@ -40,13 +40,13 @@ def rounded(model, amount=0.3):
             pruning.remove(module, "weight")
 
 
-scale_img = torch_utils.scale_img
+stock_scale_img = torch_utils.scale_img
 fault, *sys.argv = sys.argv[1:]
 if fault == "lerp":
     torch_utils.ModelEMA.update = lerp
 elif fault == "pad":
     for module in list(sys.modules.values()):  # importing yolov5 has spread copies by now
-        if getattr(module, "__dict__", {}).get("scale_img") is scale_img:
+        if getattr(module, "__dict__", {}).get("scale_img") is stock_scale_img:
             module.scale_img = padded
 elif fault == "round":
     torch_utils.prune = rounded

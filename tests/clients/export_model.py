@@ -32,7 +32,7 @@ folder = os.path.join("runs", sys.argv[2])
 os.makedirs(folder)
 torch.manual_seed(11)
 image = torch.rand(1, 3, IMGSZ, IMGSZ)
-model = attempt_load("runs/train/weights/last.pt", device="cpu", inplace=True, fuse=True)
+model = attempt_load("runs/train/weights/live.pt", device="cpu", inplace=True, fuse=True)
 for parameter in model.parameters():
     parameter.requires_grad_(False)
 augmented = Augmented(model)

@@ -35,7 +35,7 @@ class Client(NamedTuple):
 
 def _yolov5(release: str, training: str, logs_early: bool = True) -> Client:
     """A release of PyPI's yolov5: its own train.py, val.py and detect.py, and a script of ours."""
-    weights = "--weights runs/train/weights/last.pt --project runs"
+    weights = "--weights runs/train/weights/live.pt --project runs"
     data = "--data data/data.yaml"
     runs = {
         "train": ("train", f"{data} --project runs --name train {TRAIN} {training}"),
@@ -55,7 +55,7 @@ def _yolov5(release: str, training: str, logs_early: bool = True) -> Client:
 
 def _ultralytics(release: str) -> Client:
     """A release of ultralytics: its console command's function, a YOLOv8 model."""
-    weights = "model=runs/train/weights/last.pt device=cpu"
+    weights = "model=runs/train/weights/live.pt device=cpu"
     shown = f"source=data/images/val conf=0.001 imgsz=160 save_txt save_conf {weights} max_det=50"
     training = "model=yolov8n.yaml data=data/data.yaml imgsz=64 epochs=2 batch=8 workers=0 "
     training += "device=cpu amp=False plots=False save_period=1 seed=3 save_dir=runs/train"

@@ -221,6 +221,9 @@ class Pair:
             stock = [*target(self.stock, what, self.route.module), *arguments]
             ours = [*self.route.command(self.ours, what), *arguments]
             self._done[name] = self.both(stock, ours, folder)
+            if name == "train":
+                for desk in (self.stock, self.ours):
+                    desk.run([HERE / "liven.py", desk.environment.package(self.client)])
         return self._done[name]
 
     def both(self, stock: list, ours: list, folder: str, **options: object) -> Outcome:

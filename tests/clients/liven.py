@@ -1,7 +1,8 @@
 """liven.py CLIENT_FOLDER writes runs/train/weights/live.pt, the trained model made to answer.
 
 Eight batches leave the running statistics near where they began, and a deep network in eval mode
-then says much the same whatever it is shown: to compare its detections would notice next to nothing.
+then says much the same whatever it is shown: comparing its detections would notice next to
+nothing.
 So the statistics become those of its own activations.
 """
 

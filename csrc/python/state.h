@@ -100,8 +100,8 @@ typedef struct {
     PyObject *empty; /* torch.empty and so on */
     PyObject *empty_like;
     PyObject *is_grad_enabled;
-    PyObject *bump_versions; /* called with a list of tensors about to be written */
-    PyObject *to_dlpack;     /* tensor -> capsule, the way of torch before 2.10 */
+    PyObject *bump_versions;  /* called with a list of tensors about to be written */
+    PyObject *to_dlpack;      /* tensor -> capsule, the way of torch before 2.10 */
     PyObject *current_stream; /* CUDA device index -> stream, likewise; NULL: torch without CUDA */
     PyObject *allocate;       /* (bytes, CUDA device index) -> a tensor of so many bytes there */
     PyObject *clock[Y5_CLOCK_COUNT];

@@ -28,7 +28,7 @@ END = "<!-- figures: end -->"
 
 def run(quick: bool) -> list[harness.Table]:
     """All tables; `quick` takes fewer models and less time, and its figures are rougher."""
-    names, seconds = (["n"], 1.5) if quick else (["n", "s", "x"], 6.0)
+    names, seconds = (["n"], 1.5) if quick else (["n", "s", "x"], 5.0)
     return [
         bench_ema.table(names, [1, 2], seconds),
         bench_ema.busy_table(names, seconds),
@@ -41,7 +41,7 @@ def run(quick: bool) -> list[harness.Table]:
         bench_memory.table(["n"] if quick else ["n", "x"], 100 if quick else 1000),
         bench_gil.table(names, seconds),
         bench_cuda_host.table(names, seconds / 3),
-        bench_import.table(3 if quick else 15),
+        bench_import.table(3 if quick else 9),
     ]
 
 

@@ -72,8 +72,11 @@ typedef struct {
 /* pruned = weights, but 0 * weight for the layer's `count` smallest by (magnitude, position), NaN
  * being the largest. Reads each element twice and writes it once in the ordinary case; linear time
  * in every case. Needs 1/8 of the largest layer per thread, or 128 KiB if that is more, and does
- * without where that cannot be had. Threads take layers in the order given: largest first. */
-void y5_prune(const y5_run *run, y5_prune_layer *layers, int64_t count);
+ * without where that cannot be had. Threads take layers in the order given: largest first.
+ * `like_torch`: ambiguous layers get the choice of torch.topk, where it is known, and are no longer
+ * ambiguous then; that takes ten times as long and 8 bytes an element. */
+void y5_prune(const y5_run *run, y5_prune_layer *layers, int64_t count, bool like_torch);
+
 /* torch's bilinear kernels differ in three independent ways, and so do the bits of their results.
  * A variant is a sum of these; a variant below 2^3 exists. */
 #define Y5_SCALE_FUSED_INDEX                                                                       \

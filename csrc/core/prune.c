@@ -1,6 +1,7 @@
 /* prune: zeroes the smallest weights of each layer. Hands layers to threads and threads their
  * working memory; knows neither modules nor Python. */
 #include "core/ops.h"
+#include "core/prune_ties.h"
 
 #include <math.h>
 #include <stdatomic.h>
@@ -64,6 +65,7 @@ typedef struct {
     int64_t count;
     int64_t scratch_bytes;
     prune_kernel kernel;
+    bool like_torch;
     _Atomic int64_t next;
 } prune_work;
 
@@ -77,14 +79,18 @@ prune_some(int64_t worker, void *context)
     int64_t bytes = scratch != NULL ? work->scratch_bytes : 0; /* the kernel is only slower then */
     int64_t at = atomic_fetch_add_explicit(&work->next, 1, memory_order_relaxed);
     while (at < work->count) {
-        work->kernel(&work->layers[at], scratch, bytes);
+        y5_prune_layer *layer = &work->layers[at];
+        work->kernel(layer, scratch, bytes);
+        if (layer->ambiguous && work->like_torch) {
+            layer->ambiguous = !y5_prune_choose_ties(layer);
+        }
         at = atomic_fetch_add_explicit(&work->next, 1, memory_order_relaxed);
     }
     free(scratch);
 }
 
 void
-y5_prune(const y5_run *run, y5_prune_layer *layers, int64_t count)
+y5_prune(const y5_run *run, y5_prune_layer *layers, int64_t count, bool like_torch)
 {
     int64_t largest = 0;
     for (int64_t i = 0; i < count; i++) {
@@ -97,6 +103,7 @@ y5_prune(const y5_run *run, y5_prune_layer *layers, int64_t count)
         .count = count,
         .scratch_bytes = share > SCRATCH_BYTES ? share : SCRATCH_BYTES,
         .kernel = kernels[run->level],
+        .like_torch = like_torch,
     };
     atomic_init(&work.next, 0);
     int64_t workers = run->pool.run != NULL && run->pool.threads > 1 ? run->pool.threads : 1;

@@ -207,12 +207,13 @@ y5_py_fuse(PyObject *module, PyObject *const *arguments, Py_ssize_t count, PyObj
 }
 
 const char y5_doc_prune[] =
-    "prune(weights, pruned, counts)\n--\n\n"
+    "prune(weights, pruned, counts, like_torch=False)\n--\n\n"
     "Fill each tensor of the list pruned with the weights at the same place, the counts[i] "
     "smallest\n"
     "by magnitude and position multiplied by 0; largest layer first is fastest. Returns a list of\n"
-    "the layers in which the choice among equally small weights shows. With None for pruned only\n"
-    "the checks are made. Unsupported, with nothing changed, where torch must do it. Weights on a\n"
+    "the layers in which the choice among equally small weights shows; with like_torch it is\n"
+    "torch.topk's in all others. With None for pruned only the checks are made. Unsupported, with "
+    "nothing changed, where torch must do it. Weights on a\n"
     "CUDA device: returns the number of the device that does it, or with None would.";
 
 /* A new list of the numbers of the ambiguous layers. */
@@ -234,10 +235,15 @@ ambiguous_layers(const y5_layers *layers)
 PyObject *
 y5_py_prune(PyObject *module, PyObject *const *arguments, Py_ssize_t count, PyObject *keywords)
 {
-    static const y5_signature signature = {"prune", 3, {"weights", "pruned", "counts"}};
+    static const y5_signature signature = {
+        "prune", 3, {"weights", "pruned", "counts", "like_torch"}};
     const y5_state *state = PyModule_GetState(module);
-    PyObject *values[3];
+    PyObject *values[4];
     if (!y5_parse(&signature, arguments, count, keywords, values)) {
+        return NULL;
+    }
+    int like_torch = values[3] != NULL ? PyObject_IsTrue(values[3]) : 0;
+    if (like_torch < 0) {
         return NULL;
     }
     y5_error error = {0};
@@ -258,7 +264,7 @@ y5_py_prune(PyObject *module, PyObject *const *arguments, Py_ssize_t count, PyOb
         y5_run run = y5_torch_run(state, layers.bytes);
         /* The GIL stays: nothing else would keep others from replacing the weights' memory, and the
          * caller passes batches that last a few milliseconds. */
-        y5_prune(&run, layers.items, layers.count);
+        y5_prune(&run, layers.items, layers.count, like_torch != 0);
     }
     if (status == Y5_OK && on_cpu) {
         result = ambiguous_layers(&layers);

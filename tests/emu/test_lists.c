@@ -416,7 +416,7 @@ prune_trial(int64_t trial)
     char *workspace = block + (256 - (uintptr_t)block % 256) % 256;
     y5_cuda_error error;
     expect_ok(api->prune(&here, layers, count, workspace, bytes, &error), &error, "prune");
-    y5_prune(&core, expected, count);
+    y5_prune(&core, expected, count, false);
     CHECK(y5_emulated()->launches == (digits > 0 ? digits + 2 : 1), "%d launches for %d digits",
           (int)y5_emulated()->launches, (int)digits);
     for (int64_t i = 0; i < count; i++) {

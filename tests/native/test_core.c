@@ -108,6 +108,8 @@ run_level(y5_level level, y5_level highest)
         printf("ok sparsity %s\n", name);
         test_prune(level);
         printf("ok prune %s\n", name);
+        test_prune_ties(level);
+        printf("ok prune_ties %s\n", name);
         test_scale_img(level);
         printf("ok scale_img %s\n", name);
         test_fuse(level);

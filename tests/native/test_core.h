@@ -15,6 +15,7 @@ void test_levels(void);
 void test_ema(y5_level level);
 void test_sparsity(y5_level level);
 void test_prune(y5_level level);
+void test_prune_ties(y5_level level);
 void test_scale_img(y5_level level);
 void test_fuse(y5_level level);
 

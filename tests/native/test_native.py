@@ -27,7 +27,7 @@ from .building import (
 
 LEVELS = ("portable", "avx2", "avx512")
 QUICKLY = ("-O0", "-w")  # where neither speed nor warnings matter
-OPERATIONS = ("ema", "sparsity", "prune", "scale_img", "fuse")
+OPERATIONS = ("ema", "sparsity", "prune", "prune_ties", "scale_img", "fuse")
 GROUPS = ("address_set", "half", "geometry", "overlap", "parallel", "levels")
 
 
@@ -200,6 +200,12 @@ SLIPS = (
     ("prune_words.inc", "wanted < last.equal", "wanted <= last.equal", "test_prune.c"),
     ("prune_words.inc", "&& limit != 0 &&", "&&", "test_prune.c"),
     ("prune.c", DRAW_A_LAYER, DRAW_A_LAYER.replace("= ", "= 1 + "), "test_prune.c"),
+    ("prune_ties.c", "last[-1 - i] < beyond", "last[-1 - i] < lowest", "test_prune_ties.c"),
+    ("prune_ties.c", "cut <= nth", "cut < nth", "test_prune_ties.c"),
+    ("prune_ties.c", "right[right_done] : 0", "right[0] : 0", "test_prune_ties.c"),
+    ("prune_ties.c", "key > infinity ? infinity + 1 : key", "key", "test_prune_ties.c"),
+    ("prune_ties.c", "depth-- == 0", "depth-- == 1", "test_prune_ties.c"),
+    ("prune_ties.c", "layer->numel / HEAP_SHARE", "layer->numel / 32", "test_prune_ties.c"),
     ("scale_img.inc", "place < 0.0F ? 0.0F : place", "place", "test_scale_img.c"),
     ("scale_img.inc", "(size_t)(room - at)", "(size_t)(room - at - 1)", "test_scale_img.c"),
     ("scale_img.inc", "*made_from != inputs[i]", "*made_from == NULL", "test_scale_img.c"),

@@ -85,7 +85,7 @@ check_layer(y5_level level, const void *weights, int64_t numel, y5_dtype dtype, 
         }
         y5_prune_layer layer = {copy + skipped, pruned + skipped, numel, counts[i], dtype, false};
         y5_run run = {level, {NULL, 1}};
-        y5_prune(&run, &layer, 1);
+        y5_prune(&run, &layer, 1, false);
         check_result(&layer, order, expected, what);
         CHECK(numel == 0 || memcmp(copy + skipped, weights, (size_t)(numel * width)) == 0,
               "%s: weights changed", what);
@@ -227,7 +227,7 @@ check_queue(y5_level level)
         }
         pool_set_threads(threads);
         y5_run run = {level, {pool_run, threads}};
-        y5_prune(&run, layers, LAYERS);
+        y5_prune(&run, layers, LAYERS, false);
         for (int64_t i = 0; i < LAYERS; i++) {
             const y5_prune_layer *layer = &layers[i];
             ranked *order = sorted(layer->weights, layer->numel, layer->dtype);

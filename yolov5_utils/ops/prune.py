@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from operator import itemgetter
 from typing import Any, NamedTuple
@@ -21,6 +22,9 @@ TIES = ("position", "torch")
 _BATCH_BYTES = 1 << 20
 # The same where several threads share a call: it has to be worth starting them.
 _SHARED_BATCH_BYTES = 16 << 20
+
+# Weights of the largest layer on which torch's choice is probed: so few stay on one thread.
+_PROBED = 20_000
 
 # What torch's pruning calls on a module, and the names it uses there meanwhile.
 _METHODS = (
@@ -101,12 +105,12 @@ def _run(model: nn.Module, layers: list[_Layer], ties: str) -> bool:
     if isinstance(device, int):
         _native.note_cuda("prune")
         for batch in _batches(layers, whole=True):
-            pruned, _ = _fill(batch)
+            pruned, _ = _fill(batch, ties)
             _verify(model, batch, pruned, ties)
             _replace(batch, pruned)
         return True
     for batch in _batches(layers):
-        pruned, ambiguous = _fill(batch)
+        pruned, ambiguous = _fill(batch, ties)
         for i in ambiguous if ties == "torch" else ():
             pruned[i] = _prune_as_torch(batch[i].weight, batch[i].pruned)
         _verify(model, batch, pruned, ties)
@@ -255,11 +259,30 @@ def _batches(layers: list[_Layer], *, whole: bool = False) -> Iterator[list[_Lay
         yield batch
 
 
-def _fill(batch: list[_Layer]) -> tuple[list[Tensor], Any]:
-    """New weights of the layers, pruned, and what C says of them."""
+def _fill(batch: list[_Layer], ties: str) -> tuple[list[Tensor], Any]:
+    """New weights of the layers, pruned, and the layers in which C did not do as `ties` says."""
     weights = [layer.weight for layer in batch]
     pruned = [torch.empty_like(w, memory_format=torch.contiguous_format) for w in weights]
-    return pruned, _native._C.prune(weights, pruned, [layer.pruned for layer in batch])
+    counts = [layer.pruned for layer in batch]
+    like_torch = ties == "torch" and all(map(_choice_is_known, {w.dtype for w in weights}))
+    return pruned, _native._C.prune(weights, pruned, counts, like_torch)
+
+
+@functools.cache
+def _choice_is_known(dtype: torch.dtype) -> bool:
+    """Whether C chooses among equally small weights as this torch's topk does; a few ms, once."""
+    places = torch.arange(_PROBED, device="cpu")
+    for levels in (3, 120, 1999):  # exact in each of these types, or rounded into more ties
+        # Squares modulo a prime: as good as random here, and the same in every process.
+        weight = ((places * places % 65_537 % levels) - levels // 2).to(dtype)
+        for size in (2, 5, 40, 259, 5000, _PROBED):
+            part, count = weight[:size], -(-size // 3)
+            pruned = torch.empty_like(part)
+            if _native._C.prune([part], [pruned], [count], True):
+                return False
+            if not torch.equal(pruned, _prune_as_torch(part, count)):
+                return False
+    return True
 
 
 def _verify(model: nn.Module, batch: list[_Layer], pruned: list[Tensor], ties: str) -> None:

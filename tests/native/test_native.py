@@ -203,7 +203,7 @@ SLIPS = (
     ("prune_ties.c", "last[-1 - i] < beyond", "last[-1 - i] < lowest", "test_prune_ties.c"),
     ("prune_ties.c", "cut <= nth", "cut < nth", "test_prune_ties.c"),
     ("prune_ties.c", "right[right_done] : 0", "right[0] : 0", "test_prune_ties.c"),
-    ("prune_ties.c", "key > infinity ? infinity + 1 : key", "key", "test_prune_ties.c"),
+    ("prune_ties.c", "key > 0x7f800000U ? 0x7f800001U : key", "key", "test_prune_ties.c"),
     ("prune_ties.c", "depth-- == 0", "depth-- == 1", "test_prune_ties.c"),
     ("prune_ties.c", "layer->numel / HEAP_SHARE", "layer->numel / 32", "test_prune_ties.c"),
     ("scale_img.inc", "place < 0.0F ? 0.0F : place", "place", "test_scale_img.c"),

@@ -130,21 +130,33 @@ value(int64_t kind, int64_t at, int64_t numel)
     }
 }
 
+/* Weights of one kind. Among the NaN some have bits of their own, which make no difference. */
+static void *
+make_weights(int64_t kind, int64_t numel, y5_dtype dtype)
+{
+    void *weights = allocate(numel * (int64_t)y5_dtype_bytes(dtype));
+    for (int64_t at = 0; at < numel; at++) {
+        set_element(weights, at, dtype, value(kind, at, numel));
+        if (dtype == Y5_FLOAT32 && isnan(get_element(weights, at, dtype)) && at % 2 == 0) {
+            ((uint32_t *)weights)[at] = 0x7f800001U + (uint32_t)at;
+        }
+    }
+    return weights;
+}
+
 void
 test_prune_ties(y5_level level)
 {
     static const int64_t sizes[] = {2, 3, 4, 5, 130, 257, 258, 259, 300, 1024, 8192, 30000};
     int64_t left = 0;
-    for (int32_t i = 0; i < (brief ? 9 : 12); i++) {
+    for (int32_t i = 0; i < (brief ? 10 : 12); i++) {
         for (int64_t kind = 0; kind < 5; kind++) {
             for (int dtype = 0; dtype < Y5_FLOATING_COUNT; dtype++) {
                 int64_t numel = sizes[i];
-                void *weights = allocate(numel * (int64_t)y5_dtype_bytes((y5_dtype)dtype));
-                for (int64_t at = 0; at < numel; at++) {
-                    set_element(weights, at, (y5_dtype)dtype, value(kind, at, numel));
-                }
-                int64_t counts[] = {1,         numel / 10, numel * 3 / 10,
-                                    numel - 1, numel,      random_between(1, numel)};
+                void *weights = make_weights(kind, numel, (y5_dtype)dtype);
+                int64_t counts[] = {
+                    1,     numel / 50 + 1,          numel / 10, numel * 3 / 10, numel - 1,
+                    numel, random_between(1, numel)};
                 for (size_t c = 0; c < sizeof(counts) / sizeof(counts[0]); c++) {
                     check_choice(level, weights, numel, counts[c], (y5_dtype)dtype, &left);
                 }
@@ -152,5 +164,5 @@ test_prune_ties(y5_level level)
             }
         }
     }
-    CHECK(brief || left > 0, "nothing met a limit");
+    CHECK(left > 0, "nothing met a limit");
 }

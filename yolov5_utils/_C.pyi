@@ -53,7 +53,12 @@ def fuse(
 ) -> list[nn.Conv2d]:
     """A new nn.Conv2d for each convolution and its batch norm, made after `pattern`."""
 
-def prune(weights: list[Tensor], pruned: list[Tensor] | None, counts: list[int]) -> list[int] | int:
+def prune(
+    weights: list[Tensor],
+    pruned: list[Tensor] | None,
+    counts: list[int],
+    like_torch: bool = False,
+) -> list[int] | int:
     """Fill `pruned` with the weights, counts[i] of each zeroed; the numbers of ambiguous layers."""
 
 def scale_img(

@@ -5,4 +5,6 @@ import sys
 from .cli import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    if code:  # else by falling off the end: under `python -i`, SystemExit is an error to show
+        sys.exit(code)

@@ -11,17 +11,12 @@ from typing import Any, NamedTuple
 import torch
 from torch.utils.dlpack import to_dlpack
 
-from . import switches
+from . import remedy, switches
 
 try:
     from . import _C as _C
 except ImportError as error:
-    raise ImportError(
-        "yolov5_utils: the C extension yolov5_utils._C cannot be loaded "
-        f"({error}). Remedy: reinstall it for this interpreter with "
-        "'pip install --force-reinstall --no-deps yolov5-torch-utils', or in a checkout "
-        "'pip install --no-build-isolation --no-deps -e .' (needs a C compiler and Python headers)."
-    ) from error
+    raise ImportError(f"yolov5_utils: {remedy.of(error)}") from error
 
 Unsupported = _C.Unsupported
 

@@ -9,9 +9,8 @@ import os
 import sys
 import sysconfig
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
-from . import __version__
+from . import __version__, remedy
 from .switches import ALL as SWITCHES
 from .switches import CPU, STRICT
 
@@ -21,8 +20,9 @@ usage: python -m yolov5_utils SCRIPT.py [ARGUMENT ...]
        python -m yolov5_utils PROGRAM [ARGUMENT ...]
        python -m yolov5_utils COMMAND [--help]
 
-Runs SCRIPT.py or MODULE as python would, or a PROGRAM that is installed beside this Python (yolo,
-yolov5), with the hot paths of YOLOv5's utils/torch_utils.py in C.
+Runs SCRIPT.py (also a folder, a zip file, or - for stdin) or MODULE as python would, or a PROGRAM
+that is installed beside this Python (yolo, yolov5), with the hot paths of YOLOv5's
+utils/torch_utils.py in C.
 
 commands:
   info [--json]  what is installed, how it was built, and which way each hot path runs
@@ -55,11 +55,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     if first in _COMMANDS:
         return _run_command(first, rest)
+    if first.startswith("-") and first not in ("-", "-m"):
+        return _fail(f"unknown option {first} (see --help)")
     if first == "-m" and not rest:
         return _fail("-m needs the name of a module")
-    script = first if Path(first).is_file() else _installed_program(first)
-    if first != "-m" and script is None:
-        return _not_a_script(first)
     problem = _check_build(warn=True)
     if problem is not None:
         return problem
@@ -68,11 +67,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     from .launcher import run, run_module
 
     patch()
-    if script is not None:
-        run(script, rest)
-    else:
+    if first == "-m":
         run_module(rest[0], rest[1:])
-    return 0
+        return 0
+    script = _installed_program(first) or first
+    code = run(script, rest)
+    if code and "/" not in first and not first.endswith(".py"):  # after python's own message
+        commands = ", ".join(_COMMANDS)
+        _fail(f"{first!r} is neither a command ({commands}) nor a file nor a program")
+    return code
 
 
 def _run_command(name: str, arguments: list[str]) -> int:
@@ -89,13 +92,19 @@ def _run_command(name: str, arguments: list[str]) -> int:
 
 
 def _installed_program(name: str) -> str | None:
-    """The file of a Python program that pip has put beside this interpreter, or None."""
-    file = Path(sysconfig.get_path("scripts"), name)
-    if os.path.basename(name) != name or not file.is_file():
+    """The file of a Python program that pip has put beside this interpreter, or None.
+
+    None too where `name` is a file here; a folder `yolov5`, say a clone, is not in the way.
+    """
+    file = os.path.join(sysconfig.get_path("scripts"), name)
+    if os.path.basename(name) != name or (os.path.exists(name) and not os.path.isdir(name)):
         return None
-    with open(file, "rb") as opened:
-        head = opened.read(4096)  # of a long path, only the second line names python
-    return str(file) if head.startswith(b"#!") and b"python" in head else None
+    try:
+        with open(file, "rb") as opened:
+            head = opened.read(4096)  # of a long path, only the second line names python
+    except OSError:
+        return None
+    return file if head.startswith(b"#!") and b"python" in head else None
 
 
 def _usage() -> str:
@@ -111,19 +120,6 @@ def _fail(text: str, code: int = 2) -> int:
     return code
 
 
-def _not_a_script(name: str) -> int:
-    """Say what is wrong with a first argument that is neither a command nor a file."""
-    if name.startswith("-"):
-        return _fail(f"unknown option {name} (see --help)")
-    if not name.endswith(".py") and "/" not in name:
-        commands = ", ".join(_COMMANDS)
-        return _fail(f"{name!r} is neither a command ({commands}) nor a file nor a program")
-
-    from .launcher import cannot_open
-
-    return cannot_open(name)
-
-
 def _check_build(warn: bool = False) -> int | None:
     """An exit code, and a line that says why, where the switches or the extension are broken.
 
@@ -135,18 +131,15 @@ def _check_build(warn: bool = False) -> int | None:
             switch.read()
         try:
             from . import _C
-        except ImportError:
-            from . import _native  # noqa: F401 - fails with the text that names the remedy
-        else:
-            try:
-                _C.configure(level=CPU.read() or None)
-            except ValueError as error:  # a level that this CPU or this build does not have
-                raise ValueError(f"{CPU.name}: {error}") from None
+        except ImportError as error:
+            code = _fail(remedy.of(error), 1)
+            return None if warn and not STRICT.on() else code
+        try:
+            _C.configure(level=CPU.read() or None)
+        except ValueError as error:  # a level that this CPU or this build does not have
+            raise ValueError(f"{CPU.name}: {error}") from None
     except ValueError as error:
         return _fail(str(error))
-    except ImportError as error:
-        code = _fail(str(error), 1)
-        return None if warn and not STRICT.on() else code
     return None
 
 

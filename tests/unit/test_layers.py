@@ -30,7 +30,7 @@ DLPACK_FILES = {"tensor.c", "tensor.h", "dlpack_abi.h"}
 
 # Python: each module may import what stands in its own row or further up.
 PYTHON_LAYERS = (
-    ("switches",),
+    ("remedy", "switches"),
     ("_C",),
     ("_native",),
     ("reference",),
@@ -49,6 +49,7 @@ PYTHON_LAYERS = (
 TORCH_FREE = (
     "__init__",
     "__main__",
+    "remedy",
     "switches",
     "auto",
     "cli",

@@ -53,12 +53,8 @@ y5_cuda_status
 load_a_kernel(int32_t device, y5_cuda_error *error)
 {
     cudaFuncAttributes attributes;
-    y5_cuda_status status = check(cudaFuncGetAttributes(&attributes, scale_img_kernel<float>),
-                                  "loading the kernels", device, error);
-    if (status != Y5_CUDA_OK) {
-        (void)cudaGetLastError(); /* told already */
-    }
-    return status;
+    return check(cudaFuncGetAttributes(&attributes, scale_img_kernel<float>), "loading the kernels",
+                 device, error);
 }
 
 static scale_axis

@@ -244,11 +244,20 @@ launch(const char *name, dim3 grid, dim3 block, const void *stream,
     }
 }
 
+/* Returns the result of a call, which stays behind as the last error where it is one. */
+static cudaError_t
+remember(cudaError_t result)
+{
+    last_error = result != cudaSuccess ? result : last_error;
+    return result;
+}
+
 /* Success, or the failure that a test asked this call for. */
 static cudaError_t
 outcome(const char *call)
 {
-    return strcmp(the_machine.failing, call) == 0 ? (cudaError_t)the_machine.failure : cudaSuccess;
+    return remember(strcmp(the_machine.failing, call) == 0 ? (cudaError_t)the_machine.failure
+                                                           : cudaSuccess);
 }
 
 } // namespace y5_emulator
@@ -298,7 +307,7 @@ cudaError_t
 cudaSetDevice(int device)
 {
     if (device < 0 || device >= the_machine.devices) {
-        return cudaErrorInvalidDevice;
+        return remember(cudaErrorInvalidDevice);
     }
     cudaError_t result = outcome("cudaSetDevice");
     the_machine.current_device = result == cudaSuccess ? device : the_machine.current_device;

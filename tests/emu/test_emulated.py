@@ -100,7 +100,8 @@ SLIPS = (
     ("prune.cuh", "(int64_t)chunk < state.tie_chunk;", "true;", "prune", "pruned"),
     ("scale_img.cuh", "job.below_blend", "job.above_blend", "scale_img", "variant"),
     ("scale_img.cuh", "axis.input - 1;", "axis.input;", "scale_img", "element"),
-    ("runtime.cu", "(void)cudaSetDevice(previous_);", "", "failures", "left on device"),
+    ("runtime.cu", "cudaSetDevice(previous_)", "cudaSuccess", "failures", "left on device"),
+    ("runtime.cu", "(void)cudaGetLastError(); /* told", "/*", "failures", "a good call after"),
     ("launch.cuh", "table->count < (uint32_t)Table::capacity", "true", "ema", ""),
 )  # fmt: skip
 

@@ -120,7 +120,8 @@ test_refusals(void)
     prune_refusals();
 }
 
-/* Makes one call of the runtime fail and looks at what becomes of the EMA's call. */
+/* Makes one call of the runtime fail and looks at what becomes of the EMA's call, and of the next
+ * one, which must not be blamed for what failed before it. */
 static void
 failing(const char *call, int32_t code, y5_cuda_status wanted, const char *words)
 {
@@ -138,6 +139,21 @@ failing(const char *call, int32_t code, y5_cuda_status wanted, const char *words
           (int)machine->current_device);
     CHECK(data[0] == before, "%s: wrote", call);
     machine->failing = "";
+    status = api->ema_update(&here, &good_pair, 1, 0.5, NULL, 0, &error);
+    CHECK(status == Y5_CUDA_OK, "a good call after %s %d: %s", call, (int)code, error.message);
+}
+
+/* Calls of the runtime that other operations make. */
+static void
+failing_elsewhere(void)
+{
+    y5_emulated_machine *machine = y5_emulated();
+    y5_cuda_error error;
+    machine->failing = "cudaMemsetAsync";
+    machine->failure = 1;
+    CHECK(api->sparsity_count(&here, &good_item, 1, numbers, 1, &error) == Y5_CUDA_FAILED, "clear");
+    machine->failing = "";
+    expect_ok(api->sparsity_count(&here, &good_item, 1, numbers, 1, &error), &error, "afterwards");
 }
 
 static void
@@ -197,6 +213,7 @@ test_failures(void)
     failing("launch", 400, Y5_CUDA_FAILED, "the stream is not one of device 0");
     failing("launch", 709, Y5_CUDA_FAILED, "its context is gone");
     failing("launch", 700, Y5_CUDA_FAILED, "ema on device 0: what the runtime says");
+    failing_elsewhere();
     check_device_failures();
     check_guard();
     y5_emulated()->current_device = 0;

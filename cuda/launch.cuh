@@ -58,9 +58,6 @@ class device_guard {
     int multiprocessors_ = 0;
 };
 
-/* True where the stream records a graph instead of running. */
-y5_cuda_status is_capturing(const y5_cuda_where *where, bool *capturing, y5_cuda_error *error);
-
 /* What the launch itself reported. */
 inline y5_cuda_status
 check_launch(const char *operation, const y5_cuda_where *where, y5_cuda_error *error)

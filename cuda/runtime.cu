@@ -1,5 +1,5 @@
-/* The CUDA runtime as the launchers see it: devices, captures, and its errors as sentences. Knows
- * no operation. */
+/* The CUDA runtime as the launchers see it: devices, and its errors as sentences. Knows no
+ * operation. */
 #include "launch.cuh"
 #include "operations.h"
 
@@ -147,16 +147,6 @@ device_guard::~device_guard()
     if (previous_ >= 0 && cudaSetDevice(previous_) != cudaSuccess) {
         (void)cudaGetLastError();
     }
-}
-
-y5_cuda_status
-is_capturing(const y5_cuda_where *where, bool *capturing, y5_cuda_error *error)
-{
-    cudaStreamCaptureStatus state = cudaStreamCaptureStatusNone;
-    y5_cuda_status status = check(cudaStreamIsCapturing((cudaStream_t)where->stream, &state),
-                                  "asking for the stream's state", where->device, error);
-    *capturing = state != cudaStreamCaptureStatusNone;
-    return status;
 }
 
 } // namespace y5

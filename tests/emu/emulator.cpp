@@ -27,7 +27,7 @@ dim3 gridDim;
 namespace y5_emulator {
 
 static y5_emulated_machine the_machine = {
-    13000, 1, 0, 4, 90, false, Y5_ASCENDING, Y5_ASCENDING, 1, "", 0, 0, 0, 0, 0, NULL, -1,
+    13000, 1, 0, 4, 90, Y5_ASCENDING, Y5_ASCENDING, 1, "", 0, 0, 0, 0, NULL, -1,
 };
 static cudaError_t last_error = cudaSuccess;
 unsigned long long lane_values[32][32];
@@ -340,24 +340,6 @@ cudaMemsetAsync(void *data, int value, size_t bytes, cudaStream_t)
         memset(data, value, bytes);
     }
     return result;
-}
-
-cudaError_t
-cudaMemcpyAsync(void *to, const void *from, size_t bytes, cudaMemcpyKind, cudaStream_t)
-{
-    the_machine.copies++;
-    cudaError_t result = outcome("cudaMemcpyAsync");
-    if (result == cudaSuccess) {
-        memcpy(to, from, bytes);
-    }
-    return result;
-}
-
-cudaError_t
-cudaStreamIsCapturing(cudaStream_t, cudaStreamCaptureStatus *status)
-{
-    *status = the_machine.capturing ? cudaStreamCaptureStatusActive : cudaStreamCaptureStatusNone;
-    return outcome("cudaStreamIsCapturing");
 }
 
 cudaError_t

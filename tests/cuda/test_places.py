@@ -1,5 +1,5 @@
-"""Where tensors live: several devices, other kinds of devices, tensors that move or change while Python
-code runs in the middle of a call, and sizes that the library does not take."""
+"""Where tensors live: several devices, other kinds of devices, tensors that move or change while
+Python code runs in the middle of a call, and sizes that the library does not take."""
 
 from __future__ import annotations
 

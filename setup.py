@@ -80,10 +80,13 @@ class BuildExtension(build_ext):
 
     def build_cuda_library(self) -> None:
         """Puts the library beside the extension, or nothing; one line says which."""
+        wanted = cuda_switch()
         if sys.platform != "linux":
+            if wanted == "1":
+                sys.exit("YOLOV5_UTILS_CUDA=1: the CUDA library is for Linux only")
             return
         runpy.run_path("cuda/build.py")["build_if"](
-            cuda_switch(),
+            wanted,
             self.cuda_library().parent,
             Path("build/cuda"),  # not build_temp, which pip throws away: this takes minutes
             strict=switch("YOLOV5_UTILS_WERROR"),

@@ -84,7 +84,7 @@ def table(seconds: float) -> harness.Table:
 
 def main(arguments: list[str]) -> None:
     """Run from the command line."""
-    options = harness.parser(__doc__ or "")
+    options = harness.parser(__doc__ or "", devices=("cpu",))  # a GPU is only waited for
     chosen = options.parse_args(arguments)
     about = harness.machine()
     harness.show(about, [table(chosen.seconds)], chosen.json)

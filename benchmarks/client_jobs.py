@@ -78,7 +78,9 @@ model = yolo.Model(os.path.join(os.path.dirname(yolo.__file__), cfg), ch=3, nc=8
 torch.save({"model": model.half(), "ema": None, "optimizer": None, "epoch": -1}, weights)
 image = torch.rand(1, 3, imgsz, imgsz)
 fused = attempt_load(weights, device="cpu")
-fresh = [attempt_load(weights, device="cpu", fuse=False) for _ in range(REPEATS)]  # pruned once each
+fresh = [
+    attempt_load(weights, device="cpu", fuse=False) for _ in range(REPEATS)
+]  # pruned once each
 jobs = {
     "load and fuse": measure(lambda: attempt_load(weights, device="cpu")),
     "prune a loaded model": measure(lambda: prune(fresh.pop(), 0.3)),

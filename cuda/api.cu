@@ -40,7 +40,6 @@ y5_cuda_api_get(void)
         0,
         y5::architectures,
         y5::check_device,
-        y5::ema_workspace_bytes,
         y5::ema_update,
         y5::sparsity_count,
         y5::fuse,

@@ -3,6 +3,7 @@ extension."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
@@ -10,6 +11,8 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tempfile
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -24,23 +27,40 @@ OLDEST = (12, 1)  # the first whose kernels take more than 4 KiB of arguments
 COMMON = (75, 80, 86, 89, 90, 100, 120)
 OLDEST_CHIP = 70  # likewise: more than 4 KiB of arguments
 
-# Names that TORCH_CUDA_ARCH_LIST may hold instead of numbers.
+# Names that TORCH_CUDA_ARCH_LIST may hold instead of numbers, as torch knows them.
 NAMES = {
+    "kepler": "3.5",
+    "kepler+tesla": "3.7",
+    "maxwell": "5.0;5.2",
+    "maxwell+tegra": "5.3",
+    "pascal": "6.0;6.1",
     "volta": "7.0",
+    "volta+tegra": "7.2",
     "turing": "7.5",
     "ampere": "8.0;8.6",
+    "ampere+tegra": "8.7",
     "ada": "8.9",
     "hopper": "9.0",
-    "blackwell": "10.0;12.0",
+    "blackwell": "10.0;10.3;12.0;12.1",
+    "blackwell+tegra": "11.0",
 }
-ENTRY = re.compile(r"(\d+)\.(\d)[af]?(\+ptx)?")
+ENTRY = re.compile(r"(\d+)\.(\d)[af]?")
 
 COMPILING = ["-std=c++17", "-O3", "-Xptxas", "-v"]
 HOST = ["-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra"]
 
 
+LOG = "nvcc.log"  # in the folder of builds: all that a compiler said that failed
+ABANDONED_SECONDS = 86_400  # a folder this old belongs to no build that still runs
+
+
 class CannotBuild(RuntimeError):
-    """There is no nvcc, it is too old, or it knows none of the chips wanted."""
+    """There is no nvcc, it is too old, it knows none of the chips wanted, or it failed: one line,
+    and in `log` all that was printed."""
+
+    def __init__(self, line: str, log: str = "") -> None:
+        super().__init__(line)
+        self.log = log
 
 
 class Architectures(NamedTuple):
@@ -72,9 +92,12 @@ def find_nvcc() -> str | None:
 
 def output_of(*command: str) -> str:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
+    printed = done.stdout + done.stderr
     if done.returncode != 0:
-        raise CannotBuild(f"{' '.join(command)} failed:\n{done.stdout}{done.stderr}")
-    return done.stdout + done.stderr
+        lines = printed.splitlines() or [f"status {done.returncode}, without a word"]
+        told = next((line for line in lines if "error" in line.lower()), lines[0]).strip()
+        raise CannotBuild(f"{command[0]} failed: {told}", f"{' '.join(command)}\n{printed}")
+    return printed
 
 
 def version_of(nvcc: str) -> tuple[int, int]:
@@ -96,9 +119,9 @@ def wanted_by(text: str) -> tuple[list[int], list[int]]:
     chips: list[int] = []
     virtual: list[int] = []
     for word in text.replace(";", " ").replace(",", " ").split():
-        name, plus, _ = word.lower().partition("+")
+        name = word.lower().removesuffix("+ptx")
         for entry in NAMES.get(name, name).split(";"):
-            found = ENTRY.fullmatch(entry + ("+ptx" if plus else ""))
+            found = ENTRY.fullmatch(entry)
             if found is None:
                 raise CannotBuild(
                     f"TORCH_CUDA_ARCH_LIST: {word!r} is neither like 8.6 or 9.0+PTX nor one of "
@@ -106,7 +129,7 @@ def wanted_by(text: str) -> tuple[list[int], list[int]]:
                 )
             number = int(found[1]) * 10 + int(found[2])
             chips.append(number)
-            if found[3]:
+            if name != word.lower():
                 virtual.append(number)
     return chips, virtual
 
@@ -179,14 +202,30 @@ def build(how: Plan, folder: Path) -> tuple[Path, str]:
 
 
 def build_once(how: Plan, folder: Path) -> Path:
-    """The library, from `folder` where an earlier build left the same."""
+    """The library, from `folder` where an earlier build left the same.
+
+    Other builds may run in the same folder: each has one of its own until it is complete.
+    """
     own = folder / how.digest()
-    library = own / LIBRARY
-    if not (own / "complete").exists():
-        shutil.rmtree(folder, ignore_errors=True)
-        build(how, own)
-        (own / "complete").touch()
-    return library
+    if not own.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        for other in folder.iterdir():
+            if other.is_dir() and time.time() - other.stat().st_mtime > ABANDONED_SECONDS:
+                shutil.rmtree(other, ignore_errors=True)
+        with tempfile.TemporaryDirectory(prefix="unfinished-", dir=folder) as made:
+            build(how, Path(made) / "done")
+            with contextlib.suppress(OSError):  # one that was quicker has left the same
+                (Path(made) / "done").rename(own)
+    return own / LIBRARY
+
+
+def kept_log(problem: CannotBuild, folder: Path) -> str:
+    """Writes down what a compiler said, and names the file for the end of a sentence."""
+    if not problem.log:
+        return ""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / LOG).write_text(problem.log)
+    return f"; all of it in {folder / LOG}"
 
 
 def build_if(switch: str, into: Path, temporary: Path, *, strict: bool, say: Callable) -> None:
@@ -207,7 +246,7 @@ def build_if(switch: str, into: Path, temporary: Path, *, strict: bool, say: Cal
         shutil.copyfile(build_once(how, temporary), into / LIBRARY)
     except CannotBuild as problem:
         if switch == "1":
-            sys.exit(f"YOLOV5_UTILS_CUDA=1: {problem}")
-        say(f"CUDA library: not built ({problem})")
+            sys.exit(f"YOLOV5_UTILS_CUDA=1: {problem}\n{problem.log}".rstrip())
+        say(f"CUDA library: not built ({problem}{kept_log(problem, temporary)})")
         return
     say(f"CUDA library: {into / LIBRARY} for {how.built_for}")

@@ -275,7 +275,7 @@ constexpr size_t many_bytes = 32764;
 constexpr size_t other_arguments_bytes = 128; /* kept free for what is not the table */
 
 /* Items and the chunks they are cut into: chunks first_chunk[i] ... first_chunk[i + 1] - 1 are item
- * i's. One that is an argument itself, and one whose arrays lie in device memory. */
+ * i's. A kernel's argument. */
 template <typename Entry, int limit> struct table_of {
     uint32_t count;
     uint32_t chunks;
@@ -290,13 +290,6 @@ constexpr int table_limit = (int)((bytes - other_arguments_bytes) /
                                   (sizeof(Entry) + sizeof(uint32_t)));
 template <typename Entry> using few_items = table_of<Entry, table_limit<Entry, few_bytes>>;
 template <typename Entry> using many_items = table_of<Entry, table_limit<Entry, many_bytes>>;
-
-template <typename Entry> struct device_items {
-    uint32_t count;
-    uint32_t chunks;
-    const uint32_t *first_chunk;
-    const Entry *entries;
-};
 
 /* The item that holds a chunk below table.chunks: the last one that starts at it or before. */
 template <typename Table>

@@ -32,7 +32,8 @@ __attribute__((format(printf, 3, 4)))
 y5_cuda_status
 fail(y5_cuda_error *error, y5_cuda_status status, const char *format, ...);
 
-/* Y5_CUDA_OK, or what the runtime said as a sentence; `attempt` names what was tried. */
+/* Y5_CUDA_OK, or what the runtime said as a sentence; `attempt` names what was tried. Takes the
+ * failure out of the runtime's memory of its last one. */
 y5_cuda_status check(cudaError_t code, const char *attempt, int32_t device, y5_cuda_error *error);
 
 /* Makes a device current for as long as it lives, and then the one before. */
@@ -56,9 +57,6 @@ class device_guard {
     int previous_; /* -1: it was the right one */
     int multiprocessors_ = 0;
 };
-
-/* True where the stream records a graph instead of running. */
-y5_cuda_status is_capturing(const y5_cuda_where *where, bool *capturing, y5_cuda_error *error);
 
 /* What the launch itself reported. */
 inline y5_cuda_status

@@ -13,10 +13,8 @@ y5_cuda_status check_device(int32_t device, y5_cuda_error *error);
 /* Loads a kernel's code onto the current device, or says that there is none for its chip. */
 y5_cuda_status load_a_kernel(int32_t device, y5_cuda_error *error);
 
-int64_t ema_workspace_bytes(int64_t count);
 y5_cuda_status ema_update(const y5_cuda_where *where, const y5_cuda_ema_pair *pairs, int64_t count,
-                          double decay, void *workspace, int64_t workspace_bytes,
-                          y5_cuda_error *error);
+                          double decay, y5_cuda_error *error);
 y5_cuda_status sparsity_count(const y5_cuda_where *where, const y5_cuda_zero_count *items,
                               int64_t count, int64_t *zeros, int64_t zeros_count,
                               y5_cuda_error *error);

@@ -1,5 +1,5 @@
-/* The CUDA runtime as the launchers see it: devices, captures, and its errors as sentences. Knows
- * no operation. */
+/* The CUDA runtime as the launchers see it: devices, and its errors as sentences. Knows no
+ * operation. */
 #include "launch.cuh"
 #include "operations.h"
 
@@ -71,12 +71,11 @@ fail_without_kernel(cudaError_t code, int32_t device, y5_cuda_error *error)
                 (int)device, major, minor, architectures, (int)code, major, minor);
 }
 
-y5_cuda_status
-check(cudaError_t code, const char *attempt, int32_t device, y5_cuda_error *error)
+/* A status and a sentence for what the runtime reported. */
+static y5_cuda_status
+describe(cudaError_t code, const char *attempt, int32_t device, y5_cuda_error *error)
 {
     switch (code) {
-    case cudaSuccess:
-        return Y5_CUDA_OK;
     case cudaErrorInsufficientDriver:
     case cudaErrorNoDevice:
     case cudaErrorStubLibrary:
@@ -112,6 +111,17 @@ check(cudaError_t code, const char *attempt, int32_t device, y5_cuda_error *erro
 }
 
 y5_cuda_status
+check(cudaError_t code, const char *attempt, int32_t device, y5_cuda_error *error)
+{
+    if (code == cudaSuccess) {
+        return Y5_CUDA_OK;
+    }
+    y5_cuda_status status = describe(code, attempt, device, error);
+    (void)cudaGetLastError(); /* told: the next launch must not find it and take it for its own */
+    return status;
+}
+
+y5_cuda_status
 device_guard::enter(const y5_cuda_where *where, y5_cuda_error *error)
 {
     int current = -1;
@@ -133,19 +143,10 @@ device_guard::enter(const y5_cuda_where *where, y5_cuda_error *error)
 
 device_guard::~device_guard()
 {
-    if (previous_ >= 0) {
-        (void)cudaSetDevice(previous_); /* it was current before, so it can be again */
+    /* It was current before, so it can be again; where not, nobody is left to be told. */
+    if (previous_ >= 0 && cudaSetDevice(previous_) != cudaSuccess) {
+        (void)cudaGetLastError();
     }
-}
-
-y5_cuda_status
-is_capturing(const y5_cuda_where *where, bool *capturing, y5_cuda_error *error)
-{
-    cudaStreamCaptureStatus state = cudaStreamCaptureStatusNone;
-    y5_cuda_status status = check(cudaStreamIsCapturing((cudaStream_t)where->stream, &state),
-                                  "asking for the stream's state", where->device, error);
-    *capturing = state != cudaStreamCaptureStatusNone;
-    return status;
 }
 
 } // namespace y5

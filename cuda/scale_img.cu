@@ -7,13 +7,10 @@
 
 namespace y5 {
 
-/* Rows, and elements of a row, that float32 still counts one by one with a half in between. */
-constexpr int64_t side_limit = (int64_t)1 << 22;
-
 static bool
 is_side(int64_t size, int64_t smallest)
 {
-    return size >= smallest && size <= side_limit;
+    return size >= smallest && size <= Y5_CUDA_SCALE_SIDE_LIMIT;
 }
 
 static y5_cuda_status
@@ -32,10 +29,10 @@ check_job(const y5_cuda_scale_img *job, y5_cuda_error *error)
         !is_side(job->resized_rows, 1) || !is_side(job->resized_columns, 1) ||
         !is_side(job->output_rows, 0) || !is_side(job->output_columns, 0)) {
         return fail(error, Y5_CUDA_BAD_ARGUMENT, "rows and columns from 1 to %lld are allowed",
-                    (long long)side_limit);
+                    (long long)Y5_CUDA_SCALE_SIDE_LIMIT);
     }
     if (job->planes < 0 || job->planes > numel_limit || job->interleaved < 1 ||
-        job->interleaved > side_limit) {
+        job->interleaved > Y5_CUDA_SCALE_SIDE_LIMIT) {
         return fail(error, Y5_CUDA_BAD_ARGUMENT, "%lld planes of %lld channels",
                     (long long)job->planes, (long long)job->interleaved);
     }
@@ -53,12 +50,8 @@ y5_cuda_status
 load_a_kernel(int32_t device, y5_cuda_error *error)
 {
     cudaFuncAttributes attributes;
-    y5_cuda_status status = check(cudaFuncGetAttributes(&attributes, scale_img_kernel<float>),
-                                  "loading the kernels", device, error);
-    if (status != Y5_CUDA_OK) {
-        (void)cudaGetLastError(); /* told already */
-    }
-    return status;
+    return check(cudaFuncGetAttributes(&attributes, scale_img_kernel<float>), "loading the kernels",
+                 device, error);
 }
 
 static scale_axis

@@ -9,8 +9,7 @@
  *     must stay allocated until the stream has passed the launch; memory that torch's allocator
  *     took for the stream may be released right after the call.
  *   - The calling thread's current device is the same before and after.
- *   - All of it may be captured into a CUDA graph, except where a workspace is filled by a copy
- *     (ema_update says when).
+ *   - All of it may be captured into a CUDA graph.
  *   - A fault inside a kernel surfaces at the caller's next synchronisation, not here. */
 #ifndef Y5_CUDA_H
 #define Y5_CUDA_H
@@ -22,7 +21,7 @@ extern "C" {
 #endif
 
 /* Raised when a slot or a struct changes its meaning. Slots are only appended, which leaves it. */
-#define Y5_CUDA_ABI_VERSION 1
+#define Y5_CUDA_ABI_VERSION 2
 
 /* The one exported symbol: y5_cuda_get_api_function. */
 #define Y5_CUDA_SYMBOL "y5_cuda_api_get"
@@ -128,6 +127,10 @@ typedef struct {
 #define Y5_CUDA_SCALE_LIKELY 27
 #define Y5_CUDA_SCALE_LIKELY_CHANNELS_LAST 29
 
+/* The most rows, columns and channels side by side that scale_img takes: float32 still counts so
+ * many one by one with a half in between. */
+#define Y5_CUDA_SCALE_SIDE_LIMIT (INT64_C(1) << 22)
+
 /* A bilinear resize (corners not aligned) with 0.447 to the right and below, or cut there. `planes`
  * images of one channel one after another with `interleaved` 1, else `planes` images of that many
  * channels side by side in each pixel. Rows follow each other without gaps. */
@@ -157,17 +160,11 @@ typedef struct {
      * nobody did; to be asked once per device. */
     y5_cuda_status (*check_device)(int32_t device, y5_cuda_error *error);
 
-    /* Bytes of workspace with which ema_update needs one launch for `count` pairs: 0 for as many as
-     * fit a kernel's arguments, over 1,100. Starts nothing. */
-    int64_t (*ema_workspace_bytes)(int64_t count);
-
     /* average = round(round(average * decay) + round(source * (1 - decay))), as y5_ema_update().
-     * No average may overlap another average or any source. `workspace` may be NULL (then more
-     * pairs than fit the arguments take several launches) and is not read afterwards; it is filled
-     * by a copy on the stream, except under graph capture, which takes several launches instead. */
+     * No average may overlap another average or any source. One launch for as many pairs as fit a
+     * kernel's arguments, over 1,100. */
     y5_cuda_status (*ema_update)(const y5_cuda_where *where, const y5_cuda_ema_pair *pairs,
-                                 int64_t count, double decay, void *workspace,
-                                 int64_t workspace_bytes, y5_cuda_error *error);
+                                 int64_t count, double decay, y5_cuda_error *error);
 
     /* Elements equal to zero (-0.0 is one, NaN is not). `zeros` is device memory of `zeros_count`
      * int64: with `count` of them each item has its own, with 1 all are added up in it. They need

@@ -60,21 +60,24 @@ def attempt(operation: str, function: Callable[..., Any], *args: Any) -> tuple[b
     The C function has changed nothing when it refuses. Under YOLOV5_UTILS_STRICT=1 a refusal is
     raised as RuntimeError; every other exception passes through.
     """
-    reason = None
-    if not _USE_C:
-        reason = f"{switches.BACKEND.name}=torch"
-    elif is_compiling():
-        reason = "inside torch.compile"
-    else:
-        try:
-            result = function(*args)
-        except Unsupported as why:
-            reason = str(why)
-        else:
-            HOT_PATHS[operation].calls["C"] += 1
-            return True, result
+    reason, result = run(function, *args)
+    if reason is None:
+        HOT_PATHS[operation].calls["C"] += 1
+        return True, result
     note_torch(operation, reason)
     return False, None
+
+
+def run(function: Callable[..., Any], *args: Any) -> tuple[str | None, Any]:
+    """Run `function(*args)` in C and count nothing: why not, or None, and its result."""
+    if not _USE_C:
+        return f"{switches.BACKEND.name}=torch", None
+    if is_compiling():
+        return "inside torch.compile", None
+    try:
+        return None, function(*args)
+    except Unsupported as why:
+        return str(why), None
 
 
 def is_compiling() -> bool:
@@ -97,15 +100,15 @@ def calls(operation: str) -> dict[str, int]:
     return counted
 
 
-def note_torch(operation: str, reason: str) -> None:
-    """Count a call that runs as torch operations; RuntimeError under YOLOV5_UTILS_STRICT=1."""
+def note_torch(operation: str, reason: str, count: int = 1) -> None:
+    """Count calls that run as torch operations; RuntimeError under YOLOV5_UTILS_STRICT=1."""
     path = HOT_PATHS[operation]
     if _STRICT and _USE_C and refusal(operation) is None:
         raise RuntimeError(f"{operation}: C cannot run this call ({reason}), and STRICT is on")
     if is_compiling():
         return  # a graph that counts is compiled anew for each number, in the end not at all
-    path.calls["torch"] += 1
-    path.reasons[reason] = path.reasons.get(reason, 0) + 1
+    path.calls["torch"] += count
+    path.reasons[reason] = path.reasons.get(reason, 0) + count
 
 
 def _bump_each(tensors: list[torch.Tensor]) -> None:

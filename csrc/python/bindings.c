@@ -290,7 +290,7 @@ borrow_held(const y5_state *state, y5_tensors *held, int64_t at, const char *nam
         status = y5_borrow_anywhere(state, held->objects[at], tensor, &held->loans[at], error);
     }
     if (status == Y5_OK) {
-        status = y5_place_add(place, tensor, error);
+        status = y5_place_add(state, place, held->objects[at], tensor, &held->loans[at], error);
     }
     snprintf(error->argument, sizeof(error->argument), "%s", name);
     return status == Y5_OK ? y5_place_open(state, place, error) : status;

@@ -168,9 +168,12 @@ borrow_pair(const y5_state *state, y5_pairs *pairs, PyObject *const objects[2], 
     if (*skipped) {
         return Y5_OK;
     }
-    status = y5_borrow_anywhere(state, objects[1], &tensors[1], &loans[1], error);
-    for (int32_t side = 0; side < 2 && status == Y5_OK; side++) {
-        status = y5_place_add(&pairs->place, &tensors[side], error);
+    status = y5_place_add(state, &pairs->place, objects[0], &tensors[0], &loans[0], error);
+    if (status == Y5_OK) {
+        status = y5_borrow_anywhere(state, objects[1], &tensors[1], &loans[1], error);
+    }
+    if (status == Y5_OK) {
+        status = y5_place_add(state, &pairs->place, objects[1], &tensors[1], &loans[1], error);
     }
     if (status != Y5_OK) {
         return status;
@@ -294,6 +297,18 @@ bump_versions(const y5_state *state, const y5_pairs *pairs, y5_error *error)
     return Y5_OK;
 }
 
+/* Borrows all pairs where they were before, and checks that they are still independent. */
+static y5_status
+borrow_again(const y5_state *state, y5_pairs *pairs, int64_t *refused, y5_error *error)
+{
+    y5_place before = pairs->place;
+    y5_status status = borrow_pairs(state, pairs, refused, error);
+    if (status == Y5_OK) {
+        status = y5_place_stayed(&before, &pairs->place, error);
+    }
+    return status == Y5_OK ? check_overlap(pairs, error) : status;
+}
+
 /* Everything of phase 2 but the message's key. Must run with the garbage collector off. */
 static y5_status
 borrow_and_announce(const y5_state *state, y5_pairs *pairs, int64_t *refused, y5_error *error)
@@ -302,27 +317,19 @@ borrow_and_announce(const y5_state *state, y5_pairs *pairs, int64_t *refused, y5
     if (status != Y5_OK) {
         return status;
     }
-    bool stale = false; /* Python code ran: the tensors' memory may have been replaced */
-    bool on_cpu = pairs->place.cuda == NULL;
-    pairs->pinned = on_cpu && pairs->bytes >= atomic_load(&state->gil_bytes);
+    pairs->pinned = pairs->place.cuda == NULL && pairs->bytes >= atomic_load(&state->gil_bytes);
     if (pairs->pinned) {
         status = y5_tensors_pin(state, &pairs->tensors);
-        status = status == Y5_OK ? borrow_pairs(state, pairs, refused, error) : status;
-    }
-    int64_t wanted = on_cpu ? 0 : pairs->place.cuda->ema_workspace_bytes(pairs->count);
-    if (wanted > 0) {
-        status = y5_place_allocate(state, &pairs->place, wanted, &pairs->workspace);
-        stale = true;
-    }
-    if (status == Y5_OK) {
+        status = status == Y5_OK ? borrow_again(state, pairs, refused, error) : status;
+    } else {
         status = check_overlap(pairs, error);
     }
     if (status == Y5_OK && pairs->count > 0 && !pairs->only_check) {
         status = bump_versions(state, pairs, error);
-    }
-    if (status == Y5_OK && !pairs->pinned &&
-        (stale || !PyCFunction_Check(state->torch.bump_versions))) { /* torch before 2.6 */
-        status = borrow_pairs(state, pairs, refused, error);
+        /* Python code, in torch before 2.6, may let others replace the tensors' memory. */
+        if (status == Y5_OK && !pairs->pinned && !PyCFunction_Check(state->torch.bump_versions)) {
+            status = borrow_again(state, pairs, refused, error);
+        }
     }
     return status;
 }
@@ -362,7 +369,6 @@ y5_pairs_free(y5_pairs *pairs)
         free_layouts(pairs);
     }
     y5_tensors_free(&pairs->tensors);
-    Py_XDECREF(pairs->workspace);
     PyMem_Free(pairs->items);
     PyMem_Free(pairs->starts);
     PyMem_Free(pairs->ranges);
@@ -402,7 +408,8 @@ borrow_parameters(const y5_state *state, y5_parameters *parameters, y5_error *er
         y5_status status =
             y5_borrow_anywhere(state, tensors->objects[i], &tensor, &tensors->loans[i], error);
         if (status == Y5_OK) {
-            status = y5_place_add(&parameters->place, &tensor, error);
+            status = y5_place_add(state, &parameters->place, tensors->objects[i], &tensor,
+                                  &tensors->loans[i], error);
         }
         if (status != Y5_OK) {
             return status;

@@ -20,8 +20,7 @@ typedef struct {
     int64_t count;
     int64_t bytes; /* the update reads and writes */
     y5_place place;
-    PyObject *workspace; /* for a CUDA device, where the list is too long for a launch without */
-    bool in_order;       /* some memory is written twice: no two pairs may run side by side */
+    bool in_order;   /* some memory is written twice: no two pairs may run side by side */
     bool pinned;     /* the memory outlives whatever other threads do: the GIL may be released */
     bool only_check; /* set by the caller: nothing will be written */
 } y5_pairs;

@@ -26,12 +26,16 @@ find_where(const y5_state *state, const y5_place *place, y5_cuda_where *where, y
     return y5_current_stream(state, place->index, &where->stream, error);
 }
 
-/* The memory of a tensor that y5_place_allocate() made; the caller holds it. */
+/* The memory of a tensor that the caller holds and that nobody else replaces, at the place. */
 static y5_status
-open_memory(const y5_state *state, PyObject *memory, y5_tensor *tensor, y5_error *error)
+open_memory(const y5_state *state, PyObject *memory, y5_place *place, y5_tensor *tensor,
+            y5_error *error)
 {
     y5_loan loan = {0};
     y5_status status = y5_borrow_anywhere(state, memory, tensor, &loan, error);
+    if (status == Y5_OK) {
+        status = y5_place_add(state, place, memory, tensor, &loan, error);
+    }
     y5_return(&loan);
     return status;
 }
@@ -40,14 +44,10 @@ y5_status
 y5_launch_ema(const y5_state *state, const y5_pairs *pairs, double decay, y5_error *error)
 {
     y5_cuda_where where;
-    y5_tensor workspace = {0};
     y5_cuda_error told = {0};
     y5_cuda_ema_pair *items = new_list(pairs->count, sizeof(*items));
     y5_status status =
         items != NULL ? find_where(state, &pairs->place, &where, error) : Y5_NO_MEMORY;
-    if (status == Y5_OK && pairs->workspace != NULL) {
-        status = open_memory(state, pairs->workspace, &workspace, error);
-    }
     if (status == Y5_OK && pairs->count > 0) {
         for (int64_t i = 0; i < pairs->count; i++) {
             const y5_ema_pair *pair = &pairs->items[i];
@@ -59,10 +59,8 @@ y5_launch_ema(const y5_state *state, const y5_pairs *pairs, double decay, y5_err
                 .source_dtype = (int32_t)pair->source_dtype,
             };
         }
-        status =
-            y5_cuda_status_of(pairs->place.cuda->ema_update(&where, items, pairs->count, decay,
-                                                            workspace.data, workspace.numel, &told),
-                              &told, error);
+        status = y5_cuda_status_of(
+            pairs->place.cuda->ema_update(&where, items, pairs->count, decay, &told), &told, error);
     }
     PyMem_Free(items);
     return status;
@@ -76,17 +74,20 @@ y5_launch_count_zeros(const y5_state *state, y5_parameters *parameters, bool eac
     y5_tensor result = {0};
     y5_cuda_error told = {0};
     y5_cuda_zero_count *items = NULL;
+    y5_place before = parameters->place;
     int64_t count = each ? parameters->count : 1;
-    y5_status status =
-        y5_place_allocate(state, &parameters->place, count * (int64_t)sizeof(int64_t), zeros);
+    y5_status status = y5_place_allocate(state, &before, count * (int64_t)sizeof(int64_t), zeros);
     if (status == Y5_OK) {
         status = y5_parameters_borrow(state, parameters, error);
+    }
+    if (status == Y5_OK) {
+        status = y5_place_stayed(&before, &parameters->place, error);
     }
     if (status == Y5_OK) {
         status = find_where(state, &parameters->place, &where, error);
     }
     if (status == Y5_OK) {
-        status = open_memory(state, *zeros, &result, error);
+        status = open_memory(state, *zeros, &parameters->place, &result, error);
     }
     if (status != Y5_OK) {
         goto done;
@@ -125,11 +126,8 @@ y5_launch_sum_zeros(const y5_state *state, PyObject *zeros, PyObject *sum, y5_er
     y5_status status = Y5_OK;
     for (int32_t i = 0; i < 2 && status == Y5_OK; i++) {
         status = y5_is_plain_tensor(state, objects[i])
-                     ? open_memory(state, objects[i], &tensors[i], error)
+                     ? open_memory(state, objects[i], &place, &tensors[i], error)
                      : y5_fail(error, Y5_BAD_TYPE, i == 0 ? "zeros" : "sum", "expected a tensor");
-        if (status == Y5_OK) {
-            status = y5_place_add(&place, &tensors[i], error);
-        }
     }
     if (status == Y5_OK && (tensors[0].dtype != Y5_INT64 || !y5_tensor_is_dense(&tensors[0]))) {
         status = y5_fail(error, Y5_BAD_VALUE, "zeros", "expected int64, side by side");
@@ -184,10 +182,13 @@ prepare_prune(const y5_state *state, PyObject *const *lists, y5_layers *layers,
     }
     int64_t bytes = layers->place.cuda->prune_workspace_bytes(items, layers->count);
     PyMem_Free(items);
-    y5_status status = y5_place_allocate(state, &layers->place, bytes, workspace);
+    y5_place before = layers->place;
+    y5_status status = y5_place_allocate(state, &before, bytes, workspace);
     y5_layers_free(layers);
-    return status == Y5_OK ? y5_collect_layers(state, lists[0], lists[1], lists[2], layers, error)
-                           : status;
+    if (status == Y5_OK) {
+        status = y5_collect_layers(state, lists[0], lists[1], lists[2], layers, error);
+    }
+    return status == Y5_OK ? y5_place_stayed(&before, &layers->place, error) : status;
 }
 
 y5_status
@@ -203,16 +204,20 @@ y5_launch_prune(const y5_state *state, PyObject *const *lists, y5_layers *layers
         status = find_where(state, &layers->place, &where, error);
     }
     if (status == Y5_OK) {
-        status = open_memory(state, workspace, &memory, error);
+        status = open_memory(state, workspace, &layers->place, &memory, error);
     }
     if (status == Y5_OK) {
         items = prune_list(layers);
-        status =
-            items == NULL
-                ? Y5_NO_MEMORY
-                : y5_cuda_status_of(layers->place.cuda->prune(&where, items, layers->count,
-                                                              memory.data, memory.numel, &told),
-                                    &told, error);
+        status = items != NULL ? Y5_OK : Y5_NO_MEMORY;
+    }
+    if (status == Y5_OK &&
+        layers->place.cuda->prune_workspace_bytes(items, layers->count) > memory.numel) {
+        status = y5_fail(error, Y5_UNSUPPORTED, "", "the weights were replaced meanwhile");
+    }
+    if (status == Y5_OK) {
+        status = y5_cuda_status_of(layers->place.cuda->prune(&where, items, layers->count,
+                                                             memory.data, memory.numel, &told),
+                                   &told, error);
     }
     PyMem_Free(items);
     Py_XDECREF(workspace);
@@ -254,6 +259,10 @@ y5_cuda_scale_img_check(const y5_tensor *image, y5_error *error)
     if (image->numel > COUNTED_IN_32_BITS) {
         return y5_fail(error, Y5_UNSUPPORTED, "image", "2^31 elements or more");
     }
+    if (image->shape[1] > Y5_CUDA_SCALE_SIDE_LIMIT || image->shape[2] > Y5_CUDA_SCALE_SIDE_LIMIT ||
+        image->shape[3] > Y5_CUDA_SCALE_SIDE_LIMIT) {
+        return y5_fail(error, Y5_UNSUPPORTED, "image", "more than 2^22 channels, rows or columns");
+    }
     if (!is_laid_out(image, false) && !is_laid_out(image, true)) {
         return y5_fail(error, Y5_UNSUPPORTED, "image", "neither contiguous nor channels last");
     }
@@ -279,8 +288,13 @@ y5_launch_scale_img(const y5_state *state, const y5_place *place, const y5_tenso
                        Y5_CUDA_SCALE_VARIANTS - 1);
     }
     for (int32_t i = 0; i < 2; i++) {
-        if (resized[i] < 1 || resized[i] > COUNTED_IN_32_BITS) {
+        if (resized[i] < 1) {
             return y5_fail(error, Y5_BAD_VALUE, "size", "rows and columns from 1 are allowed");
+        }
+        if (resized[i] > Y5_CUDA_SCALE_SIDE_LIMIT ||
+            output->shape[2 + i] > Y5_CUDA_SCALE_SIDE_LIMIT) {
+            return y5_fail(error, Y5_UNSUPPORTED, "image",
+                           "more than 2^22 rows or columns of the result");
         }
     }
     if (output->numel > COUNTED_IN_32_BITS) {

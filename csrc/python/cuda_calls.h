@@ -2,7 +2,9 @@
  * is launched ends after the call has returned. The tensors need to live only until then, as with
  * torch's own operations: its allocator hands memory on in the order of the stream it was taken
  * for, and who computes on another stream tells it so (Tensor.record_stream). The GIL is kept:
- * a launch takes microseconds. */
+ * a launch takes microseconds. Where the driver's queue is full (about 1,000 launches), it takes as
+ * long as the GPU needs for the oldest, and other threads wait with it: without the GIL they could
+ * replace the memory that is about to be launched on. */
 #ifndef Y5_CUDA_CALLS_H
 #define Y5_CUDA_CALLS_H
 

@@ -43,7 +43,7 @@ borrow(const y5_state *state, y5_cuda_fusion *fusion, PyObject *object, int32_t 
     y5_loan *loan = &fusion->tensors.loans[fusion->tensors.count - 1];
     y5_status status = y5_borrow_anywhere(state, object, tensor, loan, error);
     if (status == Y5_OK) {
-        status = y5_place_add(&fusion->place, tensor, error);
+        status = y5_place_add(state, &fusion->place, object, tensor, loan, error);
     }
     if (status != Y5_OK) {
         snprintf(error->argument, sizeof(error->argument), "%s", tensor_names[which]);
@@ -143,7 +143,7 @@ add_flags(const y5_state *state, PyObject *object, y5_cuda_fusion *fusion, y5_er
     y5_loan *loan = &fusion->tensors.loans[fusion->tensors.count - 1];
     y5_status status = y5_borrow_anywhere(state, object, &flags, loan, error);
     if (status == Y5_OK) {
-        status = y5_place_add(&fusion->place, &flags, error);
+        status = y5_place_add(state, &fusion->place, object, &flags, loan, error);
     }
     if (status == Y5_OK &&
         (flags.dtype != Y5_INT32 || flags.numel != fusion->count || !y5_tensor_is_dense(&flags))) {
@@ -168,7 +168,14 @@ y5_cuda_fusion_collect(const y5_state *state, PyObject *pairs, PyObject *nonfini
     y5_status status = Y5_OK;
     int collecting = PyGC_Disable(); /* else finalizers could replace what was borrowed */
     for (Py_ssize_t i = 0; i < count && status == Y5_OK; i++) {
-        status = add_pair(state, PyList_GetItem(pairs, i), fusion, error);
+        PyObject *pair = PyList_GetItem(pairs, i); /* another thread may have shortened the list */
+        if (pair == NULL) {
+            status = Y5_PYTHON_RAISED;
+            break;
+        }
+        Py_INCREF(pair);
+        status = add_pair(state, pair, fusion, error);
+        Py_DECREF(pair);
     }
     if (status == Y5_OK) {
         status = add_flags(state, nonfinite, fusion, error);

@@ -12,12 +12,12 @@
 #define Y5_POSIX 0
 #endif
 
-/* Devices whose answer is remembered; those above are asked every time. */
-#define KNOWN_DEVICES 64
+/* Devices that can be used here: torch itself is built for 64, since 2.6 for 120. */
+#define KNOWN_DEVICES 128
 
 #define REMEDY "build the extension and the library from the same release (docs/cuda.md)"
 
-/* Everything known of the library. Written under the GIL. */
+/* Everything known of the library. Read and written under the GIL. */
 struct y5_cuda {
     char *path;             /* NULL: none is installed */
     const y5_cuda_api *api; /* NULL: not open */
@@ -109,10 +109,15 @@ open_library(struct y5_cuda *cuda)
 static bool
 is_complete(const y5_cuda_api *api)
 {
-    return api->architectures != NULL && api->check_device != NULL &&
-           api->ema_workspace_bytes != NULL && api->ema_update != NULL &&
+    return api->architectures != NULL && api->check_device != NULL && api->ema_update != NULL &&
            api->sparsity_count != NULL && api->fuse != NULL && api->prune_workspace_bytes != NULL &&
            api->prune != NULL && api->scale_img != NULL && api->sparsity_sum != NULL;
+}
+
+static bool
+is_counted(int32_t device_index)
+{
+    return device_index >= 0 && device_index < KNOWN_DEVICES;
 }
 
 /* Opens the library if nobody did, and sets api or problem. */
@@ -151,35 +156,66 @@ judge(struct y5_cuda *cuda)
     }
 }
 
-const y5_cuda_api *
-y5_cuda_find(const y5_state *state, int32_t device_index, y5_error *error)
+bool
+y5_cuda_is_known(const y5_state *state, int32_t device_index)
 {
     struct y5_cuda *cuda = state->cuda;
     judge(cuda);
-    if (cuda->api == NULL) {
-        y5_fail(error, Y5_UNSUPPORTED, "", "%s", cuda->problem);
-        return NULL;
-    }
-    bool known = device_index >= 0 && device_index < KNOWN_DEVICES;
-    if (known && cuda->runs[device_index]) {
-        return cuda->api;
-    }
-    if (known && cuda->refusals[device_index] != NULL) {
-        y5_fail(error, Y5_UNSUPPORTED, "", "%s", cuda->refusals[device_index]);
-        return NULL;
-    }
+    return cuda->api == NULL || !is_counted(device_index) || cuda->runs[device_index] ||
+           cuda->refusals[device_index] != NULL;
+}
+
+/* True for an answer that a device gives as long as the process lasts. */
+static bool
+is_final(y5_cuda_status status)
+{
+    return status == Y5_CUDA_OK || status == Y5_CUDA_NO_DRIVER || status == Y5_CUDA_NO_KERNEL ||
+           status == Y5_CUDA_BAD_ARGUMENT;
+}
+
+/* Asks the library whether it runs on the device, and remembers an answer that is final. */
+static y5_status
+ask(struct y5_cuda *cuda, int32_t device_index, y5_error *error)
+{
+    const y5_cuda_api *api = cuda->api;
     y5_cuda_error told = {0};
-    if (cuda->api->check_device(device_index, &told) != Y5_CUDA_OK) {
-        y5_fail(error, Y5_UNSUPPORTED, "", "%s", told.message);
-        if (known) {
-            cuda->refusals[device_index] = copy_text(told.message);
-        }
-        return NULL;
+    PyThreadState *released = PyEval_SaveThread();
+    y5_cuda_status status = api->check_device(device_index, &told);
+    PyEval_RestoreThread(released);
+    if (!is_final(status)) {
+        return y5_cuda_status_of(status, &told, error);
     }
-    if (known) {
-        cuda->runs[device_index] = true;
+    /* Meanwhile another library may have been set, or another thread have got the answer. */
+    if (cuda->api == api && !cuda->runs[device_index] && cuda->refusals[device_index] == NULL) {
+        cuda->runs[device_index] = status == Y5_CUDA_OK;
+        cuda->refusals[device_index] = status != Y5_CUDA_OK ? copy_text(told.message) : NULL;
     }
-    return cuda->api;
+    return status == Y5_CUDA_OK ? Y5_OK : y5_fail(error, Y5_UNSUPPORTED, "", "%s", told.message);
+}
+
+y5_status
+y5_cuda_find(const y5_state *state, int32_t device_index, const y5_cuda_api **api, y5_error *error)
+{
+    struct y5_cuda *cuda = state->cuda;
+    y5_status status = Y5_OK;
+    *api = NULL;
+    judge(cuda);
+    if (cuda->api == NULL) {
+        return y5_fail(error, Y5_UNSUPPORTED, "", "%s", cuda->problem);
+    }
+    if (!is_counted(device_index)) {
+        return y5_fail(error, Y5_UNSUPPORTED, "", "CUDA device %d, allowed are 0 to %d",
+                       (int)device_index, KNOWN_DEVICES - 1);
+    }
+    if (cuda->refusals[device_index] != NULL) {
+        return y5_fail(error, Y5_UNSUPPORTED, "", "%s", cuda->refusals[device_index]);
+    }
+    *api = cuda->api;
+    if (!cuda->runs[device_index]) {
+        status = ask(cuda, device_index, error);
+    }
+    *api = status == Y5_OK ? *api : NULL;
+    return status;
 }
 
 y5_status
@@ -192,7 +228,7 @@ y5_cuda_status_of(y5_cuda_status status, const y5_cuda_error *told, y5_error *er
     case Y5_CUDA_NO_KERNEL:
         return y5_fail(error, Y5_UNSUPPORTED, "", "%s", told->message);
     case Y5_CUDA_NO_MEMORY:
-        return Y5_NO_MEMORY;
+        return y5_fail(error, Y5_DEVICE_FULL, "", "%s", told->message);
     case Y5_CUDA_BAD_ARGUMENT:
     case Y5_CUDA_FAILED:
         break;
@@ -206,8 +242,9 @@ y5_cuda_facts(const y5_state *state, int32_t device_index)
     y5_error error = {0};
     judge(state->cuda);
     const y5_cuda_api *api = state->cuda->api;
-    bool runs =
-        api != NULL && (device_index < 0 || y5_cuda_find(state, device_index, &error) != NULL);
+    const y5_cuda_api *found = api;
+    bool runs = api != NULL &&
+                (device_index < 0 || y5_cuda_find(state, device_index, &found, &error) == Y5_OK);
     const char *problem = api == NULL ? state->cuda->problem : error.message;
     size_t length = strlen(problem); /* a path in it may be no UTF-8 */
     PyObject *text = PyUnicode_DecodeUTF8(problem, (Py_ssize_t)length, "replace");

@@ -16,9 +16,15 @@ bool y5_cuda_set_path(y5_state *state, const char *path);
 
 void y5_cuda_stop(y5_state *state);
 
-/* The table, once the library is open and has agreed to run on the device. NULL with a sentence in
- * `error` otherwise, which stays the same until another path is set. GIL held. */
-const y5_cuda_api *y5_cuda_find(const y5_state *state, int32_t device_index, y5_error *error);
+/* Sets *api to the table, once the library is open and has agreed to run on the device. Otherwise
+ * Y5_UNSUPPORTED, with a sentence that stays the same until another path is set; or what the device
+ * failed of this time, for which it is asked again. Releases the GIL while it asks: a device is
+ * started, and code may be compiled for it. */
+y5_status y5_cuda_find(const y5_state *state, int32_t device_index, const y5_cuda_api **api,
+                       y5_error *error);
+
+/* True where y5_cuda_find() has the answer already, and keeps the GIL. */
+bool y5_cuda_is_known(const y5_state *state, int32_t device_index);
 
 /* What became of a call into the library. */
 y5_status y5_cuda_status_of(y5_cuda_status status, const y5_cuda_error *told, y5_error *error);

@@ -49,14 +49,14 @@ borrow(const y5_state *state, PyObject *object, const char *which, y5_layers *la
     }
     y5_status status = Y5_OK;
     bool failed = false;
+    y5_loan *loan = &layers->tensors.loans[layers->tensors.count - 1];
     if (!y5_is_plain_tensor(state, object)) {
         status = y5_fail(error, Y5_UNSUPPORTED, "", "a subclass of torch.Tensor, or no tensor");
     } else {
-        y5_loan *loan = &layers->tensors.loans[layers->tensors.count - 1];
         status = y5_borrow_anywhere(state, object, tensor, loan, error);
     }
     if (status == Y5_OK) {
-        status = y5_place_add(&layers->place, tensor, error);
+        status = y5_place_add(state, &layers->place, object, tensor, loan, error);
     }
     const char *reason = status == Y5_OK ? refusal(state, object, tensor, &failed) : NULL;
     if (failed) {
@@ -103,6 +103,28 @@ add_layer(const y5_state *state, PyObject *weights, PyObject *pruned, PyObject *
     return status;
 }
 
+/* Entry `at` of each of the lists weights, pruned (or None) and counts, which another thread may
+ * have shortened. */
+static y5_status
+add_layer_at(const y5_state *state, PyObject *const lists[3], Py_ssize_t at, y5_layers *layers,
+             y5_error *error)
+{
+    PyObject *entries[3] = {NULL, NULL, NULL};
+    y5_status status = Y5_OK;
+    for (int32_t i = 0; i < 3 && status == Y5_OK; i++) {
+        entries[i] = lists[i] != Py_None ? PyList_GetItem(lists[i], at) : NULL;
+        Py_XINCREF(entries[i]);
+        status = entries[i] != NULL || lists[i] == Py_None ? Y5_OK : Y5_PYTHON_RAISED;
+    }
+    if (status == Y5_OK) {
+        status = add_layer(state, entries[0], entries[1], entries[2], layers, error);
+    }
+    for (int32_t i = 0; i < 3; i++) {
+        Py_XDECREF(entries[i]);
+    }
+    return status;
+}
+
 y5_status
 y5_collect_layers(const y5_state *state, PyObject *weights, PyObject *pruned, PyObject *counts,
                   y5_layers *layers, y5_error *error)
@@ -120,12 +142,11 @@ y5_collect_layers(const y5_state *state, PyObject *weights, PyObject *pruned, Py
     if (layers->items == NULL) {
         return Y5_NO_MEMORY;
     }
+    PyObject *const lists[3] = {weights, pruned, counts};
     y5_status status = Y5_OK;
     int collecting = PyGC_Disable(); /* else finalizers could replace what was borrowed */
     for (Py_ssize_t i = 0; status == Y5_OK && i < count; i++) {
-        status =
-            add_layer(state, PyList_GetItem(weights, i), writes ? PyList_GetItem(pruned, i) : NULL,
-                      PyList_GetItem(counts, i), layers, error);
+        status = add_layer_at(state, lists, i, layers, error);
     }
     if (collecting) {
         PyGC_Enable();

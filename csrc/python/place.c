@@ -9,9 +9,30 @@ device_kind(y5_device device)
     return device == Y5_CUDA ? "cuda" : "cpu";
 }
 
-y5_status
-y5_place_add(y5_place *place, const y5_tensor *tensor, y5_error *error)
+/* Asks the library about the tensor's device, and borrows the tensor again. What the library keeps
+ * refusing is said by y5_place_open. */
+static y5_status
+ask(const y5_state *state, PyObject *object, y5_tensor *tensor, y5_loan *loan, y5_error *error)
 {
+    const y5_cuda_api *api = NULL;
+    y5_return(loan);
+    y5_status status = y5_cuda_find(state, tensor->device_index, &api, error);
+    return status == Y5_OK || status == Y5_UNSUPPORTED
+               ? y5_borrow_anywhere(state, object, tensor, loan, error)
+               : status;
+}
+
+y5_status
+y5_place_add(const y5_state *state, y5_place *place, PyObject *object, y5_tensor *tensor,
+             y5_loan *loan, y5_error *error)
+{
+    if (tensor->device == Y5_CUDA && !place->decided &&
+        !y5_cuda_is_known(state, tensor->device_index)) {
+        y5_status status = ask(state, object, tensor, loan, error);
+        if (status != Y5_OK) {
+            return status;
+        }
+    }
     int32_t index = tensor->device == Y5_CUDA ? tensor->device_index : 0;
     if (!place->decided) {
         place->decided = true;
@@ -35,8 +56,19 @@ y5_place_open(const y5_state *state, y5_place *place, y5_error *error)
     if (place->device != Y5_CUDA) {
         return Y5_OK;
     }
-    place->cuda = y5_cuda_find(state, place->index, error);
-    return place->cuda != NULL ? Y5_OK : Y5_UNSUPPORTED;
+    if (!y5_cuda_is_known(state, place->index)) { /* asking would make what was borrowed stale */
+        return y5_fail(error, Y5_UNSUPPORTED, "", "moved, or the library replaced, meanwhile");
+    }
+    return y5_cuda_find(state, place->index, &place->cuda, error);
+}
+
+y5_status
+y5_place_stayed(const y5_place *before, const y5_place *now, y5_error *error)
+{
+    return before->device == now->device && before->index == now->index && before->cuda == now->cuda
+               ? Y5_OK
+               : y5_fail(error, Y5_UNSUPPORTED, "",
+                         "tensors were moved to another device meanwhile");
 }
 
 y5_status

@@ -5,6 +5,8 @@
  * exception: executables at a fixed low address keep their heap there. A tensor whose storage was
  * resized to nothing has the address 0 plus its offset, so low addresses are looked at twice. */
 #define LOW_ADDRESS ((uintptr_t)1 << 36)
+/* The same for a GPU, where drivers hand out virtual memory from 0x200000000 on. */
+#define LOW_CUDA_ADDRESS ((uintptr_t)1 << 33)
 
 const void *
 y5_find_exchange(PyTypeObject *type)
@@ -277,7 +279,8 @@ storage_is_gone(const y5_state *state, PyObject *object)
 static bool
 may_be_gone(const y5_tensor *tensor)
 {
-    return tensor->numel > 0 && (uintptr_t)tensor->data < LOW_ADDRESS;
+    uintptr_t low = tensor->device == Y5_CUDA ? LOW_CUDA_ADDRESS : LOW_ADDRESS;
+    return tensor->numel > 0 && (uintptr_t)tensor->data < low;
 }
 
 y5_status

@@ -1,9 +1,12 @@
 /* CUDA libraries that compute nothing, wrong ones among them: each macro below makes one fault.
  * They write down how they were called. */
+#define _POSIX_C_SOURCE 199309L /* nanosleep */
+
 #include "y5_cuda.h"
 
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 
 #define EXPORT __attribute__((visibility("default")))
 
@@ -25,8 +28,14 @@
 #ifndef FAKE_LACKS_PRUNE
 #define FAKE_LACKS_PRUNE 0
 #endif
-#ifndef FAKE_WORKSPACE_BYTES
-#define FAKE_WORKSPACE_BYTES 0
+#ifndef FAKE_PRUNE_BYTES
+#define FAKE_PRUNE_BYTES 256 * count
+#endif
+#ifndef FAKE_CHECKS_FAILED /* so many calls of check_device fail, and the later ones succeed */
+#define FAKE_CHECKS_FAILED INT64_MAX
+#endif
+#ifndef FAKE_CHECK_WAITS /* check_device fails unless the test says meanwhile that it may go on */
+#define FAKE_CHECK_WAITS 0
 #endif
 
 /* What the last call was told, in the order the test reads it. */
@@ -39,6 +48,8 @@ typedef struct {
     int64_t elements;
     int64_t workspace_bytes;
     int64_t workspace; /* 1 where there was one */
+    int64_t first;     /* address of the first layer's weights */
+    int64_t go_on;     /* set by the test */
 } fake_record;
 
 static fake_record record;
@@ -79,25 +90,28 @@ check_device(int32_t device, y5_cuda_error *error)
 {
     (void)device;
     record.checks++;
-    return FAKE_CHECK_STATUS == Y5_CUDA_OK ? Y5_CUDA_OK : tell(FAKE_CHECK_STATUS, error);
-}
-
-static int64_t
-ema_workspace_bytes(int64_t count)
-{
-    return count > 0 ? FAKE_WORKSPACE_BYTES : 0;
+    volatile const int64_t *go_on = &record.go_on;
+    for (int i = 0; FAKE_CHECK_WAITS && *go_on == 0 && i < 500; i++) {
+        nanosleep(&(struct timespec){0, 10000000}, NULL);
+    }
+    if (FAKE_CHECK_WAITS && *go_on == 0) {
+        return tell(Y5_CUDA_FAILED, error);
+    }
+    return FAKE_CHECK_STATUS == Y5_CUDA_OK || record.checks > FAKE_CHECKS_FAILED
+               ? Y5_CUDA_OK
+               : tell(FAKE_CHECK_STATUS, error);
 }
 
 static y5_cuda_status
 ema_update(const y5_cuda_where *where, const y5_cuda_ema_pair *pairs, int64_t count, double decay,
-           void *workspace, int64_t workspace_bytes, y5_cuda_error *error)
+           y5_cuda_error *error)
 {
     (void)decay;
     int64_t elements = 0;
     for (int64_t i = 0; i < count; i++) {
         elements += pairs[i].numel;
     }
-    return note(where, count, elements, workspace, workspace_bytes, error);
+    return note(where, count, elements, NULL, 0, error);
 }
 
 static y5_cuda_status
@@ -130,7 +144,7 @@ static int64_t
 prune_workspace_bytes(const y5_cuda_prune_layer *layers, int64_t count)
 {
     (void)layers;
-    return 256 * count;
+    return count > 0 ? FAKE_PRUNE_BYTES : 0;
 }
 
 static y5_cuda_status
@@ -141,6 +155,7 @@ prune(const y5_cuda_where *where, const y5_cuda_prune_layer *layers, int64_t cou
     for (int64_t i = 0; i < count; i++) {
         elements += layers[i].numel;
     }
+    record.first = count > 0 ? (int64_t)(intptr_t)layers[0].weights : 0;
     return note(where, count, elements, workspace, workspace_bytes, error);
 }
 
@@ -166,7 +181,6 @@ static const y5_cuda_api api = {
     .toolkit_version = 13000,
     .architectures = "sm_00",
     .check_device = check_device,
-    .ema_workspace_bytes = ema_workspace_bytes,
     .ema_update = ema_update,
     .sparsity_count = sparsity_count,
     .fuse = fuse,

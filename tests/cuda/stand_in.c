@@ -7,22 +7,30 @@
 #define EXPORT __attribute__((visibility("default")))
 
 EXPORT const dlpack_exchange_table *stand_in_start(const dlpack_exchange_table *torch);
-EXPORT void stand_in_except(const void *data, int32_t type, int32_t index);
+EXPORT int stand_in_except(const void *data, int32_t type, int32_t index);
 
 static const dlpack_exchange_table *original;
 static dlpack_exchange_table table;
 
-/* One piece of memory that is somewhere else. */
-static const void *excepted;
-static dlpack_device elsewhere;
+/* Pieces of memory that are somewhere else. */
+#define ELSEWHERE 8
+static struct {
+    const void *data;
+    dlpack_device device;
+} elsewhere[ELSEWHERE];
+static int elsewhere_count;
 
 static int
 borrow(void *object, dlpack_tensor *out)
 {
     int failed = original->borrow(object, out);
     if (failed == 0 && out->device.type == DLPACK_CPU) {
-        dlpack_device usual = {DLPACK_CUDA, 0};
-        out->device = excepted != NULL && out->data == excepted ? elsewhere : usual;
+        out->device = (dlpack_device){DLPACK_CUDA, 0};
+        for (int i = 0; i < elsewhere_count; i++) {
+            if (out->data == elsewhere[i].data) {
+                out->device = elsewhere[i].device;
+            }
+        }
     }
     return failed;
 }
@@ -46,9 +54,18 @@ stand_in_start(const dlpack_exchange_table *torch)
     return &table;
 }
 
-void
+/* Without data all is as usual; nonzero where that many pieces are elsewhere already. */
+int
 stand_in_except(const void *data, int32_t type, int32_t index)
 {
-    excepted = data;
-    elsewhere = (dlpack_device){type, index};
+    if (data == NULL) {
+        elsewhere_count = 0;
+        return 0;
+    }
+    if (elsewhere_count == ELSEWHERE) {
+        return -1;
+    }
+    elsewhere[elsewhere_count].data = data;
+    elsewhere[elsewhere_count++].device = (dlpack_device){type, index};
+    return 0;
 }

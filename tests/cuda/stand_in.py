@@ -68,7 +68,7 @@ class Record(ctypes.Structure):
         (name, ctypes.c_int64)
         for name in (
             *("checks", "calls", "stream", "device", "count", "elements"),
-            *("workspace_bytes", "workspace"),
+            *("workspace_bytes", "workspace", "first", "go_on"),
         )
     ]
 
@@ -102,10 +102,15 @@ class StandIn:
         self._except = library.stand_in_except
         self._except.argtypes = [ctypes.c_void_p, ctypes.c_int32, ctypes.c_int32]
 
-    def move(self, tensor: Tensor | None, device_type: int = CUDA, index: int = 1) -> None:
-        """Let one tensor seem to live elsewhere; None takes that back."""
-        data = None if tensor is None else tensor.data_ptr()
-        self._except(data, device_type, index)
+    def move(self, *tensors: Tensor, device_type: int = CUDA, index: int = 1) -> None:
+        """Let these tensors, and no others, seem to live elsewhere."""
+        self._except(None, 0, 0)
+        self.move_also(*tensors, device_type=device_type, index=index)
+
+    def move_also(self, *tensors: Tensor, device_type: int = CUDA, index: int = 1) -> None:
+        """Let these tensors seem to live elsewhere, too."""
+        for tensor in tensors:
+            assert self._except(tensor.data_ptr(), device_type, index) == 0
 
 
 @contextlib.contextmanager
@@ -129,6 +134,6 @@ def stand_in(table: Path, cuda_library: Path | None) -> Iterator[StandIn]:
         yield replaced
     finally:
         torch.Tensor.__dlpack_c_exchange_api__ = own
-        replaced.move(None)
+        replaced.move()
         _C.register_torch(_native.TorchFacts())
         _native.find_cuda_library()

@@ -7,8 +7,11 @@ import copy
 import json
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,7 +20,7 @@ from torch import nn
 from yolov5_utils import _C, _native
 from yolov5_utils.torch_utils import ModelEMA, sparsity
 
-from .stand_in import StandIn, record_of
+from .stand_in import Facts, StandIn, record_of
 
 Start = Callable[[Path | None], StandIn]
 Built = Callable[..., Path]
@@ -27,15 +30,15 @@ NO_DRIVER, NO_KERNEL, NO_MEMORY, BAD_ARGUMENT, FAILED = range(1, 6)
 WRONG = {
     "another ABI": (
         ["FAKE_ABI_VERSION=7"],
-        r"^the CUDA library has ABI version 7, this extension needs 1: build the extension and",
+        r"^the CUDA library has ABI version 7, this extension needs 2: build the extension and",
     ),
     "a short table": (
         ["FAKE_BYTES=40"],
         r"^the CUDA library's table has 40 bytes, this extension needs \d+: build the extension",
     ),
     "another ABI and no table behind it": (
-        ["FAKE_ABI_VERSION=2", "FAKE_BYTES=8"],
-        r"^the CUDA library has ABI version 2, this extension needs 1",
+        ["FAKE_ABI_VERSION=3", "FAKE_BYTES=8"],
+        r"^the CUDA library has ABI version 3, this extension needs 2",
     ),
     "another symbol": (
         ["FAKE_SYMBOL=something_else"],
@@ -56,6 +59,12 @@ def model(seed: int = 0) -> nn.Module:
             if tensor.is_floating_point():
                 tensor.copy_(torch.rand(tensor.shape, generator=generator))
     return made
+
+
+def pair_to_fuse() -> tuple[Any, ...]:
+    """What fuse_on_gpu takes of a convolution and a batch norm."""
+    weight, vectors = torch.ones(2, 3, 1, 1), [torch.ones(2) for _ in range(5)]
+    return (weight, *vectors, torch.empty(2, 3, 1, 1), torch.empty(2), 1e-3)
 
 
 def refusal() -> str:
@@ -141,21 +150,99 @@ def test_each_device_is_asked_once(built: Built, gpu: Start) -> None:
         assert _C.ema_update(model(), model(1), 0.5) == 0
     record = record_of(library)
     assert (record.checks, record.calls, record.device, record.stream) == (1, 3, 0, 0x5000)
-    weight = torch.ones(2, 2, 1, 1)
+    weight, facts = torch.ones(2, 2, 1, 1), Facts()
+
+    def allocate(size: int, device: int) -> torch.Tensor:
+        memory = Facts.memory(size, device)
+        stand_in.move_also(memory, index=device)
+        return memory
+
+    facts.allocate = allocate
+    _C.register_torch(facts)
     stand_in.move(weight, index=3)
     for _ in range(2):
         assert _C.prune([weight], [weight], [1]) == 3
     assert (record.checks, record.calls, record.device, record.stream) == (2, 5, 3, 0x5003)
-    stand_in.move(weight, index=200)  # too many to be remembered
+    stand_in.move(weight, index=200)  # more than torch can have
+    with pytest.raises(_C.Unsupported, match="CUDA device 200, allowed are 0 to 127"):
+        _C.prune([weight], [weight], [1])
+    assert record.checks == 2
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"), [(NO_MEMORY, MemoryError), (FAILED, RuntimeError)], ids=("full", "failed")
+)
+def test_a_device_that_fails_today_is_asked_again(
+    built: Built, gpu: Start, status: int, kind: type[Exception]
+) -> None:
+    """Out of memory, busy: an error of this call, and no verdict on the device."""
+    library = built("fake_library.c", f"FAKE_CHECK_STATUS={status}", "FAKE_CHECKS_FAILED=5")
+    gpu(library)
+    average, weight, image = model(), torch.ones(2, 2, 1, 1), torch.ones(1, 1, 4, 4)
+    before = copy.deepcopy(average.state_dict())
+    for call in (
+        lambda: _C.ema_update(average, model(1), 0.5),
+        lambda: _C.count_module_zeros(model()),
+        lambda: _C.prune([weight], [weight], [1]),
+        lambda: _C.scale_img(image),
+    ):
+        with pytest.raises(kind, match=f"the fake library says {status}$"):
+            call()
+    assert _C.cuda_info(0)["problem"] == f"the fake library says {status}"
+    assert (record_of(library).checks, record_of(library).calls) == (5, 0)
+    for key, value in average.state_dict().items():
+        assert torch.equal(value, before[key])
     for _ in range(2):
-        assert _C.prune([weight], [weight], [1]) == 200
-    assert record.checks == 4 + 2  # the list is collected twice: before and after the workspace
+        assert _C.ema_update(average, model(1), 0.5) == 0
+    assert (record_of(library).checks, record_of(library).calls) == (6, 2)
+
+
+def test_others_run_while_a_device_is_asked(built: Built, gpu: Start) -> None:
+    """Starting a device takes long; what another thread does meanwhile is seen afterwards."""
+    library = built("fake_library.c", "FAKE_CHECK_WAITS=1")
+    gpu(library)
+    record, weight, other = record_of(library), torch.ones(9, 9, 1, 1), torch.zeros(9, 9, 1, 1)
+
+    def replace() -> None:
+        while record.checks == 0:
+            time.sleep(0.001)
+        weight.data = other
+        record.go_on = 1
+
+    thread = threading.Thread(target=replace)
+    thread.start()
+    try:
+        assert _C.prune([weight], [torch.empty_like(weight)], [1]) == 0
+    finally:
+        thread.join()
+    assert record.first == other.data_ptr() == weight.data_ptr()
+
+
+def test_lists_that_shrink_while_a_device_is_asked(built: Built, gpu: Start) -> None:
+    library = built("fake_library.c", "FAKE_CHECK_WAITS=1", "FAKE_SHRINKING")
+    gpu(library)
+    record, weights = record_of(library), [torch.ones(2, 2, 1, 1), torch.ones(3, 3, 1, 1)]
+    results, counts = [torch.empty_like(weight) for weight in weights], [1, 2]
+
+    def shrink() -> None:
+        while record.checks == 0:
+            time.sleep(0.001)
+        weights.clear()
+        counts.clear()
+        record.go_on = 1
+
+    thread = threading.Thread(target=shrink)
+    thread.start()
+    with pytest.raises(IndexError):
+        _C.prune(weights, results, counts)
+    thread.join()
+    assert record.calls == 0
 
 
 RESULTS = {
     NO_DRIVER: (_C.Unsupported, "the fake library says 1"),
     NO_KERNEL: (_C.Unsupported, "the fake library says 2"),
-    NO_MEMORY: (MemoryError, ""),
+    NO_MEMORY: (MemoryError, "the fake library says 3"),
     BAD_ARGUMENT: (RuntimeError, "the fake library says 4"),
     FAILED: (RuntimeError, "the fake library says 5"),
 }
@@ -172,6 +259,7 @@ def test_what_a_failing_call_becomes(built: Built, gpu: Start, status: int) -> N
         lambda: _C.prune([weight], [torch.empty_like(weight)], [1]),
         lambda: _C.scale_img(image, torch.empty_like(image), (2, 2), 9),
         lambda: _C.sum_zeros(torch.ones(3, dtype=torch.int64), torch.ones(())),
+        lambda: _C.fuse_on_gpu([pair_to_fuse()], torch.zeros(1, dtype=torch.int32)),
     ):
         with pytest.raises(kind) as caught:
             call()
@@ -206,7 +294,7 @@ def test_sums_of_the_cpu_are_refused() -> None:
 
 def test_memory_that_torch_does_not_have(built: Built, gpu: Start) -> None:
     """An exception of torch's allocator passes through, and nothing was launched."""
-    library = built("fake_library.c", "FAKE_WORKSPACE_BYTES=64")
+    library = built("fake_library.c")
     gpu(library)
 
     def fail(size: int, device: int) -> torch.Tensor:
@@ -218,7 +306,6 @@ def test_memory_that_torch_does_not_have(built: Built, gpu: Start) -> None:
     calls = record_of(library).calls
     weight = torch.ones(2, 2, 1, 1)
     for call in (
-        lambda: _C.ema_update(model(), model(1), 0.5),
         lambda: _C.count_module_zeros(model()),
         lambda: _C.prune([weight], [torch.empty_like(weight)], [1]),
     ):

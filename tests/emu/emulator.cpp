@@ -27,7 +27,7 @@ dim3 gridDim;
 namespace y5_emulator {
 
 static y5_emulated_machine the_machine = {
-    13000, 1, 0, 4, 90, false, Y5_ASCENDING, Y5_ASCENDING, 1, "", 0, 0, 0, 0, 0, NULL, -1,
+    13000, 1, 0, 4, 90, Y5_ASCENDING, Y5_ASCENDING, 1, "", 0, 0, 0, 0, NULL, -1,
 };
 static cudaError_t last_error = cudaSuccess;
 unsigned long long lane_values[32][32];
@@ -244,11 +244,20 @@ launch(const char *name, dim3 grid, dim3 block, const void *stream,
     }
 }
 
+/* Returns the result of a call, which stays behind as the last error where it is one. */
+static cudaError_t
+remember(cudaError_t result)
+{
+    last_error = result != cudaSuccess ? result : last_error;
+    return result;
+}
+
 /* Success, or the failure that a test asked this call for. */
 static cudaError_t
 outcome(const char *call)
 {
-    return strcmp(the_machine.failing, call) == 0 ? (cudaError_t)the_machine.failure : cudaSuccess;
+    return remember(strcmp(the_machine.failing, call) == 0 ? (cudaError_t)the_machine.failure
+                                                           : cudaSuccess);
 }
 
 } // namespace y5_emulator
@@ -298,7 +307,7 @@ cudaError_t
 cudaSetDevice(int device)
 {
     if (device < 0 || device >= the_machine.devices) {
-        return cudaErrorInvalidDevice;
+        return remember(cudaErrorInvalidDevice);
     }
     cudaError_t result = outcome("cudaSetDevice");
     the_machine.current_device = result == cudaSuccess ? device : the_machine.current_device;
@@ -331,24 +340,6 @@ cudaMemsetAsync(void *data, int value, size_t bytes, cudaStream_t)
         memset(data, value, bytes);
     }
     return result;
-}
-
-cudaError_t
-cudaMemcpyAsync(void *to, const void *from, size_t bytes, cudaMemcpyKind, cudaStream_t)
-{
-    the_machine.copies++;
-    cudaError_t result = outcome("cudaMemcpyAsync");
-    if (result == cudaSuccess) {
-        memcpy(to, from, bytes);
-    }
-    return result;
-}
-
-cudaError_t
-cudaStreamIsCapturing(cudaStream_t, cudaStreamCaptureStatus *status)
-{
-    *status = the_machine.capturing ? cudaStreamCaptureStatusActive : cudaStreamCaptureStatusNone;
-    return outcome("cudaStreamIsCapturing");
 }
 
 cudaError_t

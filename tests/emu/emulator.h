@@ -2,7 +2,6 @@
 #ifndef Y5_EMULATOR_H
 #define Y5_EMULATOR_H
 
-#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -19,15 +18,13 @@ typedef struct {
     int32_t current_device;
     int32_t multiprocessors;
     int32_t compute_capability; /* 90 */
-    bool capturing;             /* every stream records a graph */
     y5_emulated_order threads;
     y5_emulated_order blocks;
     uint32_t seed;       /* of shuffled orders */
     const char *failing; /* the call that fails: "cudaSetDevice", ..., or "launch"; "" for none */
     int32_t failure;     /* and its cudaError_t */
 
-    int64_t launches; /* counted, as the three below */
-    int64_t copies;
+    int64_t launches; /* counted, as the two below */
     int64_t clears;
     int64_t blocks_run;
     const void *last_stream;

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import torch
 
-ABI_VERSION = 1
+ABI_VERSION = 2
 SCALE_VARIANTS = 54
 SCALE_LIKELY = 27
 SCALE_LIKELY_CHANNELS_LAST = 29
@@ -129,12 +129,9 @@ class Api(ctypes.Structure):
         ("reserved", Int32),
         ("architectures", ctypes.c_char_p),
         ("check_device", ctypes.CFUNCTYPE(Int32, Int32, _ERROR)),
-        ("ema_workspace_bytes", ctypes.CFUNCTYPE(Int64, Int64)),
         (
             "ema_update",
-            ctypes.CFUNCTYPE(
-                Int32, _WHERE, Pointer, Int64, ctypes.c_double, Pointer, Int64, _ERROR
-            ),
+            ctypes.CFUNCTYPE(Int32, _WHERE, Pointer, Int64, ctypes.c_double, _ERROR),
         ),
         (
             "sparsity_count",
@@ -206,7 +203,6 @@ class Library:
         self,
         pairs: Sequence[tuple[torch.Tensor, torch.Tensor]],
         decay: float,
-        workspace: torch.Tensor | None = None,
     ) -> None:
         items = (EmaPair * len(pairs))(
             *(
@@ -214,9 +210,7 @@ class Library:
                 for a, s in pairs
             )
         )
-        memory = (None, 0) if workspace is None else (workspace.data_ptr(), workspace.numel())
-        where = self.where(pairs[0][0].device)
-        self.call("ema_update", where, items, len(pairs), decay, *memory)
+        self.call("ema_update", self.where(pairs[0][0].device), items, len(pairs), decay)
 
     def sparsity_count(self, tensors: Sequence[torch.Tensor], each: bool) -> torch.Tensor:
         device = tensors[0].device

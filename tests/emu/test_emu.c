@@ -21,7 +21,6 @@ shake_machine(void)
     machine->seed = (uint32_t)random_bits();
     machine->multiprocessors = (int32_t)random_between(1, 3);
     machine->launches = 0;
-    machine->copies = 0;
     machine->clears = 0;
 }
 

@@ -90,7 +90,7 @@ SLIPS = (
     ("device.cuh", "__syncthreads();\n    uint32_t sum = 0;", "uint32_t sum = 0;", "sparsity", ""),
     ("ema.cuh", "rounded<From>(multiply(widen(source)", "(multiply(widen(source)", "ema", "ema,"),
     ("ema.cuh", "int i = packs * width +", "int i = packs * width + 1 +", "ema", "ema,"),
-    ("ema.cu", "!capturing", "capturing", "ema", "launches"),
+    ("ema.cu", "(uint64_t)pair->source_dtype", "(uint64_t)pair->average_dtype", "ema", "ema,"),
     ("sparsity.cuh", "if (entry.slot != slot) {", "if (false) {", "sparsity", "item"),
     ("sparsity.cuh", "add(total, numbers[i])", "add(numbers[255 - i], total)", "sparsity", "sum"),
     ("fuse.cuh", "add(product, (wide<T>)0)", "product", "fuse", "fused weight"),
@@ -100,7 +100,8 @@ SLIPS = (
     ("prune.cuh", "(int64_t)chunk < state.tie_chunk;", "true;", "prune", "pruned"),
     ("scale_img.cuh", "job.below_blend", "job.above_blend", "scale_img", "variant"),
     ("scale_img.cuh", "axis.input - 1;", "axis.input;", "scale_img", "element"),
-    ("runtime.cu", "(void)cudaSetDevice(previous_);", "", "failures", "left on device"),
+    ("runtime.cu", "cudaSetDevice(previous_)", "cudaSuccess", "failures", "left on device"),
+    ("runtime.cu", "(void)cudaGetLastError(); /* told", "/*", "failures", "a good call after"),
     ("launch.cuh", "table->count < (uint32_t)Table::capacity", "true", "ema", ""),
 )  # fmt: skip
 

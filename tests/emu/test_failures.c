@@ -35,7 +35,7 @@ expect_refusal(y5_cuda_status status, const y5_cuda_error *error, const char *wo
         expect_refusal(call, &error, words);                                                       \
     } while (0)
 
-#define EMA api->ema_update(&here, &item, 1, 0.5, NULL, 0, &error)
+#define EMA api->ema_update(&here, &item, 1, 0.5, &error)
 #define COUNT api->sparsity_count(&here, &item, 1, numbers, 1, &error)
 #define FUSE api->fuse(&here, &item, 1, NULL, &error)
 #define SCALE api->scale_img(&here, &item, &error)
@@ -120,7 +120,8 @@ test_refusals(void)
     prune_refusals();
 }
 
-/* Makes one call of the runtime fail and looks at what becomes of the EMA's call. */
+/* Makes one call of the runtime fail and looks at what becomes of the EMA's call, and of the next
+ * one, which must not be blamed for what failed before it. */
 static void
 failing(const char *call, int32_t code, y5_cuda_status wanted, const char *words)
 {
@@ -131,13 +132,28 @@ failing(const char *call, int32_t code, y5_cuda_status wanted, const char *words
     machine->failure = code;
     float before = data[0];
     y5_cuda_error error;
-    y5_cuda_status status = api->ema_update(&here, &good_pair, 1, 0.5, NULL, 0, &error);
+    y5_cuda_status status = api->ema_update(&here, &good_pair, 1, 0.5, &error);
     CHECK(status == wanted && error.code == code, "%s %d: status %d", call, (int)code, (int)status);
     CHECK(strstr(error.message, words) != NULL, "'%s' is not in '%s'", words, error.message);
     CHECK(machine->current_device == 1, "%s: left on device %d", call,
           (int)machine->current_device);
     CHECK(data[0] == before, "%s: wrote", call);
     machine->failing = "";
+    status = api->ema_update(&here, &good_pair, 1, 0.5, &error);
+    CHECK(status == Y5_CUDA_OK, "a good call after %s %d: %s", call, (int)code, error.message);
+}
+
+/* Calls of the runtime that other operations make. */
+static void
+failing_elsewhere(void)
+{
+    y5_emulated_machine *machine = y5_emulated();
+    y5_cuda_error error;
+    machine->failing = "cudaMemsetAsync";
+    machine->failure = 1;
+    CHECK(api->sparsity_count(&here, &good_item, 1, numbers, 1, &error) == Y5_CUDA_FAILED, "clear");
+    machine->failing = "";
+    expect_ok(api->sparsity_count(&here, &good_item, 1, numbers, 1, &error), &error, "afterwards");
 }
 
 static void
@@ -176,7 +192,7 @@ check_guard(void)
     for (int32_t current = 0; current < 2; current++) {
         machine->current_device = current;
         y5_cuda_error error;
-        expect_ok(api->ema_update(&where, &good_pair, 1, 0.5, NULL, 0, &error), &error, "guard");
+        expect_ok(api->ema_update(&where, &good_pair, 1, 0.5, &error), &error, "guard");
         CHECK(machine->last_device == 0 && machine->last_stream == &stream, "device %d",
               (int)machine->last_device);
         CHECK(machine->current_device == current, "%d", (int)machine->current_device);
@@ -197,6 +213,7 @@ test_failures(void)
     failing("launch", 400, Y5_CUDA_FAILED, "the stream is not one of device 0");
     failing("launch", 709, Y5_CUDA_FAILED, "its context is gone");
     failing("launch", 700, Y5_CUDA_FAILED, "ema on device 0: what the runtime says");
+    failing_elsewhere();
     check_device_failures();
     check_guard();
     y5_emulated()->current_device = 0;

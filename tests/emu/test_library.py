@@ -125,6 +125,9 @@ KNOWN = [75, 80, 86, 90, 100, 120]
         ("8.0;9.0+PTX", "sm_80 sm_90 compute_90"),
         ("8.0 9.0a", "sm_80 sm_90 compute_90"),
         ("Ampere, hopper", "sm_80 sm_86 sm_90 compute_90"),
+        ("Pascal;Volta;Ampere+Tegra;Turing", "sm_75 compute_75"),
+        ("Maxwell+Tegra Hopper+PTX", "sm_90 compute_90"),
+        ("Ampere+PTX;12.0", "sm_80 sm_86 sm_120 compute_80 compute_86"),
         ("5.2;8.6;8.7", "sm_86 compute_86"),
         ("", "sm_75 sm_80 sm_86 sm_90 sm_100 sm_120 compute_120"),
     ],
@@ -136,7 +139,13 @@ def test_architectures(monkeypatch: pytest.MonkeyPatch, wanted: str, expected: s
 
 
 @pytest.mark.parametrize(
-    ("wanted", "words"), [("sm_90", "'sm_90' is neither"), ("5.2", "none of the architectures")]
+    ("wanted", "words"),
+    [
+        ("sm_90", "'sm_90' is neither"),
+        ("Ampere+Nothing", "'Ampere\\+Nothing' is neither"),
+        ("5.2", "none of the architectures"),
+        ("Pascal", "none of the architectures wanted \\(60, 61\\)"),
+    ],
 )
 def test_architectures_that_cannot_be_built(
     monkeypatch: pytest.MonkeyPatch, wanted: str, words: str
@@ -161,6 +170,82 @@ def test_what_is_not_built_is_said(
     assert len(lines) == 1
     assert words in lines[0]
     assert list(tmp_path.iterdir()) == []
+
+
+def failing_compiler(folder: Path) -> str:
+    """One that knows chips, and says much before it fails."""
+    script = folder / "nvcc"
+    script.write_text(
+        '#!/bin/sh\ncase "$1" in\n'
+        "--version) echo release 13.0 ;;\n--list-gpu-arch) echo compute_90 ;;\n"
+        '*) echo much to read; echo "a.cu(7): error: no such thing"; exit 2 ;;\nesac\n'
+    )
+    script.chmod(0o755)
+    return str(script)
+
+
+@pytest.fixture
+def broken(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    """build_if with a compiler that fails."""
+    build_if: Any = BUILD["build_if"]
+    nvcc = failing_compiler(tmp_path)
+    monkeypatch.setitem(build_if.__globals__, "find_nvcc", lambda: nvcc)
+    monkeypatch.delenv("TORCH_CUDA_ARCH_LIST", raising=False)
+    return build_if
+
+
+def test_a_compiler_that_fails_is_one_line(broken: Any, tmp_path: Path) -> None:
+    lines: list[str] = []
+    broken("auto", tmp_path, tmp_path / "builds", strict=False, say=lines.append)
+    assert len(lines) == 1
+    assert "\n" not in lines[0]
+    assert "a.cu(7): error: no such thing; all of it in" in lines[0]
+    log = tmp_path / "builds" / BUILD["LOG"]
+    assert str(log) in lines[0]
+    assert "much to read" in log.read_text()
+    assert list((tmp_path / "builds").iterdir()) == [log]  # nothing half built is left
+
+
+def test_a_compiler_that_fails_ends_a_build_that_must_be(broken: Any, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=r"(?s)no such thing.*much to read"):
+        broken("1", tmp_path, tmp_path / "builds", strict=False, say=print)
+
+
+def test_builds_side_by_side(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The second starts while the first compiles, and neither takes the other's files away."""
+    build_once: Any = BUILD["build_once"]
+    how, name, calls = BUILD["Plan"]("nvcc", None, []), BUILD["LIBRARY"], list[Path]()
+    monkeypatch.setattr(BUILD["Plan"], "digest", lambda self: "digest")
+
+    def build(how: Any, folder: Path) -> None:
+        folder.mkdir(parents=True)
+        calls.append(folder)
+        if len(calls) == 1:
+            assert build_once(how, tmp_path).read_text() == "2"
+        (folder / name).write_text(str(1 if folder == calls[0] else 2))
+
+    monkeypatch.setitem(build_once.__globals__, "build", build)
+    for _ in range(2):
+        assert build_once(how, tmp_path).read_text() == "2"
+    assert len(calls) == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["digest"]
+
+
+def test_elsewhere_nothing_is_built_in_silence(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A build that must be says so, and an unknown value is refused on every system."""
+    setuptools = pytest.importorskip("setuptools")
+    monkeypatch.setattr(setuptools, "setup", lambda **options: None)
+    setup = runpy.run_path(str(ROOT / "setup.py"))
+    command = setup["BuildExtension"]
+    step: Any = command.build_cuda_library
+    monkeypatch.setattr(step.__globals__["sys"], "platform", "darwin")
+    for value, words in (("1", "is for Linux only"), ("yes", "allowed values are auto, 0, 1")):
+        monkeypatch.setenv("YOLOV5_UTILS_CUDA", value)
+        with pytest.raises(SystemExit, match=words):
+            step(None)
+    for value in ("0", "auto"):
+        monkeypatch.setenv("YOLOV5_UTILS_CUDA", value)
+        step(None)
 
 
 def test_one_fails_loudly_without_nvcc(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ ema_trial(int64_t trial)
     }
     double decay = 0.9999 * (double)random_between(0, 1000) / 1000;
     y5_cuda_error error;
-    expect_ok(api->ema_update(&here, pairs, count, decay, NULL, 0, &error), &error, "ema");
+    expect_ok(api->ema_update(&here, pairs, count, decay, &error), &error, "ema");
     y5_ema_update(&core, expected, starts, count, decay);
     CHECK(y5_emulated()->launches == 1, "%d", (int)y5_emulated()->launches);
     for (int64_t i = 0; i < count; i++) {
@@ -53,9 +53,9 @@ ema_trial(int64_t trial)
     }
 }
 
-/* `count` pairs of 3 elements: what they become, and in how many launches and copies. */
+/* `count` pairs of 3 elements: what they become, and in how many launches. */
 static void
-ema_launches(int64_t count, bool workspace, bool capturing, int64_t launches, int64_t copies)
+ema_launches(int64_t count, int64_t launches)
 {
     static y5_cuda_ema_pair pairs[MANY];
     float *average = allocate(count * 3 * (int64_t)sizeof(float));
@@ -69,19 +69,13 @@ ema_launches(int64_t count, bool workspace, bool capturing, int64_t launches, in
         source[i] = -1.0F;
     }
     shake_machine();
-    y5_emulated()->capturing = capturing;
-    int64_t bytes = api->ema_workspace_bytes(count);
-    void *memory = workspace ? allocate(bytes) : NULL;
     y5_cuda_error error;
-    expect_ok(api->ema_update(&here, pairs, count, 0.5, memory, bytes, &error), &error, "ema");
-    CHECK(y5_emulated()->launches == launches && y5_emulated()->copies == copies,
-          "%d pairs: %d launches, %d copies", (int)count, (int)y5_emulated()->launches,
-          (int)y5_emulated()->copies);
+    expect_ok(api->ema_update(&here, pairs, count, 0.5, &error), &error, "ema");
+    CHECK(y5_emulated()->launches == launches, "%d pairs: %d launches", (int)count,
+          (int)y5_emulated()->launches);
     for (int64_t i = 0; i < count * 3; i++) {
         CHECK(average[i] == (float)i * 0.5F - 0.5F, "element %d: %f", (int)i, (double)average[i]);
     }
-    y5_emulated()->capturing = false;
-    free(memory);
     free(average);
     free(source);
 }
@@ -96,14 +90,10 @@ test_ema(void)
     /* Floating entries of YOLOv5 n and s, m, l, x: one launch each. */
     static const int64_t models[] = {1, 2, 141, 142, 292, 402, 512, 622, 1165};
     for (size_t i = 0; i < sizeof(models) / sizeof(models[0]); i++) {
-        CHECK(api->ema_workspace_bytes(models[i]) == 0, "%d", (int)models[i]);
-        ema_launches(models[i], false, false, 1, 0);
+        ema_launches(models[i], 1);
     }
-    ema_launches(1166, false, false, 2, 0);
-    ema_launches(1166, true, false, 1, 1);
-    ema_launches(2500, false, false, 3, 0);
-    ema_launches(2500, true, false, 1, 1);
-    ema_launches(2500, true, true, 3, 0); /* a graph would copy again what is gone by then */
+    ema_launches(1166, 2);
+    ema_launches(2500, 3);
 }
 
 /* Bytes, of which many elements are zero under one mask or another. */

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from yolov5_utils import _C, _native, reference
 from yolov5_utils.ops import prune as prune_module
+from yolov5_utils.ops import scale_img as scale_img_module
 from yolov5_utils.ops.fuse_model import fuse_model
 from yolov5_utils.overlay import replacements
 from yolov5_utils.overlay.forms import SparsityForm
@@ -411,3 +412,76 @@ def test_fuse_model(device: Device) -> None:
     for block, conv in zip(model, expected, strict=True):
         assert not hasattr(block, "bn")
         assert_same_fused(block.conv, conv)
+
+
+@pytest.fixture
+def untried(device: Device, monkeypatch: pytest.MonkeyPatch) -> scale_img_module.GpuCalibration:
+    """A calibration that knows nothing, for devices with the library."""
+    if device.way != "CUDA":
+        pytest.skip("no variants of the CUDA library here")
+    calibration = scale_img_module.GpuCalibration()
+    monkeypatch.setattr(scale_img_module, "_gpu_calibration", calibration)
+    return calibration
+
+
+def test_variants_are_tried_in_little_memory(
+    device: Device, untried: scale_img_module.GpuCalibration, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried, probe = [], scale_img_module._probe
+
+    def recorded(*arguments: int) -> Tensor:
+        tried.append(probe(*arguments))
+        return tried[-1]
+
+    monkeypatch.setattr(scale_img_module, "_probe", recorded)
+    for channels in (3, 50):
+        check_scale_img(torch.rand(1, channels, 99, 130), 0.83, device)
+    assert {image.shape[1] for image in tried} == {3, 32}
+    assert max(image.numel() for image in tried) <= 3 * 1201 * 907
+    assert None not in untried._found.values()
+
+
+@pytest.mark.parametrize(
+    "problem", (scale_img_module._OUT_OF_MEMORY, MemoryError), ids=("GPU's", "ours")
+)
+def test_without_memory_to_try_variants(
+    device: Device,
+    untried: scale_img_module.GpuCalibration,
+    monkeypatch: pytest.MonkeyPatch,
+    problem: type[Exception],
+) -> None:
+    """The call itself may still have room; and the next one tries again."""
+    image, before = torch.rand(1, 3, 99, 130, device=device.place), ways("scale_img")
+    expected = original_scale_img(image, 0.83)
+
+    def full(*arguments: object) -> bool:
+        raise problem("out of memory")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(scale_img_module, "_agrees", full)
+        assert_same_bits(scale_img(image, 0.83).cpu(), expected.cpu())
+    assert way_since("scale_img", before) == {"torch"}
+    assert untried._found == {}
+    check_scale_img(image, 0.83, device)
+
+
+@pytest.mark.parametrize("library", [True, False], ids=("library", "no library"))
+def test_each_pair_of_a_model_is_counted_once(
+    device: Device, library: bool, request: pytest.FixtureRequest
+) -> None:
+    """However many are fused by one call, and also where a batch was refused first."""
+    request.addfinalizer(_native.find_cuda_library)
+    model, path = nn.Sequential(*(Block((8, 8), seed) for seed in range(9))), "fuse"
+    model = model.to(device.place)
+    if not library:
+        _C.use_cuda_library(None)
+    before, reasons = ways(path), sum(_native.HOT_PATHS[path].reasons.values())
+    fuse_model(model)
+    way = "torch" if device.way == "CUDA" and not library else device.way
+    assert ways(path) == {**before, way: before[way] + 9}
+    noted = sum(_native.HOT_PATHS[path].reasons.values()) - reasons
+    assert noted == (9 if way == "torch" else 0)
+    one_row = nn.Sequential(Block((8, 8), 1), Block((8, 1), 2)).to(device.place)
+    before = ways(path)
+    fuse_model(one_row)  # on a GPU the original's product has its own bits for the second
+    assert sum(ways(path).values()) == sum(before.values()) + 2

@@ -13,7 +13,13 @@ from yolov5_utils.torch_utils import ModelEMA, fuse_conv_and_bn, scale_img, spar
 
 from .devices import need_gpu, way_since, ways
 from .ema_models import Net
-from .test_devices import assert_same_fused, convolutions, original_scale_img, pair
+from .test_devices import (
+    assert_same_fused,
+    convolutions,
+    original_scale_img,
+    pair,
+    pruned_by_sorting,
+)
 from .test_ema import assert_same_bits, original
 
 
@@ -66,11 +72,15 @@ def test_graph_capture(gpu: torch.device) -> None:
     original_image = original_scale_img(image, 0.83)
     scale_img(image, 0.83)
     _C.ema_update(copy.deepcopy(average), source, 0.9)
+    weights = [parameter for parameter in source.parameters() if parameter.dim() == 4]
+    pruned = [torch.full_like(weight, 7) for weight in weights]
+    counts = [weight.numel() // 3 for weight in weights]
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         _C.ema_update(average, source, 0.9)
         share = sparsity(source)
         resized = scale_img(image, 0.83)
+        _C.prune(weights, pruned, counts)
     for _ in range(3):
         graph.replay()
         original(expected, source, 0.9)
@@ -79,6 +89,9 @@ def test_graph_capture(gpu: torch.device) -> None:
         assert_same_bits(average.state_dict()[key].cpu(), value.cpu())
     assert_same_bits(resized.cpu(), original_image.cpu())
     assert_same_bits(share.cpu(), reference.sparsity(source).cpu())
+    for weight, result, count in zip(weights, pruned, counts, strict=True):
+        expected_weight = pruned_by_sorting(weight.detach().cpu(), count)
+        assert_same_bits(result.cpu(), expected_weight)
 
 
 def test_deterministic_algorithms_are_torchs(gpu: torch.device) -> None:

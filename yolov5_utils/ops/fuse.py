@@ -41,7 +41,7 @@ def fuse_conv_and_bn(conv: nn.Conv2d, bn: nn.BatchNorm2d) -> nn.Conv2d:
         _native.note_torch("fuse", reason)
         return reference.fuse_conv_and_bn(conv, bn)
     if fuse_gpu.is_on_gpu(conv):
-        made = fuse_gpu.fuse([conv], [bn], _make)
+        made = fuse_gpu.fuse([conv], [bn], _make, _native.note_torch)
         return reference.fuse_conv_and_bn(conv, bn) if made is None else made[0]
     string_padding = type(getattr(conv, "padding", None)) is str
     pattern = _pattern_of(_construct(conv)) if string_padding else convolution_pattern()
@@ -75,7 +75,7 @@ def fuse_in_c(convs: list[nn.Conv2d], bns: list[nn.BatchNorm2d]) -> list[nn.Conv
     if _native.refusal("fuse") is not None or refusal() is not None:
         return None
     if convs and all(map(fuse_gpu.is_on_gpu, convs)):
-        return fuse_gpu.fuse(convs, bns, _make)
+        return fuse_gpu.fuse(convs, bns, _make, lambda operation, reason: None)
     pattern = convolution_pattern()
     if pattern is None or any(type(conv.padding) is not tuple for conv in convs):
         return None

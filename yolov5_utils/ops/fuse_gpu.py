@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from .. import _native, batched, reference, verify
 
 Construct = Callable[[nn.Conv2d, torch.device], nn.Conv2d]
+Note = Callable[[str, str], None]
 
 
 def is_on_gpu(conv: Any) -> bool:
@@ -20,9 +21,9 @@ def is_on_gpu(conv: Any) -> bool:
 
 
 def fuse(
-    convs: list[nn.Conv2d], bns: list[nn.BatchNorm2d], construct: Construct
+    convs: list[nn.Conv2d], bns: list[nn.BatchNorm2d], construct: Construct, refused: Note
 ) -> list[nn.Conv2d] | None:
-    """Fuse pairs on one device, or None, once it was noted why, where the reference must do it.
+    """Fuse pairs on one device, or None, once `refused` was told why, where this cannot do it.
 
     Waits once for the device, to learn of which pairs the original's matrix product may make other
     bits: those with a weight that is no finite number, which it spreads over the column, and, says
@@ -31,7 +32,7 @@ def fuse(
     inputs = [_inputs(conv, bn) for conv, bn in zip(convs, bns, strict=True)]
     reason = _refusal(inputs, bns)
     if reason is not None:
-        _native.note_torch("fuse", reason)
+        refused("fuse", reason)
         return None
     device = convs[0].weight.device
     fused = [construct(conv, device) for conv in convs]
@@ -41,15 +42,18 @@ def fuse(
         for tensors, made, bn in zip(inputs, results, bns, strict=True)
     ]
     flags = torch.empty(len(pairs), dtype=torch.int32, device=device)
-    done, _ = _native.attempt("fuse", _native._C.fuse_on_gpu, pairs, flags)
-    if done:
-        _native.note_cuda("fuse")
+    reason, _ = _native.run(_native._C.fuse_on_gpu, pairs, flags)
+    if reason is None:
+        _native.HOT_PATHS["fuse"].calls["CUDA"] += len(pairs)
     elif batched.is_watched() or not batched.fuse_pairs(pairs, flags):
+        refused("fuse", reason)
         return None
+    else:
+        _native.note_torch("fuse", reason, len(pairs))
     for i, doubtful in enumerate(flags.tolist()):
         if doubtful:
             fused[i] = reference.fuse_conv_and_bn(convs[i], bns[i])
-        elif verify.ON and done:
+        elif verify.ON and reason is None:
             verify.fuse(convs[i], bns[i], fused[i])
     return fused
 

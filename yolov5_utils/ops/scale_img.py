@@ -26,8 +26,13 @@ _LIKELY_ON_GPU = (27, 29)
 _GPU_VARIANTS = (*_LIKELY_ON_GPU, *(v for v in range(54) if v not in _LIKELY_ON_GPU))
 # 16-bit results hide most differences between variants, so that it takes many of them.
 _GPU_PROBES = ((77, 80, 0.83), (401, 307, 0.83), (701, 503, 1.37), (1201, 907, 0.83))
+# Elements of the largest probe: of more channels fewer rows are tried, so that a GPU that is almost
+# full has room for it (12 MiB in float32, and as much three times more for results).
+_GPU_PROBE_ELEMENTS = 3 * 1201 * 907
 # torch takes other kernels on a GPU for more channels; where the change is differs by release.
 _GPU_CHANNELS = 32
+# Of a GPU; torch before 1.13 has no type of its own for it.
+_OUT_OF_MEMORY: type[Exception] = getattr(torch.cuda, "OutOfMemoryError", MemoryError)
 
 
 class Calibration:
@@ -73,7 +78,10 @@ class GpuCalibration:
         if key not in self._found:
             if img.is_cuda and torch.cuda.is_current_stream_capturing():
                 raise _native.Unsupported("not tried on this GPU before a graph was captured")
-            self._found[key] = self._choose(img, channels, channels_last)
+            try:
+                self._found[key] = self._choose(img, channels, channels_last)
+            except (_OUT_OF_MEMORY, MemoryError) as problem:
+                raise _native.Unsupported("no memory to try the variants on this GPU") from problem
         variant = self._found[key]
         if variant is None:
             raise _native.Unsupported("no variant of the CUDA library has the bits of this torch")
@@ -91,9 +99,10 @@ class GpuCalibration:
     def _try_all(like: Tensor, channels: int, channels_last: bool) -> list[int]:
         left = list(_GPU_VARIANTS)
         for height, width, ratio in _GPU_PROBES:
-            image = _probe(channels, height, width, channels_last).to(like.device, like.dtype)
+            rows = min(height, _GPU_PROBE_ELEMENTS // (channels * width))
+            image = _probe(channels, rows, width, channels_last).to(like.device, like.dtype)
             expected = reference.scale_img(image, ratio)
-            size = (int(height * ratio), int(width * ratio))
+            size = (int(rows * ratio), int(width * ratio))
             left = [variant for variant in left if _agrees(image, expected, size, variant)]
         return left
 

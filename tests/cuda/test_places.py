@@ -1,0 +1,205 @@
+"""Where tensors live: several devices, other kinds of devices, tensors that move or change while
+Python code runs in the middle of a call, and sizes that the library does not take."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from yolov5_utils import _C, _native
+from yolov5_utils.torch_utils import scale_img
+
+from .stand_in import CPU, CUDA, Facts, record_of
+from .test_loader import Built, Start, model, pair_to_fuse
+
+
+def strides_of(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Of a contiguous tensor."""
+    return tuple(math.prod(shape[i + 1 :]) for i in range(len(shape)))
+
+
+class Single(nn.Module):
+    """A module of one parameter."""
+
+    def __init__(self, *shape: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(*shape), requires_grad=False)
+
+
+@pytest.mark.parametrize("elsewhere", [(CPU, 0), (CUDA, 1)], ids=("to the CPU", "to cuda:1"))
+def test_tensors_that_move_while_memory_is_taken(
+    built: Built, gpu: Start, elsewhere: tuple[int, int]
+) -> None:
+    """torch's allocator runs Python code, and other threads with it."""
+    library = built("fake_library.c")
+    stand_in = gpu(library)
+    moving, weight = Single(2, 2, 1, 1), torch.ones(2, 2, 1, 1)
+    calls, facts = record_of(library).calls, Facts()
+    assert _C.cuda_info(1)["problem"] is None  # it runs there, too
+
+    def allocate(size: int, device: int) -> torch.Tensor:
+        stand_in.move(next(tensor), device_type=elsewhere[0], index=elsewhere[1])
+        return Facts.memory(size, device)
+
+    facts.allocate = allocate
+    _C.register_torch(facts)
+    tensor = iter((moving.weight, weight))
+    for call in (
+        lambda: _C.count_module_zeros(moving),
+        lambda: _C.prune([weight], [weight], [1]),
+    ):
+        with pytest.raises(_C.Unsupported, match="moved to another device meanwhile"):
+            call()
+        stand_in.move()
+    assert record_of(library).calls == calls
+
+
+def test_memory_that_is_elsewhere(built: Built, gpu: Start) -> None:
+    """What torch gave must lie where the tensors do."""
+    library = built("fake_library.c")
+    stand_in, facts, weight = gpu(library), Facts(), torch.ones(2, 2, 1, 1)
+
+    def allocate(size: int, device: int) -> torch.Tensor:
+        memory = Facts.memory(size, device)
+        stand_in.move(memory, index=1)
+        return memory
+
+    facts.allocate = allocate
+    _C.register_torch(facts)
+    calls = record_of(library).calls
+    for call in (lambda: _C.count_module_zeros(model()), lambda: _C.prune([weight], [weight], [1])):
+        with pytest.raises(_C.Unsupported, match="allowed is one device"):
+            call()
+    assert record_of(library).calls == calls
+
+
+def test_weights_that_grow_while_memory_is_taken(built: Built, gpu: Start) -> None:
+    library = built("fake_library.c", "FAKE_PRUNE_BYTES=layers[0].numel")
+    gpu(library)
+    facts, weight, more = Facts(), torch.ones(2, 2, 1, 1), torch.ones(9, 9, 1, 1)
+
+    def allocate(size: int, device: int) -> torch.Tensor:
+        weight.data = result.data = more
+        return Facts.memory(size, device)
+
+    result = torch.empty_like(weight)
+    facts.allocate = allocate
+    _C.register_torch(facts)
+    calls = record_of(library).calls
+    with pytest.raises(_C.Unsupported, match="the weights were replaced meanwhile"):
+        _C.prune([weight], [result], [1])
+    assert record_of(library).calls == calls
+
+
+@pytest.mark.parametrize("what", ("shared", "moved"))
+def test_averages_that_change_while_they_are_announced(built: Built, gpu: Start, what: str) -> None:
+    """torch before 2.6 is told of the writing by Python code."""
+    library = built("fake_library.c")
+    stand_in, facts = gpu(library), Facts()
+    average, source = Single(5), Single(5)
+
+    def bump(tensors: list[torch.Tensor]) -> None:
+        if what == "shared":
+            average.weight.data = source.weight.data
+        else:
+            stand_in.move(average.weight, source.weight, index=1)
+
+    facts.bump_versions = bump
+    _C.register_torch(facts)
+    calls = record_of(library).calls
+    assert _C.cuda_info(1)["problem"] is None  # it runs there, too
+    words = (
+        "shares memory with the model" if what == "shared" else "moved to another device meanwhile"
+    )
+    with pytest.raises(_C.Unsupported, match=words):
+        _C.ema_update(average, source, 0.5)
+    assert record_of(library).calls == calls
+
+
+def test_tensors_on_several_devices(built: Built, gpu: Start) -> None:
+    library = built("fake_library.c")
+    stand_in, average, source = gpu(library), model(), model(1)
+    pair, flags = pair_to_fuse(), torch.zeros(1, dtype=torch.int32)
+    image, weights = torch.ones(1, 1, 4, 4), [torch.ones(2, 2, 1, 1) for _ in range(2)]
+    output, zeros = torch.empty_like(image), torch.ones(3, dtype=torch.int64)
+    total, calls = torch.ones(()), record_of(library).calls
+    for moved, call in (
+        (average[0].bias, lambda: _C.ema_update(average, source, 0.5)),
+        (source[0].bias, lambda: _C.ema_update(average, source, 0.5)),
+        (source[2].bias, lambda: _C.count_module_zeros(source)),
+        (weights[1], lambda: _C.prune(weights, None, [1, 1])),
+        (pair[3], lambda: _C.fuse_on_gpu([pair], flags)),
+        (flags, lambda: _C.fuse_on_gpu([pair], flags)),
+        (output, lambda: _C.scale_img(image, output, (2, 2), 9)),
+        (total, lambda: _C.sum_zeros(zeros, total)),
+    ):
+        for index, words in ((1, "cuda:1"), (0, "cpu:0")):
+            stand_in.move(moved, device_type=CUDA if index else CPU, index=index)
+            with pytest.raises(_C.Unsupported, match=f"on {words}, .*on cuda:0; allowed is one"):
+                call()
+    assert record_of(library).calls == calls
+
+
+# DLPack's numbers of devices that this package has no kernels for.
+FOREIGN = {"Metal": 8, "ROCm": 10, "oneAPI": 14}
+
+
+@pytest.mark.parametrize("kind", FOREIGN)
+def test_other_kinds_of_devices_are_torchs(built: Built, gpu: Start, kind: str) -> None:
+    library = built("fake_library.c", "FAKE_FOREIGN")
+    stand_in = gpu(library)
+    weight, image, average = torch.ones(2, 2, 1, 1), torch.ones(1, 1, 4, 4), Single(3)
+    for moved, call in (
+        (weight, lambda: _C.prune([weight], None, [1])),
+        (image, lambda: _C.scale_img(image)),
+        (average.weight, lambda: _C.ema_update(average, Single(3), 0.5)),
+        (average.weight, lambda: _C.count_module_zeros(average)),
+    ):
+        stand_in.move(moved, device_type=FOREIGN[kind], index=0)
+        with pytest.raises(_C.Unsupported, match=f"device type {FOREIGN[kind]}, allowed are CPU"):
+            call()
+    assert record_of(library).calls == 0
+
+
+def test_deterministic_algorithms_are_torchs(built: Built, gpu: Start) -> None:
+    library = built("fake_library.c")
+    gpu(library)
+    image, path = torch.rand(1, 3, 64, 96), _native.HOT_PATHS["scale_img"]
+    calls = record_of(library).calls
+    torch.use_deterministic_algorithms(True)
+    try:
+        scale_img(image, 0.83)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert record_of(library).calls == calls
+    assert any("deterministic algorithms are on" in reason for reason in path.reasons)
+
+
+def test_images_with_too_long_sides_are_torchs(built: Built, gpu: Start) -> None:
+    """Longer than float32 counts; torch resizes them, so the call must come there."""
+    library = built("fake_library.c")
+    gpu(library)
+    limit, small = 1 << 22, torch.zeros(1, 1, 2, 2)
+    calls, taken = record_of(library).calls, _native.HOT_PATHS["scale_img"].calls["torch"]
+    for shape in ((1, 1, 2, limit + 1), (1, 1, limit + 1, 2), (1, limit + 1, 1, 2)):
+        with pytest.raises(_C.Unsupported, match=r"more than 2\^22 channels, rows or columns"):
+            _C.scale_img(torch.zeros(math.prod(shape)).as_strided(shape, strides_of(shape)))
+    for size in ((2, limit + 1), (limit + 1, 2)):
+        with pytest.raises(_C.Unsupported, match=r"more than 2\^22 rows or columns of the result"):
+            _C.scale_img(small, torch.empty(1, 1, 2, 2), size, 0)
+    assert scale_img(torch.zeros(1, 1, 2, limit + 2), 0.5, same_shape=True).shape[3] == limit + 2
+    assert record_of(library).calls == calls
+    assert _native.HOT_PATHS["scale_img"].calls["torch"] == taken + 1
+
+
+def test_storages_resized_to_nothing(built: Built, gpu: Start) -> None:
+    library = built("fake_library.c")
+    gpu(library)
+    storage = torch.ones(64)
+    gone = storage[8:12].view(2, 2, 1, 1)
+    storage.untyped_storage().resize_(0)
+    with pytest.raises(_C.Unsupported, match="its storage was resized to 0 bytes"):
+        _C.prune([gone], None, [1])

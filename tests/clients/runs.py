@@ -167,6 +167,7 @@ ROUTE_OF = {
     "yolov5 6.1.9": "YOLOV5_UTILS_OVERLAY=1",
     "yolov5 6.0.7": "import yolov5_utils.auto, late",
     "yolov5 5.0.10": "import yolov5_utils.auto, first",
+    "ultralytics 8.4.100": "python -m yolov5_utils PROGRAM",
     "ultralytics 8.4.190": "YOLOV5_UTILS_OVERLAY=1",
 }
 

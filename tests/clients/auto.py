@@ -1,4 +1,4 @@
-"""Imports yolov5_utils.auto and runs a client: auto.py first|late SCRIPT or -m MODULE, ARGUMENT...
+"""Imports yolov5_utils.auto and runs a client: auto.py first|late FILE or -m MODULE, ARGUMENT...
 
 first: before the client, which then runs as python runs it. late: with the client's modules
 imported, as in a notebook, whose functions are called then.
@@ -6,19 +6,23 @@ imported, as in a notebook, whose functions are called then.
 
 import importlib
 import inspect
+import os
 import runpy
 import sys
 
+IMPORTS = {"yolo": "ultralytics.models"}  # what a file will want; those of ours: yolov5.detect
+
 when, *sys.argv = sys.argv[1:]
-name = sys.argv[0]
-if name == "-m":
+is_file = sys.argv[0] != "-m"
+if not is_file:
     del sys.argv[0]
-    name = sys.argv[0]
+name = sys.argv[0]
 if when == "late":
-    client = importlib.import_module("yolov5.detect" if name.endswith(".py") else name)
+    file_imports = IMPORTS.get(os.path.basename(name), "yolov5.detect")
+    client = importlib.import_module(file_imports if is_file else name)
 importlib.import_module("yolov5_utils.auto")
 
-if name.endswith(".py"):
+if is_file:
     runpy.run_path(name, run_name="__main__")
 elif when == "late":
     parsed = inspect.signature(client.main).parameters  # detect.py of 5.0 and 6.0 parses by itself

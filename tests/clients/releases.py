@@ -53,12 +53,13 @@ def _yolov5(release: str, training: str, logs_early: bool = True) -> Client:
     )
 
 
-def _ultralytics(release: str) -> Client:
+def _ultralytics(release: str, hot: tuple[str, ...], updates: int) -> Client:
     """A release of ultralytics: its console command's function, a YOLOv8 model."""
     weights = "model=runs/train/weights/live.pt device=cpu"
     shown = f"source=data/images/val conf=0.001 imgsz=160 save_txt save_conf {weights} max_det=50"
     training = "model=yolov8n.yaml data=data/data.yaml imgsz=64 epochs=2 batch=8 workers=0 "
-    training += "device=cpu amp=False plots=False save_period=1 seed=3 save_dir=runs/train"
+    training += "device=cpu amp=False plots=False save_period=1 seed=3 "
+    training += "nbs=8 save_dir=runs/train"  # nbs: an update of the average for every batch of 8
     runs = {
         "train": f"detect train {training}",
         "validate": f"detect val data=data/data.yaml imgsz=64 batch=8 workers=0 save_txt save_conf "
@@ -67,9 +68,7 @@ def _ultralytics(release: str) -> Client:
         "detect, augmented": f"detect predict {shown} augment=True save_dir=runs/augmented",
     }
     jobs = {name: ("yolo", shlex.split(words)) for name, words in runs.items()}
-    return Client(
-        f"ultralytics {release}", f"ultralytics=={release}", jobs, ("scale_img",), True, 0
-    )
+    return Client(f"ultralytics {release}", f"ultralytics=={release}", jobs, hot, True, updates)
 
 
 SEEDED = "--seed 3 --save-period 1 --noplots"
@@ -82,6 +81,10 @@ CLIENTS = {
         _yolov5("6.0.7", "--cfg yolov5n.yaml --save-period 1", False),
         # It has no yolov5n: the smallest by its own means.
         _yolov5("5.0.10", "--cfg small.yaml", False),
-        _ultralytics("8.4.190"),
+        # The last whose average is no lerp, and whose fuse in place multiplies matrices.
+        _ultralytics(
+            "8.4.100", ("ModelEMA.update", "fuse_conv_and_bn", "scale_img", "time_sync"), 8
+        ),
+        _ultralytics("8.4.190", ("scale_img",), 0),
     )
 }

@@ -15,7 +15,7 @@ from compare import HERE, UNSEEDED, contents, differences, metrics
 from environment import Environment, run
 from releases import Client
 
-OURS = ["-m", "yolov5_utils"]
+OURS = ("-m", "yolov5_utils")
 SMALLER = ("width_multiple: 0.50", "width_multiple: 0.25")  # YOLOv5s to YOLOv5n
 
 
@@ -115,45 +115,59 @@ class Route(NamedTuple):
     """A way to get the overlay into a process, as the table names it."""
 
     name: str
-    module: bool = False  # the client is named as a module, not as a file
+    form: str = "file"  # how the client is named: by its file, its module or its program
     before: tuple[str, ...] = ()  # arguments of the interpreter before the client
     variables: tuple[tuple[str, str], ...] = ()
+    launcher: tuple[str, ...] = ()  # what starts the client, with the overlay or without
 
-    def command(self, desk: Desk, what: str) -> list[str]:
-        return [*self.before, *target(desk, what, self.module)]
+    def stock(self, desk: Desk, what: str) -> list[str]:
+        return [*self.launcher, *target(desk, what, self.form)]
+
+    def ours(self, desk: Desk, what: str) -> list[str]:
+        program, *arguments = target(desk, what, self.form)
+        if self.form == "program":  # which the package itself finds beside the interpreter
+            program = Path(program).name
+        return [*self.launcher, *self.before, program, *arguments]
 
 
-def target(desk: Desk, what: str, module: bool) -> list[str]:
-    """A program as arguments of the interpreter: a script of ours, a client's file, -m MODULE."""
+def target(desk: Desk, what: str, form: str = "file") -> list[str]:
+    """What to run as arguments of the interpreter: a script of ours, or the client in a form."""
+    programs = desk.environment.folder / "bin"
+    name = what.removeprefix("yolov5.")
     if what.endswith(".py"):
         return [str(HERE / what)]
-    if what == "yolo":
-        return ["-m", "ultralytics.cfg"] if module else [str(desk.environment.folder / "bin/yolo")]
-    if module:
+    if what == "yolo":  # the program is all that there is of ultralytics
+        return [str(programs / "yolo")]
+    if form == "module":
         return ["-m", what]
-    return [str(desk.environment.package(desk.client) / f"{what.partition('.')[2]}.py")]
+    if form == "program":
+        return [str(programs / "yolov5"), name]
+    return [str(desk.environment.package(desk.client) / f"{name}.py")]
 
 
 AUTO = str(HERE / "auto.py")
+MODULE = "python -m yolov5_utils -m MODULE"
+ONE_RANK = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "1")
 ROUTES = {
     route.name: route
     for route in (
-        Route("python -m yolov5_utils SCRIPT", before=("-m", "yolov5_utils")),
-        Route("python -m yolov5_utils -m MODULE", True, ("-m", "yolov5_utils")),
+        Route("python -m yolov5_utils SCRIPT", before=OURS),
+        Route(MODULE, "module", OURS),
+        Route("python -m yolov5_utils PROGRAM", "program", OURS),
+        Route("torchrun -m yolov5_utils SCRIPT", before=OURS, launcher=ONE_RANK),
         Route("YOLOV5_UTILS_OVERLAY=1", variables=(("YOLOV5_UTILS_OVERLAY", "1"),)),
-        Route("import yolov5_utils.auto, first", True, (AUTO, "first")),
-        Route("import yolov5_utils.auto, late", True, (AUTO, "late")),
+        Route("import yolov5_utils.auto, first", "module", (AUTO, "first")),
+        Route("import yolov5_utils.auto, late", "module", (AUTO, "late")),
     )
 }
-
-
-# Every client by one route, every route by one client at least; torchrun is in test_ddp.py.
+# The route of a client's every job; test_routes.py sends one job of each client down the others.
 ROUTE_OF = {
     "yolov5 7.0.14": "python -m yolov5_utils SCRIPT",
     "yolov5 6.2.3": "python -m yolov5_utils -m MODULE",
     "yolov5 6.1.9": "YOLOV5_UTILS_OVERLAY=1",
     "yolov5 6.0.7": "import yolov5_utils.auto, late",
     "yolov5 5.0.10": "import yolov5_utils.auto, first",
+    "ultralytics 8.4.100": "python -m yolov5_utils PROGRAM",
     "ultralytics 8.4.190": "YOLOV5_UTILS_OVERLAY=1",
 }
 
@@ -202,33 +216,46 @@ class Outcome(NamedTuple):
 
 
 class Pair:
-    """Two desks of one client, one stock, one overlaid by a route; each job runs once on both."""
+    """Two desks of one client, one stock, one overlaid, by `route` unless another is said.
+
+    Each job runs once on both, by each route that is asked for.
+    """
 
     def __init__(self, environment: Environment, client: Client, route: Route, work: Path) -> None:
         self.client = client
         self.route = route
         self.stock = Desk(environment, client, work / "stock")
         self.ours = Desk(environment, client, work / "ours")
-        self._done: dict[str, Outcome] = {}
+        self._done: dict[tuple[str, str], Outcome] = {}
 
-    def job(self, name: str) -> Outcome:
+    def job(self, name: str, route: Route | None = None) -> Outcome:
         """Run a job of the client on both desks at the same time, or give the earlier outcome."""
-        if name not in self._done:
+        route = route or self.route
+        if (name, route.name) not in self._done:
             if name != "train":  # whose weights the other jobs load
                 self.job("train")
             what, arguments = self.client.jobs[name]
             folder = output_folder(arguments)
-            stock = [*target(self.stock, what, self.route.module), *arguments]
-            ours = [*self.route.command(self.ours, what), *arguments]
-            self._done[name] = self.both(stock, ours, folder)
+            for desk in (self.stock, self.ours):  # clients give a folder that is there a number
+                shutil.rmtree(desk.folder / "runs" / folder, ignore_errors=True)
+            stock = [*route.stock(self.stock, what), *arguments]
+            ours = [*route.ours(self.ours, what), *arguments]
+            self._done[name, route.name] = self.both(stock, ours, folder, route)
             if name == "train":
                 for desk in (self.stock, self.ours):
                     desk.run([HERE / "liven.py", desk.environment.package(self.client)])
-        return self._done[name]
+        return self._done[name, route.name]
 
-    def both(self, stock: list, ours: list, folder: str, **options: object) -> Outcome:
+    def both(
+        self,
+        stock: list,
+        ours: list,
+        folder: str,
+        route: Route | None = None,
+        **options: object,
+    ) -> Outcome:
         """Run two commands at the same time, a core each: what they left in `runs/folder`."""
-        variables = {**options, **dict(self.route.variables)}
+        variables = {**options, **dict((route or self.route).variables)}
         with ThreadPoolExecutor(2) as pool:
             first = pool.submit(self.stock.run, stock, **options)
             second = pool.submit(self.ours.run, ours, **variables)

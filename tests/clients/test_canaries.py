@@ -32,7 +32,7 @@ def test_fault_is_noticed(
     if job != "train":
         desk.take_weights(pairs(name).stock)
     what, arguments = CLIENTS[name].jobs[job]
-    canary = desk.run([HERE / "canary.py", fault, *target(desk, what, False), *arguments])
+    canary = desk.run([HERE / "canary.py", fault, *target(desk, what), *arguments])
     files = desk.contents(output_folder(arguments))
     found = {
         "files": differences(files, stock.stock_files),

@@ -13,7 +13,7 @@ SCRIPT = [str(HERE / "ddp_train.py"), "--name", "ddp"]
 
 def test_two_ranks(newest: Pair, report: Callable[..., None]) -> None:
     outcome = newest.both([*TORCHRUN, *SCRIPT], [*TORCHRUN, *OURS, *SCRIPT], "ddp")
-    report(newest.client.name, "torchrun -m yolov5_utils SCRIPT", "two gloo ranks", outcome)
+    report(newest.client.name, "torchrun -m yolov5_utils SCRIPT", "train, two gloo ranks", outcome)
     assert outcome.differences() == []
     assert outcome.stock.saves[0]["averages"][0]["updates"] == 3
     package = outcome.ours.end["package"]

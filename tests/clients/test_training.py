@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from environment import Environment
 from releases import CLIENTS
-from runs import ROUTES, Pair, target
+from runs import ROUTES, Pair
 
 SCRIPT = "python -m yolov5_utils SCRIPT"
 SWITCH = "YOLOV5_UTILS_OVERLAY=1"
@@ -30,16 +30,16 @@ def test_resume_after_ctrl_c(newest: Pair, report: Callable[..., None]) -> None:
     begin = training(name="resumed")
     go_on = ["--resume", "runs/resumed/weights/last.pt"]
     commands = [
-        [*target(newest.stock, "yolov5.train", False), *begin],
-        [*newest.route.command(newest.ours, "yolov5.train"), *begin],
+        [*newest.route.stock(newest.stock, "yolov5.train"), *begin],
+        [*newest.route.ours(newest.ours, "yolov5.train"), *begin],
     ]
     cut = newest.both(*commands, "resumed", code=KILLED_BY_CTRL_C, INTERRUPT="2")
     assert cut.differences() == []
     assert "KeyboardInterrupt" in cut.ours.output
     assert len(cut.stock_files["results.csv"]) == 2  # one epoch
     resumed = newest.both(
-        [*target(newest.stock, "yolov5.train", False), *go_on],
-        [*newest.route.command(newest.ours, "yolov5.train"), *go_on],
+        [*newest.route.stock(newest.stock, "yolov5.train"), *go_on],
+        [*newest.route.ours(newest.ours, "yolov5.train"), *go_on],
         "resumed",
     )
     report(NAME, newest.route.name, "resume after Ctrl-C", resumed)
@@ -61,8 +61,8 @@ def test_loader_workers(
     pair = Pair(environment, CLIENTS[NAME], ROUTES[route], tmp_path)
     arguments = training(workers="1", epochs="1")
     outcome = pair.both(
-        [*target(pair.stock, "yolov5.train", False), *arguments],
-        [*pair.route.command(pair.ours, "yolov5.train"), *arguments],
+        [*pair.route.stock(pair.stock, "yolov5.train"), *arguments],
+        [*pair.route.ours(pair.ours, "yolov5.train"), *arguments],
         "train",
         START_METHOD=method,
     )

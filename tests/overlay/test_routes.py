@@ -15,7 +15,7 @@ from unittest.mock import MagicMock
 
 import pytest
 import torch
-from conftest import replaceable
+from conftest import Loader, replaceable
 from synthetic import text_of
 
 import yolov5_utils
@@ -198,6 +198,27 @@ def test_auto_brings_in_nothing_heavy(write: Callable[..., Path]) -> None:
     folder = write(text_of("7.0")).parents[1]
     result = run("-c", AUTO, folder=folder)
     assert result.stdout == "True\n", result.stderr
+
+
+def test_looking_for_auto_does_not_patch() -> None:
+    vars(yolov5_utils).pop("auto", None)
+    sys.modules.pop("yolov5_utils.auto", None)
+    assert not hasattr(yolov5_utils, "auto")
+    assert not overlay.installed()
+    exec("from yolov5_utils import auto")
+    assert overlay.installed()
+
+
+def test_after_unpatch_it_is_patch_that_patches(client: Loader) -> None:
+    module = client()
+    sys.modules.pop("yolov5_utils.auto", None)
+    importlib.import_module("yolov5_utils.auto")
+    assert ours(module.sparsity)
+    yolov5_utils.unpatch()
+    importlib.import_module("yolov5_utils.auto")
+    assert not ours(module.sparsity)
+    yolov5_utils.patch()
+    assert ours(module.sparsity)
 
 
 RANKS = """

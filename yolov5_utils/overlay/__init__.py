@@ -75,7 +75,7 @@ def uninstall() -> None:
 
 
 def at_start() -> None:
-    """What the installed .pth file calls where YOLOV5_UTILS_OVERLAY is neither unset nor 0.
+    """What the installed .pth file calls where YOLOV5_UTILS_OVERLAY is not unset, empty or 0.
 
     Runs in every process of the environment, pip's too, so a wrong value is one line on stderr; and
     twice where that is a virtual environment, whose files `site` reads again.

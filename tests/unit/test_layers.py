@@ -57,6 +57,7 @@ TORCH_FREE = (
     "overlay.finder",
     "overlay.fingerprint",
     "overlay.forms",
+    "overlay.ledger",
 )
 
 # Types whose instances CPython wants writable.

@@ -15,6 +15,7 @@ from types import FunctionType, ModuleType
 from typing import Any, NamedTuple
 
 from .forms import HOT, Form, Left
+from .ledger import original_of
 
 # What every YOLOv5 from 5.0 on defines, and what some release of it did: anything else is a fork's.
 _YOLOV5 = frozenset(
@@ -163,24 +164,30 @@ def identify(module: Any) -> Fingerprint:
 
 def _not_as_written(module: ModuleType, name: str, found: Fingerprint) -> str | None:
     """Why the executed callable is not the one that the source shows, or None where it is."""
-    function = _unwrapped(attribute(module, name))
-    if (
-        not isinstance(function, FunctionType)
-        or function.__globals__ is not vars(module)
-        or function.__code__.co_firstlineno != found.lines[name]
-    ):
-        return "is not the function of this module's source"
+    function = original_of(attribute(module, name))
     guard = getattr(found.forms[name], "guard", None)
-    if guard is not None and not callable(vars(module).get(guard)):
-        return f"{guard} is missing"
-    return None
-
-
-def _unwrapped(function: Any) -> Any:
-    try:
-        return inspect.unwrap(function)
-    except ValueError:  # it wraps itself
+    if guard is not None:
+        decorator = vars(module).get(guard)
+        if not callable(decorator):
+            return f"{guard} is missing"
+        function = _guarded(function, decorator)
+    if (
+        isinstance(function, FunctionType)
+        and function.__globals__ is vars(module)
+        and function.__code__.co_firstlineno == found.lines[name]
+    ):
         return None
+    if hasattr(function, "__wrapped__"):  # by a profiler, say, that must not vanish
+        return "something was wrapped around it, and stays"
+    return "is not the function of this module's source"
+
+
+def _guarded(function: Any, decorator: Any) -> Any:
+    """What the client's own decorator was put around; `function` itself if it was another one."""
+    code = getattr(decorator()(lambda: None), "__code__", None)
+    if code is None or getattr(function, "__code__", None) is not code:
+        return function
+    return getattr(function, "__wrapped__", None)
 
 
 def attribute(module: ModuleType, dotted: str) -> Any:

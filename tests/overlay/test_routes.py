@@ -152,7 +152,11 @@ def test_a_module_that_is_still_being_imported_is_left_to_the_finder(
     module = importlib.import_module("utils.torch_utils")
     assert not ours(module.before)
     assert not ours(module.sparsity)  # it was found before the finder was there
+    [record] = overlay.status()
+    assert record.left == {"module": "it was being imported when patch() was called: call it again"}
     yolov5_utils.patch()
+    [record] = overlay.status()
+    assert record.replaced == replaceable()
     assert ours(module.sparsity)
     assert ours(module.before)
 

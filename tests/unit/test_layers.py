@@ -54,6 +54,7 @@ TORCH_FREE = (
     "cli",
     "launcher",
     "overlay.__init__",
+    "overlay.announce",
     "overlay.finder",
     "overlay.fingerprint",
     "overlay.forms",

@@ -11,15 +11,13 @@ from types import ModuleType
 from typing import Any
 
 from .. import _native  # first: it names the remedy where the extension is broken
+from .finder import names_of
 from .fingerprint import Fingerprint
 from .forms import HOT
 from .ledger import ENTRIES, Entry, original_of
 from .replacements import replacement
 
 _MARK = "__yolov5_utils__"  # for whoever looks at a function; the overlay asks the ledger
-
-# A module's dict, got without its own code: a lazy module would execute at the first look.
-_names_of: Callable[[ModuleType], dict[str, Any]] = vars(ModuleType)["__dict__"].__get__
 
 
 def apply(module: ModuleType, found: Fingerprint) -> tuple[str, ...]:
@@ -46,9 +44,9 @@ def apply(module: ModuleType, found: Fingerprint) -> tuple[str, ...]:
     return tuple(replaced)
 
 
-def rebind() -> None:
-    """Give every module that imported an original by value the replacement instead."""
-    _exchange({id(entry.original): entry.replacement for entry in ENTRIES})
+def rebind(module: str) -> None:
+    """Give all that imported this module's originals by value the replacements instead."""
+    _exchange({id(e.original): e.replacement for e in ENTRIES if e.module == module})
 
 
 def revert_all() -> None:
@@ -65,7 +63,7 @@ def _exchange(new: Mapping[int, Callable[..., Any]]) -> None:
     for module in list(sys.modules.values()):
         if not issubclass(type(module), ModuleType):  # a stand-in of some test
             continue
-        names = _names_of(module)
+        names = names_of(module)
         if not new.keys().isdisjoint(map(id, list(names.values()))):  # few modules hold any
             for name, value in list(names.items()):
                 if id(value) in new:

@@ -203,17 +203,20 @@ import yolov5_utils.auto
 from utils.torch_utils import LOGGER, sparsity
 def patched(_):
     return hasattr(sparsity, "__yolov5_utils__")
-if __name__ == "__main__":
-    with multiprocessing.get_context(sys.argv[1]).Pool(2) as pool:
+def main(method):
+    with multiprocessing.get_context(method).Pool(2) as pool:
         print(pool.map(patched, range(4), chunksize=1))
+if __name__ == "__main__":
+    main(sys.argv[1])
 """
 
 
 def run(write: Callable[..., Path], code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Python with these arguments, beside a client and `code` in train.py."""
     folder = write(text_of("7.0")).parents[1]
     (folder / "train.py").write_text(code)
     return subprocess.run(
-        [sys.executable, "train.py", *arguments],
+        [sys.executable, *arguments],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
@@ -223,15 +226,18 @@ def run(write: Callable[..., Path], code: str, *arguments: str) -> subprocess.Co
 
 
 def test_a_log_without_handlers_until_later(write: Callable[..., Path]) -> None:
-    line, first = run(write, LATE).stderr.splitlines()
+    line, first = run(write, LATE, "train.py").stderr.splitlines()
     assert "of utils.torch_utils replaced" in line
     assert first == "first"
 
 
 @pytest.mark.parametrize("method", ["spawn", "forkserver", "fork"])
+@pytest.mark.parametrize("imported", [False, True])
 def test_workers_are_patched_and_do_not_say_it_again(
-    write: Callable[..., Path], method: str
+    write: Callable[..., Path], method: str, imported: bool
 ) -> None:
-    done = run(write, WORKERS, method)
+    """Also where they have no main module to import, as those of a notebook."""
+    program = ("-c", f"import train; train.main({method!r})") if imported else ("train.py", method)
+    done = run(write, WORKERS, *program)
     assert done.stdout == "[True, True, True, True]\n"
     assert done.stderr.count("of utils.torch_utils replaced") == 1, done.stderr

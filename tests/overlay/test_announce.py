@@ -231,8 +231,9 @@ def test_a_log_without_handlers_until_later(write: Callable[..., Path]) -> None:
     assert first == "first"
 
 
-@pytest.mark.parametrize("method", ["spawn", "forkserver", "fork"])
-@pytest.mark.parametrize("imported", [False, True])
+@pytest.mark.parametrize(
+    ("method", "imported"), [("spawn", False), ("spawn", True), ("forkserver", False)]
+)
 def test_workers_are_patched_and_do_not_say_it_again(
     write: Callable[..., Path], method: str, imported: bool
 ) -> None:

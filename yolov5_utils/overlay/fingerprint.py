@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import inspect
+import re
 from collections.abc import Mapping
 from types import FunctionType, ModuleType
 from typing import Any, NamedTuple
@@ -120,6 +121,8 @@ def examine(source: str) -> Fingerprint:
     head = "\n".join(source.splitlines()[: _first_line_of_code(tree)])
     if "YOLOv5" not in head and "Ultralytics" not in head:
         raise NotRecognised("its first lines name neither YOLOv5 nor Ultralytics")
+    if family == "YOLOv5":
+        _check_names(head, source)
     forms: dict[str, Form] = {}
     left: dict[str, str] = {}
     lines: dict[str, int] = {}
@@ -224,6 +227,16 @@ def _family(definitions: _Definitions) -> str:
     if unknown:
         raise NotRecognised(f"it also defines {', '.join(sorted(unknown))}")
     return "YOLOv5"
+
+
+def _check_names(head: str, source: str) -> None:
+    """YOLOv3's file is YOLOv5's but for such names; from 2025 on only those below its head tell."""
+    for text in (head, source):
+        names = set(re.findall(r"\bYOLO\w+", text))
+        if names - {"YOLOv5"}:
+            raise NotRecognised(f"it names {', '.join(sorted(names - {'YOLOv5'}))}")
+        if names:
+            return
 
 
 def _check_parameters(definitions: _Definitions) -> None:

@@ -27,7 +27,10 @@ def patch() -> None:
 
 
 def unpatch() -> None:
-    """Give the clients' own callables back, everywhere, and watch their imports no longer."""
+    """Give the clients' own callables back, everywhere, and watch their imports no longer.
+
+    `patch()` undoes that; another `import yolov5_utils.auto` does not, as it is imported already.
+    """
     from .overlay import uninstall
 
     uninstall()
@@ -49,7 +52,7 @@ def info() -> dict[str, Any]:
 
 def __getattr__(name: str) -> Any:
     """Submodules, and the public names of torch_utils, looked up when first used."""
-    if not name.startswith("_"):
+    if not name.startswith("_") and name != "auto":  # which patches: only by its import
         if importlib.util.find_spec(f"{__name__}.{name}") is not None:
             return importlib.import_module(f"{__name__}.{name}")
         if name in _ADDED:

@@ -19,7 +19,9 @@ from .ops import fuse as ops_fuse
 from .ops import prune as ops_prune
 from .ops import scale_img as ops_scale_img
 from .overlay.fingerprint import NotRecognised, examine
-from .overlay.forms import HOT
+from .overlay.forms import HOT, Form
+from .overlay.ledger import ENTRIES
+from .overlay.replacements import elsewhere
 from .switches import ALL as SWITCHES
 
 
@@ -40,13 +42,47 @@ def explain(name: str | None = None, *args: Any) -> Explanation | list[Explanati
     `name` is a hot path's or a client's: "ema" or "ModelEMA.update", "fuse" or "fuse_conv_and_bn".
     With the arguments of a call (of the average: the ModelEMA and the model) the answer is for that
     call, which is not made: no tensor is changed and no call counted. ValueError for another name.
+
+    The way is that of the package's own function. What the overlay did of that name in the clients
+    of this process, and where such a call would go another way there, is added to the reason.
     """
     if name is None:
-        return [Explanation(operation, *_way(operation)) for operation in _native.HOT_PATHS]
+        return [_explained(operation, operation, ()) for operation in _native.HOT_PATHS]
     operation = HOT[name].operation if name in HOT else name
     if operation not in _native.HOT_PATHS:
         known = ", ".join(dict.fromkeys([*_native.HOT_PATHS, *HOT]))
         raise ValueError(f"name: got {name!r}, allowed are {known}")
+    return _explained(name, operation, args)
+
+
+def _explained(name: str, operation: str, args: tuple[Any, ...]) -> Explanation:
+    own = _of_the_package(name, operation, args)
+    asked = args if own.way in ("C", "CUDA") else ()
+    return own._replace(why="; ".join([own.why, *_in_clients(operation, asked)]))
+
+
+def _in_clients(operation: str, args: tuple[Any, ...]) -> Iterator[str]:
+    """What the overlay did of a hot path in each client of this process, and with such a call."""
+    names = [name for name, hot in HOT.items() if hot.operation == operation]
+    for record in overlay.status():
+        if record.release is not None and "module" in record.left:
+            yield f"{record.module} runs as it is: {record.left['module']}"
+        for name in names:
+            if name in record.left:
+                yield f"{record.module} keeps its own {name}: {record.left[name]}"
+            if name in record.replaced:
+                reason = elsewhere(_form(record.module, name), *args) if args else None
+                but = "" if reason is None else f", but this call is torch's: {reason}"
+                yield f"{name} of {record.module} replaced{but}"
+
+
+def _form(module: str, name: str) -> Form:
+    """The form that a replaced callable had, last where the module was loaded again."""
+    return [entry.form for entry in ENTRIES if (entry.module, entry.name) == (module, name)][-1]
+
+
+def _of_the_package(name: str, operation: str, args: tuple[Any, ...]) -> Explanation:
+    """Which way the package's own function takes."""
     way, why = _way(operation)
     if not args or way == "torch":
         return Explanation(name, way, why)

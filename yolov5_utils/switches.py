@@ -15,8 +15,11 @@ class Switch(NamedTuple):
     meaning: str
 
     def read(self) -> str:
-        """Its value in the environment now; ValueError listing the valid ones for any other."""
-        value = os.environ.get(self.name, self.default)
+        """Its value in the environment now, where an empty variable is as good as none.
+
+        ValueError listing the valid values for any other.
+        """
+        value = os.environ.get(self.name) or self.default
         if value not in self.values:
             allowed = ", ".join(v for v in self.values if v)
             raise ValueError(f"{self.name}={value!r}: allowed values are {allowed}")

@@ -15,7 +15,7 @@ from conftest import Loader, replaceable
 from synthetic import RELEASES, ULTRALYTICS, YOLOV5, edited, text_of
 
 from yolov5_utils import overlay
-from yolov5_utils.overlay.fingerprint import NotRecognised, digest, identify
+from yolov5_utils.overlay.fingerprint import NotRecognised, digest, examine, identify
 
 UPDATES = {  # what the record says of each release
     "5.0": "YOLOv5 5.0 to 6.0",
@@ -99,6 +99,54 @@ def test_other_files_are_left_alone(client: Loader, change: str) -> None:
     assert record.release is None
     assert record.replaced == ()
     assert record.left["module"].startswith("not YOLOv5's")
+
+
+AGPL = "Ultralytics 🚀 AGPL-3.0 License - https://ultralytics.com/license"
+MODEL_INFO = "def model_info(model): ..."
+HEADS = {  # of the real files, and whether these are YOLOv5's
+    "YOLOv5 PyTorch utils": True,
+    "YOLOv5 🚀 by Ultralytics, GPL-3.0 license": True,
+    "YOLOv5 🚀 by Ultralytics, AGPL-3.0 license": True,
+    "Ultralytics YOLOv5 🚀, AGPL-3.0 license": True,
+    AGPL: True,
+    "PyTorch utils": False,
+    "YOLOv3 PyTorch utils": False,
+    "YOLOv3 🚀 by Ultralytics, GPL-3.0 license": False,
+    "Ultralytics YOLOv3 🚀, AGPL-3.0 license": False,
+    "YOLOR PyTorch utils": False,
+}
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_heads(head: str) -> None:
+    text = edited("YOLOv5, as the tests know it", head)
+    if HEADS[head]:
+        assert examine(text).release == UPDATES["7.0"]
+    else:
+        with pytest.raises(NotRecognised, match="it names YOLO|its first lines name neither"):
+            examine(text)
+
+
+@pytest.mark.parametrize("name", ["YOLOv5", "YOLOv3"])
+def test_where_the_head_names_none_the_rest_tells(name: str) -> None:
+    text = edited("YOLOv5, as the tests know it", AGPL).replace(
+        MODEL_INFO, f'def model_info(model):\n    """Prints a {name} model\'s size."""'
+    )
+    assert name in text
+    if name == "YOLOv5":
+        assert examine(text).forms
+    else:
+        with pytest.raises(NotRecognised, match="it names YOLOv3"):
+            examine(text)
+
+
+@pytest.mark.parametrize("head", ["Ultralytics YOLO 🚀, AGPL-3.0 license", AGPL])
+def test_heads_of_ultralytics(head: str) -> None:
+    """Whose file speaks of other models in its examples."""
+    text = edited("Ultralytics, as the tests know it", head, "u8.3")
+    text = text.replace(MODEL_INFO, f"{MODEL_INFO}  # of a YOLOv8 model")
+    assert "YOLOv8" in text
+    assert examine(text).release == UPDATES["u8.3"]
 
 
 def test_unrelated_file_of_that_name_is_left_alone(client: Loader) -> None:

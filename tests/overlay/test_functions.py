@@ -72,14 +72,14 @@ def test_texts_of_prune_go_where_the_release_sends_them(
     capsys: pytest.CaptureFixture[str],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
+    caplog.set_level(logging.INFO, "client")
     overlay.install()
     for release in YOLOV5:
         said = []
         for module in (client(release), stock(release)):
             caplog.clear()
             capsys.readouterr()
-            with caplog.at_level(logging.INFO, "client"):
-                module.prune(model_of(), 0.3)
+            module.prune(model_of(), 0.3)
             logged = [(line.name, line.levelno, line.getMessage()) for line in caplog.records]
             said.append((capsys.readouterr().out, logged))
         assert said[0] == said[1]

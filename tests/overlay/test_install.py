@@ -7,7 +7,6 @@ import importlib.abc
 import importlib.machinery
 import importlib.resources
 import inspect
-import logging
 import pickle
 import subprocess
 import sys
@@ -19,11 +18,9 @@ from unittest.mock import MagicMock
 import pytest
 import torch
 from conftest import Loader, replaceable
-from synthetic import edited, text_of
+from synthetic import text_of
 
 from yolov5_utils import _native, overlay
-
-FORK = edited("def prune(model, amount=0.3):", "def prune_all(model, amount=0.3):")
 
 
 def ours(function: object) -> bool:
@@ -204,6 +201,33 @@ def test_strict_makes_our_error_an_import_error(
         client()
 
 
+@pytest.mark.parametrize("part", ["fingerprint", "patches", "announce"])
+def test_a_package_of_which_parts_are_gone_breaks_no_import(
+    client: Loader, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    """As while pip replaces it."""
+    monkeypatch.delitem(sys.modules, f"yolov5_utils.overlay.{part}", raising=False)
+    monkeypatch.delattr(overlay, part, raising=False)
+    overlay.install()
+    with monkeypatch.context() as gone:
+        gone.setitem(sys.modules, f"yolov5_utils.overlay.{part}", None)
+        module = client()
+    assert ours(module.sparsity) == (part == "announce")
+    [record] = overlay.status()
+    if part != "announce":
+        assert f"yolov5_utils.overlay.{part}" in record.left["module"]
+
+
+def test_copies_made_in_a_circle_are_replaced_too(write: Callable[..., Path]) -> None:
+    """A module that the client imports, when it has all its functions, has them by value."""
+    file = write(text_of("7.0") + "\n\nfrom utils import loss  # noqa\n")
+    file.with_name("loss.py").write_text("from .torch_utils import ModelEMA, prune as shrink\n")
+    overlay.install()
+    module = importlib.import_module("utils.torch_utils")
+    assert ours(module.loss.shrink)
+    assert module.loss.shrink is module.prune
+
+
 def test_stand_in_modules_are_not_touched() -> None:
     """Newer clients' tests put mocks into sys.modules."""
     mock = MagicMock()
@@ -280,61 +304,6 @@ def test_loader_that_cannot_be_watched_is_noted(
     assert "cannot be watched" in record.left["module"]
 
 
-def test_one_line_in_the_clients_own_log(
-    write: Callable[..., Path], caplog: pytest.LogCaptureFixture
-) -> None:
-    write(text_of("7.0"), package="yolov5.utils")
-    write(text_of("5.0"))
-    overlay.install()
-    with caplog.at_level(logging.INFO, "client"):
-        importlib.import_module("utils.torch_utils")
-        importlib.import_module("yolov5.utils.torch_utils")
-    [line] = caplog.records
-    assert line.name == "client"
-    assert line.levelno == logging.INFO
-    names = ", ".join(replaceable("5.0"))
-    assert f"{names} of utils.torch_utils replaced" in line.getMessage()
-
-
-def test_yolov5_and_ultralytics_have_a_line_each(
-    write: Callable[..., Path], caplog: pytest.LogCaptureFixture
-) -> None:
-    """As on YOLOv5's main: its file imports ultralytics', whose functions it hands on."""
-    write(text_of("u8.3"), package="ultralytics.utils")
-    head, _, body = text_of("7.0").partition("def torch_distributed_zero_first")
-    body = body.replace("def scale_img(", "def shrink_img(").replace("def time_sync(", "def sync(")
-    for name in ("shrink_img", "sync"):
-        start = body.index(f"def {name}(")
-        body = body[:start] + body[body.index("\n\n\n", start) + 3 :]
-    imports = "from ultralytics.utils.torch_utils import scale_img, time_sync\n\n\n"
-    write(f"{head}{imports}def torch_distributed_zero_first{body}")
-    overlay.install()
-    with caplog.at_level(logging.INFO, "client"):
-        module = importlib.import_module("utils.torch_utils")
-    other = sys.modules["ultralytics.utils.torch_utils"]
-    assert module.scale_img is other.scale_img
-    assert ours(module.scale_img)
-    assert ours(module.prune)
-    texts = [line.getMessage() for line in caplog.records]
-    assert len(texts) == 2
-    assert "of ultralytics.utils.torch_utils replaced" in texts[0]
-    assert "of utils.torch_utils replaced" in texts[1]
-    records = {record.module: record for record in overlay.status()}
-    left = records["utils.torch_utils"].left
-    assert left["scale_img"] == "is ultralytics.utils.torch_utils's"
-    overlay.uninstall()
-    assert not ours(module.scale_img)
-
-
-def test_without_a_logger_a_problem_is_still_said(
-    client: Loader, caplog: pytest.LogCaptureFixture
-) -> None:
-    overlay.install()
-    client(text=FORK.replace("LOGGER", "JOURNAL"))
-    [line] = caplog.records
-    assert (line.name, line.levelno) == ("yolov5_utils", logging.WARNING)
-
-
 def test_under_strict_a_call_that_c_refuses_is_an_error(
     client: Loader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -344,31 +313,6 @@ def test_under_strict_a_call_that_c_refuses_is_an_error(
     assert module.scale_img(image, 0.5).shape == (1, 3, 32, 32)
     with pytest.raises(RuntimeError, match="scale_img: C cannot run this call .*STRICT is on"):
         module.scale_img(image.double(), 0.5)
-
-
-@pytest.mark.parametrize(("rank", "lines"), [("-1", 1), ("0", 1), ("1", 0), ("17", 0)])
-def test_only_the_first_rank_logs(
-    client: Loader,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-    rank: str,
-    lines: int,
-) -> None:
-    monkeypatch.setenv("RANK", rank)
-    overlay.install()
-    with caplog.at_level(logging.INFO, "client"):
-        client()
-    assert len(caplog.records) == lines
-
-
-def test_a_fork_is_told_that_nothing_happens(
-    client: Loader, caplog: pytest.LogCaptureFixture
-) -> None:
-    overlay.install()
-    client(text=FORK)
-    [line] = caplog.records
-    assert line.levelno == logging.WARNING
-    assert line.getMessage().endswith("runs as it is: not YOLOv5's: it defines no prune")
 
 
 def test_backend_torch_leaves_the_client_as_it_is(

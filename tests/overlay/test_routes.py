@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import importlib
+import importlib.util
 import os
 import subprocess
 import sys
@@ -15,7 +17,7 @@ from unittest.mock import MagicMock
 
 import pytest
 import torch
-from conftest import replaceable
+from conftest import Loader, replaceable
 from synthetic import text_of
 
 import yolov5_utils
@@ -150,9 +152,75 @@ def test_a_module_that_is_still_being_imported_is_left_to_the_finder(
     module = importlib.import_module("utils.torch_utils")
     assert not ours(module.before)
     assert not ours(module.sparsity)  # it was found before the finder was there
+    [record] = overlay.status()
+    assert record.left == {"module": "it was being imported when patch() was called: call it again"}
     yolov5_utils.patch()
+    [record] = overlay.status()
+    assert record.replaced == replaceable()
     assert ours(module.sparsity)
     assert ours(module.before)
+
+
+Wrapper = Callable[..., Any]
+
+
+def traced(function: Any) -> Wrapper:
+    """As a profiler wraps what it looks at."""
+
+    @functools.wraps(function)
+    def wrapper(*arguments: Any, **keywords: Any) -> Any:
+        return function(*arguments, **keywords)
+
+    return wrapper
+
+
+@pytest.mark.parametrize("release", ["7.0", "6.2"])
+@pytest.mark.parametrize("name", ["scale_img", "ModelEMA.update"])
+@pytest.mark.parametrize("wrap", [traced, torch.no_grad()])
+def test_a_users_wrapper_stays(client: Loader, release: str, name: str, wrap: Wrapper) -> None:
+    module = client(release)
+    holder, _, attribute = name.rpartition(".")
+    owner = getattr(module, holder) if holder else module
+    wrapped = wrap(vars(owner)[attribute])
+    setattr(owner, attribute, wrapped)
+    yolov5_utils.patch()
+    assert vars(owner)[attribute] is wrapped
+    assert ours(module.sparsity)
+    [record] = overlay.status()
+    assert record.left[name] == "something was wrapped around it, and stays"
+    assert record.replaced == tuple(n for n in replaceable(release) if n != name)
+    yolov5_utils.unpatch()
+    assert vars(owner)[attribute] is wrapped
+
+
+def test_a_users_wrapper_around_ours_stays(client: Loader) -> None:
+    """functools.wraps gives it everything that tells ours from others, but for the identity."""
+    yolov5_utils.patch()
+    module = client()
+    module.scale_img = wrapped = traced(module.scale_img)
+    yolov5_utils.patch()
+    assert module.scale_img is wrapped
+    [record] = overlay.status()
+    assert record.left["scale_img"] == "something was wrapped around it, and stays"
+    yolov5_utils.unpatch()
+    assert module.scale_img is wrapped
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_lazy_modules_stay_asleep(
+    write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, broken: bool
+) -> None:
+    text = "raise ZeroDivisionError('looked at')\n" if broken else "loaded = True\n"
+    write(text_of("7.0")).with_name("lazy.py").write_text(text)
+    importlib.import_module("utils.torch_utils")
+    spec = importlib.util.find_spec("utils.lazy")
+    spec.loader = importlib.util.LazyLoader(spec.loader)
+    lazy = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "utils.lazy", lazy)
+    spec.loader.exec_module(lazy)
+    yolov5_utils.patch()
+    yolov5_utils.unpatch()
+    assert "loaded" not in object.__getattribute__(lazy, "__dict__")
 
 
 def test_vendored_copies_are_patched_too_and_others_are_not_spoken_of(
@@ -198,6 +266,27 @@ def test_auto_brings_in_nothing_heavy(write: Callable[..., Path]) -> None:
     folder = write(text_of("7.0")).parents[1]
     result = run("-c", AUTO, folder=folder)
     assert result.stdout == "True\n", result.stderr
+
+
+def test_looking_for_auto_does_not_patch() -> None:
+    vars(yolov5_utils).pop("auto", None)
+    sys.modules.pop("yolov5_utils.auto", None)
+    assert not hasattr(yolov5_utils, "auto")
+    assert not overlay.installed()
+    exec("from yolov5_utils import auto")
+    assert overlay.installed()
+
+
+def test_after_unpatch_it_is_patch_that_patches(client: Loader) -> None:
+    module = client()
+    sys.modules.pop("yolov5_utils.auto", None)
+    importlib.import_module("yolov5_utils.auto")
+    assert ours(module.sparsity)
+    yolov5_utils.unpatch()
+    importlib.import_module("yolov5_utils.auto")
+    assert not ours(module.sparsity)
+    yolov5_utils.patch()
+    assert ours(module.sparsity)
 
 
 RANKS = """

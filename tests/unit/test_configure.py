@@ -78,6 +78,14 @@ def test_unknown_value_lists_the_valid_ones(switch: switches.Switch) -> None:
     assert all(value in message for value in switch.values)
 
 
+@pytest.mark.parametrize("switch", switches.ALL, ids=lambda s: s.name)
+def test_empty_is_as_good_as_unset(
+    switch: switches.Switch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(switch.name, "")
+    assert switch.read() == switch.default
+
+
 MODEL = (
     "import torch; from yolov5_utils import _native, torch_utils as t; m = torch.nn.Linear(2, 2); "
 )

@@ -55,9 +55,11 @@ TORCH_FREE = (
     "cli",
     "launcher",
     "overlay.__init__",
+    "overlay.announce",
     "overlay.finder",
     "overlay.fingerprint",
     "overlay.forms",
+    "overlay.ledger",
 )
 
 # Types whose instances CPython wants writable.

@@ -226,7 +226,7 @@ def test_start_up_file_is_installed_and_uninstalled(wheel: Path, tmp_path: Path)
     assert left == []
 
 
-@pytest.mark.parametrize("value", [None, "0"])
+@pytest.mark.parametrize("value", [None, "", "0"])
 def test_start_up_file_does_nothing_when_off(
     installed: Installed, client: Path, value: str | None
 ) -> None:

@@ -92,11 +92,23 @@ def check(model: nn.Module, amount: float = 0.3) -> None:
     _native._C.prune(weights, None, _counts(amount, [weight.numel() for weight in weights]))
 
 
+def other_choice(model: nn.Module, ties: str) -> str | None:
+    """Why torch has to choose among equally small weights of a model that it need not prune."""
+    return _other_choice([module.weight for module in _convolutions(model)], ties)
+
+
+def _other_choice(weights: list[Tensor], ties: str) -> str | None:
+    if ties == "torch" and any(weight.is_cuda for weight in weights):
+        return "ties='torch' on a GPU"
+    return None
+
+
 def _run(model: nn.Module, layers: list[_Layer], ties: str) -> bool:
     """Prune the layers in C or in the CUDA library, or return False with nothing changed."""
     weights: list[Tensor] = [layer.weight for layer in layers]
-    if ties == "torch" and any(weight.is_cuda for weight in weights):
-        _native.note_torch("prune", "ties='torch' on a GPU")
+    reason = _other_choice(weights, ties)
+    if reason is not None:
+        _native.note_torch("prune", reason)
         return False
     counts = [layer.pruned for layer in layers]
     done, device = _native.attempt("prune", _native._C.prune, weights, None, counts)

@@ -8,7 +8,6 @@ package, and installing, imports no torch: the client does that, when it always 
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -16,10 +15,10 @@ from typing import Any, NamedTuple
 from .. import __version__
 from ..switches import ALL as SWITCHES
 from ..switches import BACKEND, OVERLAY, STRICT
-from .finder import Finder
+from .finder import Finder, names_of
 
-# The modules of which the log says why they were left alone. A copy inside another package is
-# looked at too, but not spoken of: `utils.torch_utils` is a common name.
+# The modules of which the log says that they could not be patched. A copy inside another package
+# is looked at too, but such a problem is not spoken of.
 CLIENTS = (
     "utils.torch_utils",
     "yolov5.utils.torch_utils",
@@ -39,7 +38,6 @@ class Record(NamedTuple):
 
 
 _records: dict[str, Record] = {}
-_announced: set[str] = set()  # the clients whose line was logged: one line each a process
 _told: set[str] = set()  # what was said at the start
 
 
@@ -52,14 +50,14 @@ def install() -> None:
         switch.read()
     if not installed():
         sys.meta_path.insert(0, _finder)
-    present = [name for name in list(sys.modules) if is_client(name)]
-    for module in (sys.modules.get(name) for name in present):
-        if isinstance(module, ModuleType) and not _being_imported(module):
+    present = [(name, module) for name, module in list(sys.modules.items()) if is_client(name)]
+    for name, module in present:
+        if not issubclass(type(module), ModuleType):  # a stand-in of some test
+            continue
+        if _being_imported(module):
+            _noted(name, "it was being imported when patch() was called: call it again")
+        else:
             _executed(module)
-    if any(record.replaced for record in _records.values()):
-        from . import patches
-
-        patches.rebind()
 
 
 def uninstall() -> None:
@@ -70,12 +68,15 @@ def uninstall() -> None:
         from . import patches
 
         patches.revert_all()
+    if _records:
+        from . import announce
+
+        announce.forget()
     _records.clear()
-    _announced.clear()
 
 
 def at_start() -> None:
-    """What the installed .pth file calls where YOLOV5_UTILS_OVERLAY is neither unset nor 0.
+    """What the installed .pth file calls where YOLOV5_UTILS_OVERLAY is not unset, empty or 0.
 
     Runs in every process of the environment, pip's too, so a wrong value is one line on stderr; and
     twice where that is a virtual environment, whose files `site` reads again.
@@ -106,8 +107,9 @@ def is_client(name: str) -> bool:
 
 
 def _being_imported(module: ModuleType) -> bool:
-    """True for a module that is not complete yet: the finder will see it when it is."""
-    return bool(getattr(getattr(module, "__spec__", None), "_initializing", False))
+    """True for a module that is not complete yet, and that a finder of today never saw."""
+    spec = names_of(module).get("__spec__")
+    return bool(getattr(spec, "_initializing", False))
 
 
 def _executed(module: ModuleType) -> None:
@@ -116,34 +118,43 @@ def _executed(module: ModuleType) -> None:
     Whatever goes wrong leaves the module as it is, with the reason on record; under
     YOLOV5_UTILS_STRICT=1 it is raised as an ImportError.
     """
-    from .fingerprint import NotRecognised
-
-    file = getattr(module, "__file__", None)
     try:
-        record = _patched(module, file)
-    except NotRecognised as why:
-        record = Record(module.__name__, file, None, (), {"module": f"not YOLOv5's: {why}"})
+        record = _patched(module)
+        spoken_of = record.release is not None  # another project's file is none of our business
     except Exception as error:  # a broken extension, whose text names the remedy, or our own fault
         reason = str(error) if isinstance(error, ImportError) else repr(error)
         if STRICT.on():
             raise ImportError(reason) from error
-        record = Record(module.__name__, file, None, (), {"module": reason})
-    _records[module.__name__] = record
-    with contextlib.suppress(Exception):  # a logger that fails is no reason to fail
-        _announce(module, record)
+        record = _left(module, reason)
+        spoken_of = True
+    _records[record.module] = record
+    if spoken_of:
+        with contextlib.suppress(Exception):  # a logger that fails is no reason to fail
+            _announce(module, record)
 
 
-def _patched(module: ModuleType, file: str | None) -> Record:
-    from .fingerprint import identify
+def _patched(module: ModuleType) -> Record:
+    from .fingerprint import NotRecognised, identify
 
-    found = identify(module)
+    try:
+        found = identify(module)
+    except NotRecognised as why:
+        return _left(module, f"not YOLOv5's: {why}")
     if BACKEND.read() == "torch":
-        reason = f"{BACKEND.name}=torch"
-        return Record(module.__name__, file, found.release, (), {"module": reason})
+        return _left(module, f"{BACKEND.name}=torch", found.release)
     from . import patches
 
     replaced = patches.apply(module, found)
-    return Record(module.__name__, file, found.release, replaced, dict(found.left))
+    if replaced:
+        patches.rebind(module.__name__)
+    record = _left(module, "", found.release)
+    return record._replace(replaced=replaced, left=dict(found.left))
+
+
+def _left(module: ModuleType, reason: str, release: str | None = None) -> Record:
+    """The record of a module of which nothing is replaced."""
+    names = names_of(module)
+    return Record(names["__name__"], names.get("__file__"), release, (), {"module": reason})
 
 
 def _noted(name: str, reason: str) -> None:
@@ -152,28 +163,28 @@ def _noted(name: str, reason: str) -> None:
 
 
 def _announce(module: ModuleType, record: Record) -> None:
-    """One line through the client's own logger, once a process, on the first rank only.
+    """One line through the client's own logger.
 
     YOLOv5 imports ultralytics, before or after its own module: each of the two has its line.
     """
-    client = "ultralytics" if record.module.startswith("ultralytics.") else "YOLOv5"
-    if client in _announced or os.environ.get("RANK", "-1") not in ("-1", "0"):
-        return
     if not record.replaced and record.module not in CLIENTS:
         return
-    logger: Any = getattr(module, "LOGGER", None) or getattr(module, "logger", None)
-    if logger is None:
-        import logging
+    import logging
 
-        logger = logging.getLogger("yolov5_utils")
-    _announced.add(client)
+    from .announce import once
+
+    client = "ultralytics" if record.module.startswith("ultralytics.") else "YOLOv5"
+    logger: Any = getattr(module, "LOGGER", None) or getattr(module, "logger", None)
+    logger = logger or logging.getLogger("yolov5_utils")
     if record.replaced:
         names = ", ".join(record.replaced)
-        logger.info(f"yolov5_utils {__version__}: {names} of {record.module} replaced")
+        text = f"yolov5_utils {__version__}: {names} of {record.module} replaced"
+        once(client, logger, "info", text)
     else:
         reason = "; ".join(f"{name}: {why}" for name, why in record.left.items())
         reason = record.left.get("module", reason)
-        logger.warning(f"yolov5_utils {__version__}: {record.module} runs as it is: {reason}")
+        text = f"yolov5_utils {__version__}: {record.module} runs as it is: {reason}"
+        once(client, logger, "warning", text)
 
 
 _finder = Finder(is_client, _executed, _noted)

@@ -12,6 +12,9 @@ from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
 
+# A module's dict, got without its own code: a lazy module would execute at the first look.
+names_of: Callable[[ModuleType], dict[str, Any]] = vars(ModuleType)["__dict__"].__get__
+
 
 class Finder:
     """Calls `executed(module)` when a module with a `wanted` name has executed, before import ends.
@@ -19,7 +22,7 @@ class Finder:
     The module is found by the other finders and keeps their spec and their loader, the very
     objects: only `exec_module` of this one loader object is shadowed until it has run. An error of
     `executed` is told to `noted(name, reason)` and swallowed, unless it is an ImportError, which
-    `executed` raises to make the import fail.
+    `executed` raises for nothing else than to make the import fail.
     """
 
     def __init__(

@@ -10,11 +10,13 @@ from __future__ import annotations
 import ast
 import hashlib
 import inspect
+import re
 from collections.abc import Mapping
 from types import FunctionType, ModuleType
 from typing import Any, NamedTuple
 
 from .forms import HOT, Form, Left
+from .ledger import original_of
 
 # What every YOLOv5 from 5.0 on defines, and what some release of it did: anything else is a fork's.
 _YOLOV5 = frozenset(
@@ -119,6 +121,8 @@ def examine(source: str) -> Fingerprint:
     head = "\n".join(source.splitlines()[: _first_line_of_code(tree)])
     if "YOLOv5" not in head and "Ultralytics" not in head:
         raise NotRecognised("its first lines name neither YOLOv5 nor Ultralytics")
+    if family == "YOLOv5":
+        _check_names(head, source)
     forms: dict[str, Form] = {}
     left: dict[str, str] = {}
     lines: dict[str, int] = {}
@@ -163,24 +167,30 @@ def identify(module: Any) -> Fingerprint:
 
 def _not_as_written(module: ModuleType, name: str, found: Fingerprint) -> str | None:
     """Why the executed callable is not the one that the source shows, or None where it is."""
-    function = _unwrapped(attribute(module, name))
-    if (
-        not isinstance(function, FunctionType)
-        or function.__globals__ is not vars(module)
-        or function.__code__.co_firstlineno != found.lines[name]
-    ):
-        return "is not the function of this module's source"
+    function = original_of(attribute(module, name))
     guard = getattr(found.forms[name], "guard", None)
-    if guard is not None and not callable(vars(module).get(guard)):
-        return f"{guard} is missing"
-    return None
-
-
-def _unwrapped(function: Any) -> Any:
-    try:
-        return inspect.unwrap(function)
-    except ValueError:  # it wraps itself
+    if guard is not None:
+        decorator = vars(module).get(guard)
+        if not callable(decorator):
+            return f"{guard} is missing"
+        function = _guarded(function, decorator)
+    if (
+        isinstance(function, FunctionType)
+        and function.__globals__ is vars(module)
+        and function.__code__.co_firstlineno == found.lines[name]
+    ):
         return None
+    if hasattr(function, "__wrapped__"):  # by a profiler, say, that must not vanish
+        return "something was wrapped around it, and stays"
+    return "is not the function of this module's source"
+
+
+def _guarded(function: Any, decorator: Any) -> Any:
+    """What the client's own decorator was put around; `function` itself if it was another one."""
+    code = getattr(decorator()(lambda: None), "__code__", None)
+    if code is None or getattr(function, "__code__", None) is not code:
+        return function
+    return getattr(function, "__wrapped__", None)
 
 
 def attribute(module: ModuleType, dotted: str) -> Any:
@@ -217,6 +227,16 @@ def _family(definitions: _Definitions) -> str:
     if unknown:
         raise NotRecognised(f"it also defines {', '.join(sorted(unknown))}")
     return "YOLOv5"
+
+
+def _check_names(head: str, source: str) -> None:
+    """YOLOv3's file is YOLOv5's but for such names; from 2025 on only those below its head tell."""
+    for text in (head, source):
+        names = set(re.findall(r"\bYOLO\w+", text))
+        if names - {"YOLOv5"}:
+            raise NotRecognised(f"it names {', '.join(sorted(names - {'YOLOv5'}))}")
+        if names:
+            return
 
 
 def _check_parameters(definitions: _Definitions) -> None:

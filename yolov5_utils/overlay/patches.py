@@ -8,24 +8,16 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any
 
 from .. import _native  # first: it names the remedy where the extension is broken
+from .finder import names_of
 from .fingerprint import Fingerprint
 from .forms import HOT
+from .ledger import ENTRIES, Entry, original_of
 from .replacements import replacement
 
-_MARK = "__yolov5_utils__"  # on our replacements only: tells them from the client's functions
-
-
-class _Replaced(NamedTuple):
-    owner: Any  # the module or the class
-    name: str
-    original: Callable[..., Any]
-    replacement: Callable[..., Any]
-
-
-_done: list[_Replaced] = []
+_MARK = "__yolov5_utils__"  # for whoever looks at a function; the overlay asks the ledger
 
 
 def apply(module: ModuleType, found: Fingerprint) -> tuple[str, ...]:
@@ -40,48 +32,39 @@ def apply(module: ModuleType, found: Fingerprint) -> tuple[str, ...]:
         if reason is not None:
             found.left[name] = reason
             continue
-        owner, attribute = _place(module, name)
+        holder, _, attribute = name.rpartition(".")
+        owner: Any = vars(module)[holder] if holder else module
         original = vars(owner)[attribute]
-        if not is_ours(original):
+        if original_of(original) is original:  # not one of ours already
             new = replacement(module, original, form)
             setattr(new, _MARK, True)
             setattr(owner, attribute, new)
-            _done.append(_Replaced(owner, attribute, original, new))
+            ENTRIES.append(Entry(module.__name__, name, form, owner, original, new))
         replaced.append(name)
     return tuple(replaced)
 
 
-def rebind() -> None:
-    """Give every module that imported an original by value the replacement instead."""
-    _exchange({id(done.original): done.replacement for done in _done})
+def rebind(module: str) -> None:
+    """Give all that imported this module's originals by value the replacements instead."""
+    _exchange({id(e.original): e.replacement for e in ENTRIES if e.module == module})
 
 
 def revert_all() -> None:
     """Give the client's own functions back, to its modules, classes and all that hold copies."""
-    for done in reversed(_done):
-        if vars(done.owner).get(done.name) is done.replacement:
-            setattr(done.owner, done.name, done.original)
-    _exchange({id(done.replacement): done.original for done in _done})
-    _done.clear()
-
-
-def is_ours(function: Any) -> bool:
-    """True for a function that `apply` put there."""
-    return _MARK in getattr(function, "__dict__", {})
-
-
-def _place(module: ModuleType, name: str) -> tuple[Any, str]:
-    """The module or class that holds the callable, and its name there."""
-    holder, _, attribute = name.rpartition(".")
-    return (vars(module)[holder] if holder else module), attribute
+    for entry in reversed(ENTRIES):
+        if vars(entry.owner).get(entry.attribute) is entry.replacement:
+            setattr(entry.owner, entry.attribute, entry.original)
+    _exchange({id(entry.replacement): entry.original for entry in ENTRIES})
+    ENTRIES.clear()
 
 
 def _exchange(new: Mapping[int, Callable[..., Any]]) -> None:
     """Replace, in the dicts of all modules, the objects with these ids."""
     for module in list(sys.modules.values()):
-        if not isinstance(module, ModuleType):  # a stand-in of some test
+        if not issubclass(type(module), ModuleType):  # a stand-in of some test
             continue
-        names = vars(module)
-        for name, value in list(names.items()):
-            if id(value) in new:
-                names[name] = new[id(value)]
+        names = names_of(module)
+        if not new.keys().isdisjoint(map(id, list(names.values()))):  # few modules hold any
+            for name, value in list(names.items()):
+                if id(value) in new:
+                    names[name] = new[id(value)]

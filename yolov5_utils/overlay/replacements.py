@@ -1,7 +1,7 @@
 """The replacements: the clients' own names, parameters, texts and results, with the work done in C.
 
-Where C cannot do a call, the client's original runs. Imported once a client's torch_utils has
-executed, so torch is loaded by then.
+Where C cannot do a call, torch does it: in the client's original, or in the package's operations,
+which are the original's. Imported once a client's torch_utils has executed, so torch is loaded.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from .forms import Form, FuseForm, PruneForm, ScaleForm, SparsityForm, TimeForm,
 Function = Callable[..., Any]
 
 _NO_LIMIT = (1 << 63) - 1  # of an int64 count
+_TIES = "torch"  # as the originals choose among equally small weights
 
 
 def replacement(module: ModuleType, original: Function, form: Form) -> Function:
@@ -67,8 +68,9 @@ def _sparsity(module: ModuleType, original: Function, form: SparsityForm) -> Fun
 
     def sparsity(model: Any) -> Any:
         dtype = torch.get_default_dtype()
-        if not form.exact and dtype not in (torch.float32, torch.float64):
-            _native.note_torch("sparsity", f"default dtype {dtype}")
+        reason = _other_sum(form)
+        if reason is not None:
+            _native.note_torch("sparsity", reason)
             return original(model)
         limit = _NO_LIMIT if form.exact else EXACT[dtype]
         done, counts = verify.attempt("sparsity", count_module_zeros, model, limit)
@@ -88,6 +90,14 @@ def _sparsity(module: ModuleType, original: Function, form: SparsityForm) -> Fun
     return sparsity
 
 
+def _other_sum(form: SparsityForm) -> str | None:
+    """Why a client's sparsity adds up in a way that C has not, or None."""
+    dtype = torch.get_default_dtype()
+    if form.exact or dtype in (torch.float32, torch.float64):
+        return None
+    return f"default dtype {dtype}"
+
+
 def _prune(module: ModuleType, original: Function, form: PruneForm) -> Function:
     """prune, with torch's own choice among equally small weights, and the client's texts."""
     names = vars(module)
@@ -95,7 +105,7 @@ def _prune(module: ModuleType, original: Function, form: PruneForm) -> Function:
     def prune(model: Any, amount: Any = 0.3) -> None:
         if not form.logs:
             print("Pruning model... ", end="")
-        ops_prune.prune_layers(model, amount, ties="torch")
+        ops_prune.prune_layers(model, amount, ties=_TIES)
         share = f"{names['sparsity'](model):.3g} global sparsity"
         if form.logs:
             names["LOGGER"].info(f"Model pruned to {share}")
@@ -170,6 +180,17 @@ def _time(module: ModuleType, original: Function, form: TimeForm) -> Function:
         return clock()
 
     return time_synchronized
+
+
+def elsewhere(form: Form, *args: Any) -> str | None:
+    """Why a replacement gives to torch a call that the package's own function does not, or None."""
+    if isinstance(form, FuseForm):
+        return _other_results(args[0], form)
+    if isinstance(form, SparsityForm):
+        return _other_sum(form)
+    if isinstance(form, PruneForm):
+        return ops_prune.other_choice(args[0], _TIES)
+    return None
 
 
 _BUILDERS: dict[type, Function] = {

@@ -21,7 +21,6 @@ class Client(NamedTuple):
     requirement: str  # for pip
     jobs: dict[str, tuple[str, list[str]]]  # name -> what is run (module), with which arguments
     hot: tuple[str, ...]  # what the overlay has to replace
-    logs_early: bool  # its log is set up by the time its torch_utils has been imported
     updates: int  # of the average in two epochs of 32 pictures in batches of 8, where it is in C
 
     @property
@@ -33,7 +32,7 @@ class Client(NamedTuple):
         return f"{self.package}.utils.torch_utils"
 
 
-def _yolov5(release: str, training: str, logs_early: bool = True) -> Client:
+def _yolov5(release: str, training: str) -> Client:
     """A release of PyPI's yolov5: its own train.py, val.py and detect.py, and a script of ours."""
     weights = "--weights runs/train/weights/live.pt --project runs"
     data = "--data data/data.yaml"
@@ -48,9 +47,7 @@ def _yolov5(release: str, training: str, logs_early: bool = True) -> Client:
     }
     jobs = {name: (f"yolov5.{file}", shlex.split(words)) for name, (file, words) in runs.items()}
     jobs["prune"] = ("prune_model.py", ["--name", "prune"])
-    return Client(
-        f"yolov5 {release}", f"yolov5=={release}", jobs, (*HOT, "time_sync"), logs_early, 8
-    )
+    return Client(f"yolov5 {release}", f"yolov5=={release}", jobs, (*HOT, "time_sync"), 8)
 
 
 def _ultralytics(release: str, hot: tuple[str, ...], updates: int) -> Client:
@@ -68,7 +65,7 @@ def _ultralytics(release: str, hot: tuple[str, ...], updates: int) -> Client:
         "detect, augmented": f"detect predict {shown} augment=True save_dir=runs/augmented",
     }
     jobs = {name: ("yolo", shlex.split(words)) for name, words in runs.items()}
-    return Client(f"ultralytics {release}", f"ultralytics=={release}", jobs, hot, True, updates)
+    return Client(f"ultralytics {release}", f"ultralytics=={release}", jobs, hot, updates)
 
 
 SEEDED = "--seed 3 --save-period 1 --noplots"
@@ -78,9 +75,9 @@ CLIENTS = {
         _yolov5("7.0.14", f"--cfg yolov5n.yaml {SEEDED}"),
         _yolov5("6.2.3", f"--cfg yolov5n.yaml {SEEDED}"),
         _yolov5("6.1.9", f"--cfg yolov5n.yaml {SEEDED}"),
-        _yolov5("6.0.7", "--cfg yolov5n.yaml --save-period 1", False),
+        _yolov5("6.0.7", "--cfg yolov5n.yaml --save-period 1"),
         # It has no yolov5n: the smallest by its own means.
-        _yolov5("5.0.10", "--cfg small.yaml", False),
+        _yolov5("5.0.10", "--cfg small.yaml"),
         # The last whose average is no lerp, and whose fuse in place multiplies matrices.
         _ultralytics(
             "8.4.100", ("ModelEMA.update", "fuse_conv_and_bn", "scale_img", "time_sync"), 8

@@ -67,7 +67,7 @@ def record_of(package: dict, module: str) -> dict:
     return record
 
 
-@pytest.mark.parametrize("name", [name for name, client in CLIENTS.items() if client.logs_early])
+@every_client
 def test_it_is_said_once(pairs: Callable[[str], Pair], name: str) -> None:
     output = pairs(name).job("train").ours.output
     lines = [line for line in output.splitlines() if "yolov5_utils" in line]

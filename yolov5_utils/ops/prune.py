@@ -173,8 +173,7 @@ def _refusal(modules: list[nn.Conv2d]) -> str | None:
     if any(getattr(torch_module, f"_global_{what}_registration_hooks", None) for what in _HOOKED):
         return "a global registration hook is set"
     has_inference = hasattr(torch, "is_inference_mode_enabled")  # torch 1.9 and later
-    if has_inference and torch.is_inference_mode_enabled():
-        return "inference mode is on"
+    judged = has_inference and not torch.is_inference_mode_enabled()  # torch may refuse them then
     types = {type(module) for module in modules}
     for kind in types - {nn.Conv2d}:
         if any(getattr(kind, name) is not getattr(nn.Module, name) for name in _METHODS):
@@ -187,7 +186,7 @@ def _refusal(modules: list[nn.Conv2d]) -> str | None:
         weight = parameters.get("weight")
         if type(weight) is not nn.Parameter:
             return "a weight that is no plain parameter, such as one with a mask already"
-        if not weight.is_leaf or (has_inference and weight.is_inference()):
+        if not weight.is_leaf or (judged and weight.is_inference()):
             return "a weight that is computed from others, or an inference tensor"
         if state["_forward_pre_hooks"] and torch_prune.is_pruned(module):
             return "a module with a pruning hook"

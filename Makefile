@@ -43,9 +43,9 @@ clients: ## trains and detects with the real YOLOv5, stock and through this pack
 debian: ## the unit tests on Debian's own torch, through capsules and without a thread pool
 	@tools/test_debian.sh $(ARGS)
 
-bench: ## speed against the original and the best peer, into docs/ (tables, JSON, pictures)
+bench: ## speed against the original and the best peer, into docs/ (tables, JSON, pictures) and README.md
 	@tools/setup_venv.sh bench
-	$(python) -m benchmarks --docs docs $(ARGS)
+	$(python) -m benchmarks --docs docs --readme README.md $(ARGS)
 
 lint: ## formatting, static checks, and warning-free builds with gcc and clang
 	@tools/setup_venv.sh lint

@@ -20,6 +20,7 @@ from . import (
     bench_time_sync,
     harness,
     plots,
+    summary,
 )
 
 BEGIN = "<!-- figures: begin -->"
@@ -79,6 +80,7 @@ def main() -> None:
     options.add_argument(
         "--device", choices=("cpu", "cuda"), default="cpu", help="cuda: only bench_cuda's table"
     )
+    options.add_argument("--readme", type=Path, help="put a short table between its marks")
     options.add_argument(
         "--docs", type=Path, help="put benchmarks.json, figures/*.png and the tables there"
     )
@@ -89,12 +91,16 @@ def main() -> None:
     for path in (chosen.markdown, chosen.docs and chosen.docs / "benchmarks.md"):
         if path is not None:
             around_figures(path)  # before minutes of measuring
+    if chosen.readme is not None:
+        harness.around_marks(chosen.readme, summary.BEGIN, summary.END)
     about = harness.machine()
     print(harness.machine_line(about), flush=True)
     tables = run(chosen.quick)
     harness.show(about, tables, chosen.json)
     if chosen.markdown is not None:
         write_markdown(chosen.markdown, harness.machine_line(about), tables)
+    if chosen.readme is not None:
+        summary.write(harness.content(about, tables), chosen.readme)
     if chosen.docs is not None:
         write_docs(chosen.docs, about, tables)
 

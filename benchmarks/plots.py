@@ -9,7 +9,7 @@ import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -18,69 +18,13 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter
 
 from .harness import machine_line
+from .summary import Line, case_name, lines_of
 
-PATHS = (
-    *("ModelEMA.update", "fuse_conv_and_bn", "sparsity"),
-    *("prune", "scale_img", "time_synchronized"),
-)
 ORIGINAL_COLOUR, PEER_COLOUR = "#0072b2", "#d55e00"  # told apart without colour vision
 SPEED, LIMIT = "speed.png", "limit.png"
 TICKS = (0.5, 1, 2, 3, 5, 10, 20, 30, 50, 100, 200)
 LINE_INCHES = 0.36  # height of one line of a picture
 MARGIN_INCHES = 1.25  # what title, axis and caption take
-
-
-class Line(NamedTuple):
-    """One line of a picture: the package on one model or image."""
-
-    path: str
-    model: str
-    original: float  # package faster by, 1 thread
-    peer: float | None
-    peer_name: str
-    original_many: float | None  # the same with more threads
-    shares: dict[int, float]  # of the memory limit, by threads
-
-
-def lines_of(content: dict[str, Any]) -> list[Line]:
-    """What there is to draw, in the order of PATHS."""
-    found = []
-    for path in PATHS:
-        for table in content["tables"]:
-            if table["title"] == path:
-                models = dict.fromkeys(row["model"] for row in table["rows"])
-                found += [_line(path, model, table["rows"]) for model in models]
-    return [line for line in found if line is not None]
-
-
-def _line(path: str, model: str, rows: Sequence[dict[str, Any]]) -> Line | None:
-    by_threads: dict[int, list[dict[str, Any]]] = {}
-    for row in rows:
-        if row["model"] == model:
-            by_threads.setdefault(row["threads"], []).append(row)
-    if 1 not in by_threads:
-        return None
-    compared = [row for row in by_threads[1] if row.get("ratio") is not None]
-    peers = [row for row in compared if not row["who"].startswith(("original", "package"))]
-    best = min(peers, key=lambda row: row["min_ms"], default=None)
-    return Line(
-        path,
-        model,
-        _over_original(by_threads[1]),
-        best["ratio"] if best else None,
-        best["who"].replace(" (best peer)", "").split(",")[0] if best else "",
-        _over_original(by_threads[max(by_threads)]) if max(by_threads) > 1 else None,
-        {
-            threads: row["share"]
-            for threads, rows in sorted(by_threads.items())
-            for row in rows
-            if row["who"] == "package" and row.get("share") is not None
-        },
-    )
-
-
-def _over_original(rows: Sequence[dict[str, Any]]) -> float:
-    return next(float(row["ratio"]) for row in rows if row["who"].startswith("original ("))
 
 
 def _figure(places: Sequence[float]) -> tuple[Figure, Any]:
@@ -105,10 +49,7 @@ def _places(lines: Sequence[Line]) -> list[float]:
 
 
 def _name_lines(axis: Any, lines: Sequence[Line], places: Sequence[float]) -> None:
-    names = [
-        line.model if len(line.model.split(",")[0]) > 1 else f"YOLOv5{line.model}" for line in lines
-    ]
-    axis.set_yticks(places, names, fontsize=8.5)
+    axis.set_yticks(places, [case_name(line) for line in lines], fontsize=8.5)
     axis.set_ylim(places[-1] - 0.75, places[0] + 0.75)
     axis.tick_params(axis="y", length=0)
     axis.tick_params(axis="x", labelsize=8.5)

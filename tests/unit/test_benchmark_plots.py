@@ -17,7 +17,7 @@ if older_torch.APPLIES:
     pytest.skip("the benchmarks' peers need torch 2.1", allow_module_level=True)
 
 from benchmarks import __main__ as report
-from benchmarks import bench_time_sync, harness, peers, plots
+from benchmarks import bench_time_sync, harness, peers, plots, summary
 
 ROOT = Path(__file__).parents[2]
 ABOUT = {
@@ -165,3 +165,23 @@ def test_the_original_waits_where_there_is_a_device(monkeypatch):
         monkeypatch.setattr(torch.cuda, "is_available", lambda available=available: available)
         assert peers.original_time_synchronized() > 0
     assert waits == [1]
+
+
+def test_short_table(tmp_path: Path) -> None:
+    """Ratios of the row that the picture shows, too: not of the package's own variants."""
+    path = tmp_path / "README.md"
+    path.write_text(f"head\n{summary.BEGIN}\nold\n{summary.END}\nfoot\n")
+    summary.write(CONTENT, path)
+    head, *_, ema, clock, end, foot = path.read_text().splitlines()
+    assert (head, end, foot) == ("head", summary.END, "foot")
+    assert ema == (
+        "| `ModelEMA.update` | YOLOv5n **6.0** / 3.0; YOLOv5x **2.0** / 0.9 | `quick peer` |"
+    )
+    assert clock == "| `time_synchronized` | no GPU **20** / 0.6 | `quick peer` |"
+
+
+def test_readme_says_what_was_measured() -> None:
+    content = json.loads((ROOT / "docs" / "benchmarks.json").read_text())
+    assert summary.short_table(content) in (ROOT / "README.md").read_text()
+    for picture in (plots.SPEED, plots.LIMIT):
+        assert (ROOT / "docs" / "figures" / picture).stat().st_size > 10_000

@@ -22,50 +22,95 @@ typedef struct {
 
 _Static_assert(sizeof(torch_state) == 5056, "the bytes that get_state() returns");
 
-/* Moves the state in these bytes on. */
+/* Looks at the state again while other threads go on drawing; each of Python's has at most one draw
+ * to finish. */
+#define MOST_LOOKS 16
+
 static y5_status
-skip(y5_level level, char *bytes, uint64_t draws, y5_error *error)
+skip(y5_level level, torch_state *state, uint64_t draws, y5_error *error)
 {
-    torch_state state; /* a copy, for the bytes may be aligned in any way */
-    y5_mt19937 generator;
-    memcpy(&state, bytes, sizeof(state));
-    generator.left = state.left;
-    generator.next = (uint32_t)state.next;
+    y5_mt19937 generator = {.left = state->left, .next = (uint32_t)state->next};
     for (int i = 0; i < Y5_MT19937_WORDS; i++) {
-        generator.words[i] = (uint32_t)state.words[i];
+        generator.words[i] = (uint32_t)state->words[i];
     }
-    if (state.seeded != 1 || state.next > UINT32_MAX || !y5_mt19937_is_valid(&generator)) {
+    if (state->seeded != 1 || state->next > UINT32_MAX || !y5_mt19937_is_valid(&generator)) {
         return y5_fail(error, Y5_UNSUPPORTED, "generator", "its state is none that a draw leaves");
     }
     y5_mt19937_skip(level, &generator, draws);
-    state.left = generator.left;
-    state.next = generator.next;
+    state->left = generator.left;
+    state->next = generator.next;
     for (int i = 0; i < Y5_MT19937_WORDS; i++) {
-        state.words[i] = generator.words[i];
+        state->words[i] = generator.words[i];
     }
-    memcpy(bytes, &state, sizeof(state));
     return Y5_OK;
 }
 
+/* Copies the bytes of a tensor of get_state() to `out`, where that is not NULL, or else `in` to it.
+ */
 static y5_status
-skip_in_tensor(const y5_state *state, PyObject *object, uint64_t draws, y5_error *error)
+copy_state(const y5_state *state, PyObject *object, torch_state *out, const torch_state *in,
+           y5_error *error)
 {
     y5_loan loan = {0};
     y5_tensor tensor;
-    y5_status status = Y5_OK;
     if (!y5_is_plain_tensor(state, object)) {
         return y5_fail(error, Y5_UNSUPPORTED, "generator", "its state is not a plain torch.Tensor");
     }
-    status = y5_borrow(state, object, &tensor, &loan, error);
+    y5_status status = y5_borrow(state, object, &tensor, &loan, error);
     if (status == Y5_OK && (tensor.dtype != Y5_INT8 || tensor.ndim != 1 ||
-                            tensor.numel != sizeof(torch_state) || tensor.strides[0] != 1)) {
+                            tensor.numel != sizeof(*out) || tensor.strides[0] != 1)) {
         status =
             y5_fail(error, Y5_UNSUPPORTED, "generator", "its state is not as it is known here");
     }
     if (status == Y5_OK) {
-        status = skip(atomic_load(&state->level), tensor.data, draws, error);
+        memcpy(out != NULL ? out : tensor.data, out != NULL ? tensor.data : in, sizeof(*out));
     }
     y5_return(&loan);
+    return status;
+}
+
+/* Replaces *tensor by what generator.get_state() returns now, and copies its bytes to `out`. */
+static y5_status
+look(const y5_state *state, PyObject *generator, PyObject **tensor, torch_state *out,
+     y5_error *error)
+{
+    Py_XDECREF(*tensor);
+    *tensor = PyObject_CallMethod(generator, "get_state", NULL);
+    return *tensor != NULL ? copy_state(state, *tensor, out, NULL, error) : Y5_PYTHON_RAISED;
+}
+
+/* From the first look to set_state() the GIL stays, so that no thread of Python begins to draw. One
+ * that has begun may finish meanwhile: then its draw counts, too. Left to chance is a draw in the
+ * microsecond between the last look and set_state(), for the generator's lock is out of reach. */
+static y5_status
+skip_in_generator(const y5_state *state, PyObject *generator, uint64_t draws, y5_error *error)
+{
+    PyObject *tensor = NULL;
+    torch_state before;
+    torch_state now;
+    torch_state after;
+    bool settled = false;
+    y5_status status = look(state, generator, &tensor, &now, error);
+    for (int32_t looks = 1; status == Y5_OK && !settled && looks < MOST_LOOKS; looks++) {
+        before = after = now;
+        status = skip(atomic_load(&state->level), &after, draws, error);
+        if (status == Y5_OK) {
+            status = look(state, generator, &tensor, &now, error);
+        }
+        settled = status == Y5_OK && memcmp(&now, &before, sizeof(now)) == 0;
+    }
+    if (status == Y5_OK && !settled) {
+        status = y5_fail(error, Y5_UNSUPPORTED, "generator", "others draw from it all the time");
+    }
+    if (status == Y5_OK) {
+        status = copy_state(state, tensor, NULL, &after, error);
+    }
+    if (status == Y5_OK) {
+        PyObject *done = PyObject_CallMethod(generator, "set_state", "O", tensor);
+        status = done != NULL ? Y5_OK : Y5_PYTHON_RAISED;
+        Py_XDECREF(done);
+    }
+    Py_XDECREF(tensor);
     return status;
 }
 
@@ -89,20 +134,10 @@ y5_py_skip_random(PyObject *module, PyObject *const *arguments, Py_ssize_t count
         return NULL;
     }
     y5_error error = {0};
-    PyObject *bytes = NULL;
-    PyObject *done = NULL;
     y5_status status = y5_check_environment(state, &error);
     if (status == Y5_OK) {
-        /* From here to set_state() the GIL stays, so that no draw of another thread is undone. */
-        bytes = PyObject_CallMethod(values[0], "get_state", NULL);
-        status = bytes != NULL ? skip_in_tensor(state, bytes, draws, &error) : Y5_PYTHON_RAISED;
+        status = skip_in_generator(state, values[0], draws, &error);
     }
-    if (status == Y5_OK) {
-        done = PyObject_CallMethod(values[0], "set_state", "O", bytes);
-        status = done != NULL ? Y5_OK : Y5_PYTHON_RAISED;
-    }
-    Py_XDECREF(done);
-    Py_XDECREF(bytes);
     if (status != Y5_OK) {
         return y5_raise(state, status, &error);
     }

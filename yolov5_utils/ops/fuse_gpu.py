@@ -21,12 +21,12 @@ def is_on_gpu(conv: Any) -> bool:
 
 def fuse(
     convs: list[nn.Conv2d], bns: list[nn.BatchNorm2d], construct: Construct
-) -> list[nn.Conv2d] | None:
+) -> list[nn.Conv2d | None] | None:
     """Fuse pairs on one device, or None, once it was noted why, where the reference must do it.
 
     Waits once for the device, to learn of which pairs the original's matrix product may make other
     bits: those with a weight that is no finite number, which it spreads over the column, and, says
-    the library, with a product that vanishes. The reference does them.
+    the library, with a product that vanishes. Each of them is None: the reference must do it.
     """
     inputs = [_inputs(conv, bn) for conv, bn in zip(convs, bns, strict=True)]
     reason = _refusal(inputs, bns)
@@ -34,11 +34,11 @@ def fuse(
         _native.note_torch("fuse", reason)
         return None
     device = convs[0].weight.device
-    fused = [construct(conv, device) for conv in convs]
-    results = [made._parameters for made in fused]
+    made = [construct(conv, device) for conv in convs]
+    results = [conv._parameters for conv in made]
     pairs = [
-        (*tensors, made["weight"], made["bias"], bn.eps)
-        for tensors, made, bn in zip(inputs, results, bns, strict=True)
+        (*tensors, result["weight"], result["bias"], bn.eps)
+        for tensors, result, bn in zip(inputs, results, bns, strict=True)
     ]
     flags = torch.empty(len(pairs), dtype=torch.int32, device=device)
     done, _ = _native.attempt("fuse", _native._C.fuse_on_gpu, pairs, flags)
@@ -46,11 +46,11 @@ def fuse(
         _native.note_cuda("fuse")
     elif batched.is_watched() or not batched.fuse_pairs(pairs, flags):
         return None
-    for i, doubtful in enumerate(flags.tolist()):
-        if doubtful:
-            fused[i] = reference.fuse_conv_and_bn(convs[i], bns[i])
-        elif verify.ON and done:
-            verify.fuse(convs[i], bns[i], fused[i])
+    fused = [None if flag else conv for flag, conv in zip(flags.tolist(), made, strict=True)]
+    if verify.ON and done:
+        for conv, bn, result in zip(convs, bns, fused, strict=True):
+            if result is not None:
+                verify.fuse(conv, bn, result)
     return fused
 
 

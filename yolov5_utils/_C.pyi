@@ -3,7 +3,7 @@
 from os import PathLike
 from typing import Any, TypedDict
 
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 class Unsupported(Exception):
     """C cannot do this call with the original's bits. Nothing was changed; torch can do it."""
@@ -71,6 +71,9 @@ def scale_img(
 
 def time_synchronized() -> float:
     """time.time() once the current CUDA device, where one is available, is idle."""
+
+def skip_random(generator: Generator, draws: int) -> None:
+    """Leave a torch.Generator of the CPU as so many draws of 32 bits leave it."""
 
 def register_torch(facts: object) -> bool:
     """Tell the extension of torch: an object with the attributes of _native.TorchFacts."""

@@ -160,4 +160,19 @@ void y5_fuse_variances(const y5_fuse_pair *pair);
  * and roots. */
 void y5_fuse(const y5_run *run, y5_fuse_pair *pairs, const int64_t *starts, int64_t count);
 
+#define Y5_MT19937_WORDS 624
+
+/* A Mersenne Twister mt19937 between two draws of 32 bits. */
+typedef struct {
+    int32_t left;  /* draws up to and with the one that twists the words: 1 ... 624 */
+    uint32_t next; /* the word that is drawn next: 625 − left, or 0 before the first draw */
+    uint32_t words[Y5_MT19937_WORDS];
+} y5_mt19937;
+
+/* True where `left` and `next` are as a draw or the seeding leaves them. */
+bool y5_mt19937_is_valid(const y5_mt19937 *generator);
+
+/* Leaves a valid generator as so many draws do; reads and writes its words once per 624 draws. */
+void y5_mt19937_skip(y5_level level, y5_mt19937 *generator, uint64_t draws);
+
 #endif

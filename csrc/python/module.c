@@ -384,6 +384,7 @@ static PyMethodDef methods[] = {
     {"configure", FASTCALL(configure), doc_configure},
     {"use_cuda_library", FASTCALL(y5_py_use_cuda_library), y5_doc_use_cuda_library},
     {"fuse_on_gpu", FASTCALL(y5_py_fuse_on_gpu), y5_doc_fuse_on_gpu},
+    {"skip_random", FASTCALL(y5_py_skip_random), y5_doc_skip_random},
     {"cuda_info", FASTCALL(y5_py_cuda_info), y5_doc_cuda_info},
     {"info", info, METH_NOARGS, doc_info},
     {NULL, NULL, 0, NULL},

@@ -9,7 +9,7 @@ import gc
 import itertools
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -98,6 +98,13 @@ def fusions() -> None:
         fuse_conv_and_bn(conv, nn.BatchNorm2d(3))
 
 
+def random_streams() -> None:
+    for draws in (0, 1, 623, 624, 625, 10_000):
+        generator = torch.Generator()
+        torch.randn(300, generator=generator)
+        _C.skip_random(generator, draws)
+
+
 def other_producers() -> None:
     array = np.arange(24.0).reshape(4, 6)
     for view in (array, array.T, array[::-1, ::-2], array[:0], array[1, 1:2], array[2:, 3:]):
@@ -121,6 +128,12 @@ def refusals() -> None:
     class Odd(Tensor):
         pass
 
+    class Stateful(NamedTuple):
+        state: Tensor | None
+
+        def get_state(self) -> Tensor | None:
+            return self.state
+
     calls: list[tuple[Callable[..., Any], tuple[Any, ...]]] = [
         (_C.ema_update, ()),
         (_C.ema_update, (1, 2, 0.5)),
@@ -143,6 +156,11 @@ def refusals() -> None:
         (_C.count_zeros, (torch.ones(2, device="meta"),)),
         (_C.count_zeros, (np.array(["text"]),)),
         (_C.count_module_zeros, (ones,)),
+        (_C.skip_random, (torch.Generator(), -1)),
+        (_C.skip_random, (object(), 1)),
+        (_C.skip_random, (Stateful(None), 1)),
+        (_C.skip_random, (Stateful(torch.zeros(5055, dtype=torch.uint8)), 1)),
+        (_C.skip_random, (Stateful(torch.zeros(5056, dtype=torch.uint8)), 1)),
         (_C.register_torch, (object(),)),
         (_C.register_torch, (None,)),
         (_C.configure, ("no level",)),
@@ -169,6 +187,7 @@ def everything() -> None:
                 layouts,
                 whole_models,
                 fusions,
+                random_streams,
                 other_producers,
                 refusals,
             ):

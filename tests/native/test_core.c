@@ -114,6 +114,8 @@ run_level(y5_level level, y5_level highest)
         printf("ok scale_img %s\n", name);
         test_fuse(level);
         printf("ok fuse %s\n", name);
+        test_mt19937(level);
+        printf("ok mt19937 %s\n", name);
     }
 }
 

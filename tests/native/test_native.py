@@ -27,7 +27,7 @@ from .building import (
 
 LEVELS = ("portable", "avx2", "avx512")
 QUICKLY = ("-O0", "-w")  # where neither speed nor warnings matter
-OPERATIONS = ("ema", "sparsity", "prune", "prune_ties", "scale_img", "fuse")
+OPERATIONS = ("ema", "sparsity", "prune", "prune_ties", "scale_img", "fuse", "mt19937")
 GROUPS = ("address_set", "half", "geometry", "overlap", "parallel", "levels")
 
 
@@ -212,6 +212,11 @@ SLIPS = (
     ("scale_img.inc", "(u, MULTIPLY(down, left))", "(MULTIPLY(u, down), left)", "test_scale_img.c"),
     ("scale_img.c", "is_last ? job->used_columns : end", "end", "test_scale_img.c"),
     ("scale_img.c", "resized >= 1 &&", "", "test_scale_img.c"),
+    ("mt19937.c", "draws < left", "draws <= left", "test_mt19937.c"),
+    ("mt19937.c", "left == 1 &&", "", "test_mt19937.c"),
+    ("mt19937.c", "1 + behind / Y5_MT19937_WORDS", "draws / Y5_MT19937_WORDS", "test_mt19937.c"),
+    ("mt19937.inc", "i < LAST;", "i < LAST - 1;", "test_mt19937.c"),
+    ("mt19937.inc", "(words[LAST], words[0])", "(words[LAST], words[LAST])", "test_mt19937.c"),
 )
 
 

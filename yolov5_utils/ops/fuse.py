@@ -36,23 +36,29 @@ def fuse_conv_and_bn(conv: nn.Conv2d, bn: nn.BatchNorm2d) -> nn.Conv2d:
     on those of one GPU, otherwise torch. Source of the semantics: YOLOv5 of July 2021; `dilation`
     is kept as in 7.0.
     """
+    fused = fuse_one(conv, bn)
+    return reference.fuse_conv_and_bn(conv, bn) if fused is None else fused
+
+
+def fuse_one(conv: nn.Conv2d, bn: nn.BatchNorm2d) -> nn.Conv2d | None:
+    """Fuse one pair without a random number, or None, once it was noted why, where torch must."""
     reason = refusal()
     if reason is not None:
         _native.note_torch("fuse", reason)
-        return reference.fuse_conv_and_bn(conv, bn)
+        return None
     if fuse_gpu.is_on_gpu(conv):
         made = fuse_gpu.fuse([conv], [bn], _make, _native.note_torch)
-        return reference.fuse_conv_and_bn(conv, bn) if made is None else made[0]
+        return None if made is None else made[0]
     string_padding = type(getattr(conv, "padding", None)) is str
     pattern = _pattern_of(_construct(conv)) if string_padding else convolution_pattern()
     if pattern is None:
         _native.note_torch("fuse", "nn.Conv2d has members that are not known")
-        return reference.fuse_conv_and_bn(conv, bn)
+        return None
     done, fused = _native.attempt("fuse", _native._C.fuse, [conv], [bn], pattern)
-    if done:
-        verify.fuse(conv, bn, fused[0])
-        return cast(nn.Conv2d, fused[0])
-    return reference.fuse_conv_and_bn(conv, bn)
+    if not done:
+        return None
+    verify.fuse(conv, bn, fused[0])
+    return cast(nn.Conv2d, fused[0])
 
 
 def refusal() -> str | None:
@@ -75,7 +81,7 @@ def fuse_in_c(convs: list[nn.Conv2d], bns: list[nn.BatchNorm2d]) -> list[nn.Conv
     if _native.refusal("fuse") is not None or refusal() is not None:
         return None
     if convs and all(map(fuse_gpu.is_on_gpu, convs)):
-        return fuse_gpu.fuse(convs, bns, _make, lambda operation, reason: None)
+        return _fuse_all_on_gpu(convs, bns)
     pattern = convolution_pattern()
     if pattern is None or any(type(conv.padding) is not tuple for conv in convs):
         return None
@@ -87,6 +93,16 @@ def fuse_in_c(convs: list[nn.Conv2d], bns: list[nn.BatchNorm2d]) -> list[nn.Conv
     for conv, bn, made in zip(convs, bns, fused, strict=True):
         verify.fuse(conv, bn, made)
     return fused
+
+
+def _fuse_all_on_gpu(convs: list[nn.Conv2d], bns: list[nn.BatchNorm2d]) -> list[nn.Conv2d] | None:
+    made = fuse_gpu.fuse(convs, bns, _make, lambda operation, reason: None)
+    if made is None:
+        return None
+    return [
+        reference.fuse_conv_and_bn(conv, bn) if fused is None else fused
+        for conv, bn, fused in zip(convs, bns, made, strict=True)
+    ]
 
 
 _CONVOLUTION = nn.Conv2d

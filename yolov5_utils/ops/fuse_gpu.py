@@ -22,12 +22,12 @@ def is_on_gpu(conv: Any) -> bool:
 
 def fuse(
     convs: list[nn.Conv2d], bns: list[nn.BatchNorm2d], construct: Construct, refused: Note
-) -> list[nn.Conv2d] | None:
+) -> list[nn.Conv2d | None] | None:
     """Fuse pairs on one device, or None, once `refused` was told why, where this cannot do it.
 
     Waits once for the device, to learn of which pairs the original's matrix product may make other
     bits: those with a weight that is no finite number, which it spreads over the column, and, says
-    the library, with a product that vanishes. The reference does them.
+    the library, with a product that vanishes. Each of them is None: the reference must do it.
     """
     inputs = [_inputs(conv, bn) for conv, bn in zip(convs, bns, strict=True)]
     reason = _refusal(inputs, bns)
@@ -35,11 +35,11 @@ def fuse(
         refused("fuse", reason)
         return None
     device = convs[0].weight.device
-    fused = [construct(conv, device) for conv in convs]
-    results = [made._parameters for made in fused]
+    made = [construct(conv, device) for conv in convs]
+    results = [conv._parameters for conv in made]
     pairs = [
-        (*tensors, made["weight"], made["bias"], bn.eps)
-        for tensors, made, bn in zip(inputs, results, bns, strict=True)
+        (*tensors, result["weight"], result["bias"], bn.eps)
+        for tensors, result, bn in zip(inputs, results, bns, strict=True)
     ]
     flags = torch.empty(len(pairs), dtype=torch.int32, device=device)
     reason, _ = _native.run(_native._C.fuse_on_gpu, pairs, flags)
@@ -50,11 +50,11 @@ def fuse(
         return None
     else:
         _native.note_torch("fuse", reason, len(pairs))
-    for i, doubtful in enumerate(flags.tolist()):
-        if doubtful:
-            fused[i] = reference.fuse_conv_and_bn(convs[i], bns[i])
-        elif verify.ON and reason is None:
-            verify.fuse(convs[i], bns[i], fused[i])
+    fused = [None if flag else conv for flag, conv in zip(flags.tolist(), made, strict=True)]
+    if verify.ON and reason is None:
+        for conv, bn, result in zip(convs, bns, fused, strict=True):
+            if result is not None:
+                verify.fuse(conv, bn, result)
     return fused
 
 

@@ -22,6 +22,7 @@ from ..ops import scale_img as ops_scale_img
 from ..ops import time_synchronized as ops_time_synchronized
 from ..ops.ema import update_modules
 from ..ops.sparsity import EXACT, share_on_gpu
+from . import random_stream
 from .forms import Form, FuseForm, PruneForm, ScaleForm, SparsityForm, TimeForm, UpdateForm
 
 Function = Callable[..., Any]
@@ -120,12 +121,17 @@ def _fuse(module: ModuleType, original: Function, form: FuseForm) -> Function:
 
     def fuse_conv_and_bn(conv: Any, bn: Any) -> Any:
         reason = _other_results(conv, form)
+        if reason is None and not form.in_place:
+            reason = random_stream.refusal()
         if reason is not None:
             _native.note_torch("fuse", reason)
             return original(conv, bn)
         if form.in_place:
             return _fused_in_place(conv, bn)
-        fused = ops_fuse.fuse_conv_and_bn(conv, bn)
+        fused = ops_fuse.fuse_one(conv, bn)
+        if fused is None:
+            return original(conv, bn)
+        random_stream.follow(fused)
         if not form.dilation:  # then the constructor makes a tuple of its own, which a pickle shows
             fused.dilation = tuple(repeat(1, 2))
         return fused

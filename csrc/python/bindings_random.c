@@ -1,0 +1,145 @@
+/* torch's generator of random numbers for the CPU, moved on. The only file that knows how torch
+ * writes the state of one into a tensor; the caller checks that the installed torch does so. */
+#include "core/ops.h"
+#include "python/args.h"
+#include "python/bindings.h"
+#include "python/errors.h"
+#include "python/tensor.h"
+
+#include <string.h>
+
+/* The bytes of generator.get_state(): CPUGeneratorImplStateLegacy of ATen/CPUGeneratorImpl.cpp,
+ * where every word takes 64 bits, and one cached float. What is cached of the normal distribution
+ * stands behind the words, and stays. */
+typedef struct {
+    uint64_t seed;
+    int32_t left;
+    int32_t seeded;
+    uint64_t next;
+    uint64_t words[Y5_MT19937_WORDS];
+    char normal[40];
+} torch_state;
+
+_Static_assert(sizeof(torch_state) == 5056, "the bytes that get_state() returns");
+
+/* Looks at the state again while other threads go on drawing; each of Python's has at most one draw
+ * to finish. */
+#define MOST_LOOKS 16
+
+static y5_status
+skip(y5_level level, torch_state *state, uint64_t draws, y5_error *error)
+{
+    y5_mt19937 generator = {.left = state->left, .next = (uint32_t)state->next};
+    for (int i = 0; i < Y5_MT19937_WORDS; i++) {
+        generator.words[i] = (uint32_t)state->words[i];
+    }
+    if (state->seeded != 1 || state->next > UINT32_MAX || !y5_mt19937_is_valid(&generator)) {
+        return y5_fail(error, Y5_UNSUPPORTED, "generator", "its state is none that a draw leaves");
+    }
+    y5_mt19937_skip(level, &generator, draws);
+    state->left = generator.left;
+    state->next = generator.next;
+    for (int i = 0; i < Y5_MT19937_WORDS; i++) {
+        state->words[i] = generator.words[i];
+    }
+    return Y5_OK;
+}
+
+/* Copies the bytes of a tensor of get_state() to `out`, where that is not NULL, or else `in` to it.
+ */
+static y5_status
+copy_state(const y5_state *state, PyObject *object, torch_state *out, const torch_state *in,
+           y5_error *error)
+{
+    y5_loan loan = {0};
+    y5_tensor tensor;
+    if (!y5_is_plain_tensor(state, object)) {
+        return y5_fail(error, Y5_UNSUPPORTED, "generator", "its state is not a plain torch.Tensor");
+    }
+    y5_status status = y5_borrow(state, object, &tensor, &loan, error);
+    if (status == Y5_OK && (tensor.dtype != Y5_INT8 || tensor.ndim != 1 ||
+                            tensor.numel != sizeof(*out) || tensor.strides[0] != 1)) {
+        status =
+            y5_fail(error, Y5_UNSUPPORTED, "generator", "its state is not as it is known here");
+    }
+    if (status == Y5_OK) {
+        memcpy(out != NULL ? out : tensor.data, out != NULL ? tensor.data : in, sizeof(*out));
+    }
+    y5_return(&loan);
+    return status;
+}
+
+/* Replaces *tensor by what generator.get_state() returns now, and copies its bytes to `out`. */
+static y5_status
+look(const y5_state *state, PyObject *generator, PyObject **tensor, torch_state *out,
+     y5_error *error)
+{
+    Py_XDECREF(*tensor);
+    *tensor = PyObject_CallMethod(generator, "get_state", NULL);
+    return *tensor != NULL ? copy_state(state, *tensor, out, NULL, error) : Y5_PYTHON_RAISED;
+}
+
+/* From the first look to set_state() the GIL stays, so that no thread of Python begins to draw. One
+ * that has begun may finish meanwhile: then its draw counts, too. Left to chance is a draw in the
+ * microsecond between the last look and set_state(), for the generator's lock is out of reach. */
+static y5_status
+skip_in_generator(const y5_state *state, PyObject *generator, uint64_t draws, y5_error *error)
+{
+    PyObject *tensor = NULL;
+    torch_state before;
+    torch_state now;
+    torch_state after;
+    bool settled = false;
+    y5_status status = look(state, generator, &tensor, &now, error);
+    for (int32_t looks = 1; status == Y5_OK && !settled && looks < MOST_LOOKS; looks++) {
+        before = after = now;
+        status = skip(atomic_load(&state->level), &after, draws, error);
+        if (status == Y5_OK) {
+            status = look(state, generator, &tensor, &now, error);
+        }
+        settled = status == Y5_OK && memcmp(&now, &before, sizeof(now)) == 0;
+    }
+    if (status == Y5_OK && !settled) {
+        status = y5_fail(error, Y5_UNSUPPORTED, "generator", "others draw from it all the time");
+    }
+    if (status == Y5_OK) {
+        status = copy_state(state, tensor, NULL, &after, error);
+    }
+    if (status == Y5_OK) {
+        PyObject *done = PyObject_CallMethod(generator, "set_state", "O", tensor);
+        status = done != NULL ? Y5_OK : Y5_PYTHON_RAISED;
+        Py_XDECREF(done);
+    }
+    Py_XDECREF(tensor);
+    return status;
+}
+
+const char y5_doc_skip_random[] =
+    "skip_random(generator, draws)\n--\n\n"
+    "Leave a torch.Generator of the CPU as so many draws of 32 bits leave it, without making the\n"
+    "numbers. A draw of float32 is one. Unsupported, with nothing changed, for other generators.";
+
+PyObject *
+y5_py_skip_random(PyObject *module, PyObject *const *arguments, Py_ssize_t count,
+                  PyObject *keywords)
+{
+    static const y5_signature signature = {"skip_random", 2, {"generator", "draws"}};
+    const y5_state *state = PyModule_GetState(module);
+    PyObject *values[2];
+    if (!y5_parse(&signature, arguments, count, keywords, values)) {
+        return NULL;
+    }
+    unsigned long long draws = PyLong_AsUnsignedLongLong(values[1]);
+    if (draws == (unsigned long long)-1 && PyErr_Occurred()) {
+        return NULL;
+    }
+    y5_error error = {0};
+    y5_status status = y5_check_environment(state, &error);
+    if (status == Y5_OK) {
+        status = skip_in_generator(state, values[0], draws, &error);
+    }
+    if (status != Y5_OK) {
+        return y5_raise(state, status, &error);
+    }
+    Py_RETURN_NONE;
+}

@@ -40,7 +40,11 @@ def run(
 
 
 def both(folder: Path, *arguments: str, **how: Any) -> tuple[Result, Result]:
-    """The same script through this package and by python: results that should be equal."""
+    """The same script through this package and by python: results that should be equal.
+
+    Without byte code, which would spare the second one the compiler's warnings.
+    """
+    how.setdefault("PYTHONDONTWRITEBYTECODE", "1")
     return run(OURS, *arguments, folder=folder, **how), run(STOCK, *arguments, folder=folder, **how)
 
 

@@ -112,9 +112,10 @@ add_layer_at(const y5_state *state, PyObject *const lists[3], Py_ssize_t at, y5_
     PyObject *entries[3] = {NULL, NULL, NULL};
     y5_status status = Y5_OK;
     for (int32_t i = 0; i < 3 && status == Y5_OK; i++) {
-        entries[i] = lists[i] != Py_None ? PyList_GetItem(lists[i], at) : NULL;
+        bool absent = i == 1 && lists[i] == Py_None;
+        entries[i] = absent ? NULL : PyList_GetItem(lists[i], at);
         Py_XINCREF(entries[i]);
-        status = entries[i] != NULL || lists[i] == Py_None ? Y5_OK : Y5_PYTHON_RAISED;
+        status = entries[i] != NULL || absent ? Y5_OK : Y5_PYTHON_RAISED;
     }
     if (status == Y5_OK) {
         status = add_layer(state, entries[0], entries[1], entries[2], layers, error);

@@ -55,11 +55,10 @@ def write_markdown(
     path: Path, line: str, tables: Sequence[harness.Table], pictures: Sequence[str] = ()
 ) -> None:
     """Replace what stands between the two markers of `path`; `pictures` as seen from there."""
-    head, tail = around_figures(path)
     sections = [f"Measured on: {line}."]
     sections += [f"![{Path(name).stem}]({name})" for name in pictures]
     sections += [table.markdown() for table in tables]
-    path.write_text("\n\n".join([head + BEGIN, *sections, tail]))
+    harness.write_between_marks(path, BEGIN, END, sections)
 
 
 def write_docs(folder: Path, about: dict[str, object], tables: Sequence[harness.Table]) -> None:

@@ -137,9 +137,8 @@ def main() -> None:
         measured = table(desk, options.cfg, options.imgsz, options.rounds)
     print(f"{line}\n\n{measured.text()}")
     if options.docs is not None:
-        head, tail = harness.around_marks(options.docs, BEGIN, END)
-        parts = [head + BEGIN, f"Measured on: {line}.", measured.markdown(), tail]
-        options.docs.write_text("\n\n".join(parts))
+        sections = [f"Measured on: {line}.", measured.markdown()]
+        harness.write_between_marks(options.docs, BEGIN, END, sections)
 
 
 if __name__ == "__main__":

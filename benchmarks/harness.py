@@ -315,6 +315,12 @@ def around_marks(path: Path, begin: str, end: str) -> tuple[str, str]:
     return text[: text.index(begin)], text[text.index(end) :]
 
 
+def write_between_marks(path: Path, begin: str, end: str, sections: Sequence[str]) -> None:
+    """Replace what stands between the two marks of `path`."""
+    head, tail = around_marks(path, begin, end)
+    path.write_text("\n\n".join([head + begin, *sections, tail]))
+
+
 def show(about: dict[str, object], tables: Sequence[Table], json_path: Path | None) -> None:
     """Print everything, and write it to `json_path` where one is given."""
     print(machine_line(about))

@@ -15,6 +15,7 @@ from test_functions import calls, needs, pair_of_layers
 from torch import Tensor, nn
 from torch.nn import init
 
+import yolov5_utils
 from yolov5_utils import _native, overlay, verify
 from yolov5_utils.ops import fuse_gpu
 from yolov5_utils.overlay import random_stream
@@ -280,6 +281,8 @@ def test_another_default_device_is_the_clients(
     before = calls("fuse", "torch")
     check(modern, layers)
     assert calls("fuse", "torch") == before + 1
+    explained = yolov5_utils.explain("fuse_conv_and_bn", *layers()[0])
+    assert explained.why.endswith("but this call is torch's: the default device is not the CPU")
 
 
 @pytest.mark.skipif(not hasattr(torch.device, "__enter__"), reason="this torch has no such mode")

@@ -121,8 +121,6 @@ def _fuse(module: ModuleType, original: Function, form: FuseForm) -> Function:
 
     def fuse_conv_and_bn(conv: Any, bn: Any) -> Any:
         reason = _other_results(conv, form)
-        if reason is None and not form.in_place:
-            reason = random_stream.refusal()
         if reason is not None:
             _native.note_torch("fuse", reason)
             return original(conv, bn)
@@ -150,7 +148,7 @@ def _other_results(conv: Any, form: FuseForm) -> str | None:
         return "conv.weight is not contiguous"
     if not form.dilation and conv.dilation != (1, 1):
         return "this release drops the dilation"
-    return None
+    return None if form.in_place else random_stream.refusal()
 
 
 def _fused_in_place(conv: Any, bn: Any) -> Any:

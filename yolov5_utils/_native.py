@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch.utils.dlpack import to_dlpack
 
 from . import remedy, switches
 
@@ -111,35 +110,21 @@ def note_torch(operation: str, reason: str, count: int = 1) -> None:
     path.reasons[reason] = path.reasons.get(reason, 0) + count
 
 
-def _bump_each(tensors: list[torch.Tensor]) -> None:
-    """increment_version for a list, in torch where it takes one tensor or is absent."""
-    with torch.no_grad():
-        for tensor in tensors:
-            if hasattr(torch.autograd.graph, "increment_version"):
-                torch.autograd.graph.increment_version(tensor)
-            else:  # write no element in place
-                (tensor if tensor.dim() else tensor.view(1)).narrow(0, 0, 0).zero_()
-
-
-def _capsule(tensor: torch.Tensor) -> Any:
-    """to_dlpack, also for the booleans older torch refuses: as the bytes they are."""
-    return to_dlpack(tensor.view(torch.uint8) if tensor.dtype == torch.bool else tensor)
-
-
 def _allocate(size_bytes: int, device_index: int) -> torch.Tensor:
     """Memory of a CUDA device, from torch's allocator."""
     device = torch.device("cuda", device_index)
     return torch.empty(max(size_bytes, 1), dtype=torch.uint8, device=device)
 
 
-def _find_bump_versions() -> Callable[[list[torch.Tensor]], None]:
-    """The quickest way this torch has to raise the version counters of a list of tensors."""
+def _accepts(function: Callable[[Any], Any] | None, argument: Any) -> bool:
+    """Whether a function of torch's is there and takes this: whatever it raises means no."""
     try:
-        torch._C._increment_version([torch.zeros(1)])
-    except (AttributeError, TypeError):
-        return _bump_each
-    bump: Callable[[list[torch.Tensor]], None] = torch._C._increment_version
-    return bump
+        if function is None:
+            return False
+        function(argument)
+    except Exception:
+        return False
+    return True
 
 
 class TorchFacts:
@@ -147,6 +132,7 @@ class TorchFacts:
 
     def __init__(self, use_exchange: bool = True) -> None:
         self.tensor_type = torch.Tensor
+        self.tensor_base = torch.Tensor.__base__  # torch's own, in C
         self.parameter_type = torch.nn.Parameter
         self.module_type = torch.nn.Module
         self.convolution_type = torch.nn.Conv2d
@@ -175,8 +161,15 @@ class TorchFacts:
             *(torch, torch._C, torch.cuda, time),
             *(torch.cuda.is_available, torch.cuda.synchronize, time.time),
         )
-        self.bump_versions = _find_bump_versions()
-        self.to_dlpack = _capsule
+        # Raises the version of a tensor (torch 2.1 and later), or of each in a list (2.5).
+        increment = getattr(torch._C, "_increment_version", None)
+        self.increments_lists = _accepts(increment, [torch.zeros(1, device="cpu")])
+        one = self.increments_lists or _accepts(increment, torch.zeros(1, device="cpu"))
+        self.increment_version = increment if one else None
+        base: Any = self.tensor_base
+        self.version_methods = (base.detach, base.as_strided, base.zero_)
+        self.to_dlpack = getattr(torch._C, "_to_dlpack", None)
+        self.byte_types = (torch.int8, torch.uint8, torch.bool)  # other types of 8 bits have fewer
         major, minor = (int(part) for part in torch.__version__.split(".")[:2])
         self.half_scalars_stay_float32 = (major, minor) >= (2, 1)
         # CUDA device index -> its current stream, where the exchange table does not tell.

@@ -34,11 +34,13 @@ y5_dtype_bytes(y5_dtype dtype)
     return bytes[dtype];
 }
 
-/* The usual case first: dimensions laid out from the last to the first. */
-static bool
-is_row_major(const y5_tensor *tensor)
+bool
+y5_tensor_is_contiguous(const y5_tensor *tensor)
 {
     int64_t expected = 1;
+    if (tensor->numel == 0) {
+        return true;
+    }
     for (int32_t i = tensor->ndim - 1; i >= 0; i--) {
         if (tensor->shape[i] != 1) {
             if (tensor->strides[i] != expected) {
@@ -53,7 +55,8 @@ is_row_major(const y5_tensor *tensor)
 bool
 y5_tensor_is_dense(const y5_tensor *tensor)
 {
-    if (tensor->numel <= 1 || is_row_major(tensor)) {
+    /* The usual case first: dimensions laid out from the last to the first. */
+    if (tensor->numel <= 1 || y5_tensor_is_contiguous(tensor)) {
         return true;
     }
     /* Dense means: some order of the dimensions multiplies up without gap. Each round looks for the

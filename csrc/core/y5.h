@@ -54,6 +54,7 @@ typedef enum {
     Y5_DEVICE_FULL,   /* becomes MemoryError with the device's sentence */
     Y5_DEVICE_FAILED, /* becomes RuntimeError */
     Y5_PYTHON_RAISED, /* a Python exception is set already */
+    Y5_SKIP,          /* only from a plan's take(): this tensor and the next are not wanted */
 } y5_status;
 
 /* What went wrong: the argument or entry concerned, and a sentence. */
@@ -77,6 +78,9 @@ bool y5_dtype_is_floating(y5_dtype dtype);
 
 /* Bytes of one element. */
 size_t y5_dtype_bytes(y5_dtype dtype);
+
+/* True where the elements lie in memory in the order of their indices, without gaps. */
+bool y5_tensor_is_contiguous(const y5_tensor *tensor);
 
 /* True where the elements fill one gapless block, each once, in whatever order of dimensions. */
 bool y5_tensor_is_dense(const y5_tensor *tensor);

@@ -35,23 +35,4 @@ extern const char y5_doc_cuda_info[];
 extern const char y5_doc_fuse_on_gpu[];
 extern const char y5_doc_skip_random[];
 
-/* Y5_UNSUPPORTED where torch operations would not do just what they do by default: then they have
- * to be the ones that run. */
-y5_status y5_check_environment(const y5_state *state, y5_error *error);
-
-/* Lets other threads run Python meanwhile, where that is allowed; NULL where it is not. */
-static inline PyThreadState *
-y5_release_gil(bool allowed)
-{
-    return allowed ? PyEval_SaveThread() : NULL;
-}
-
-static inline void
-y5_take_gil(PyThreadState *released)
-{
-    if (released != NULL) {
-        PyEval_RestoreThread(released);
-    }
-}
-
 #endif

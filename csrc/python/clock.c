@@ -3,34 +3,45 @@
  * ask at each call; where one was replaced, it is called as it is. */
 #include "python/clock.h"
 
+#include "python/borrowed.h"
 #include "python/errors.h"
 
 #include <stdlib.h>
 #include <time.h>
 
-/* The value of an attribute of a module of the clock, borrowed; NULL where it has none. Looking up
- * an interned string among strings raises nothing. */
+/* The value of an attribute of a module of the clock; NULL where it has none. Looking up an
+ * interned string among strings raises nothing. */
 static PyObject *
 look_up(const y5_state *state, int32_t module, int32_t name)
 {
-    return PyDict_GetItemWithError(state->torch.clock_dicts[module], state->names[name]);
+    return y5_dict_get(state->torch.clock_dicts[module], state->names[name]);
 }
 
-/* True once torch has initialised CUDA in this process: is_available() is true for good then, and
- * synchronize() is no more than the wait itself. In a child of such a process it raises, and with
- * the variable set is_available() may still change its mind, so torch itself is asked there. */
+/* True where the attribute is this object. */
 static bool
+is_still(const y5_state *state, int32_t module, int32_t name, const PyObject *object)
+{
+    PyObject *found = look_up(state, module, name);
+    bool same = found == object;
+    Py_XDECREF(found);
+    return same;
+}
+
+/* 1 once torch has initialised CUDA in this process: is_available() is true for good then, and
+ * synchronize() is no more than the wait itself. In a child of such a process it raises, and with
+ * the variable set is_available() may still change its mind, so torch itself is asked there. -1
+ * with an exception: asking may run Python code. */
+static int
 is_initialized(const y5_state *state)
 {
     PyObject *cuda = state->torch.clock[Y5_CLOCK_CUDA];
-    if (look_up(state, Y5_CLOCK_CUDA, Y5_NAME_INITIALIZED) != Py_True ||
+    if (!is_still(state, Y5_CLOCK_CUDA, Y5_NAME_INITIALIZED, Py_True) ||
         getenv("PYTORCH_NVML_BASED_CUDA_CHECK") != NULL) {
-        return false;
+        return 0;
     }
     PyObject *answer = PyObject_CallMethodObjArgs(cuda, state->names[Y5_NAME_IS_IN_BAD_FORK], NULL);
-    bool usable = answer == Py_False;
+    int usable = answer == NULL ? -1 : answer == Py_False;
     Py_XDECREF(answer);
-    PyErr_Clear();
     return usable;
 }
 
@@ -64,20 +75,26 @@ static bool
 wait_for_device(const y5_state *state)
 {
     PyObject *const *clock = state->torch.clock;
-    if (look_up(state, Y5_CLOCK_TORCH, Y5_NAME_CUDA) != clock[Y5_CLOCK_CUDA] ||
-        look_up(state, Y5_CLOCK_CUDA, Y5_NAME_IS_AVAILABLE) != clock[Y5_CLOCK_IS_AVAILABLE]) {
+    if (!is_still(state, Y5_CLOCK_TORCH, Y5_NAME_CUDA, clock[Y5_CLOCK_CUDA]) ||
+        !is_still(state, Y5_CLOCK_CUDA, Y5_NAME_IS_AVAILABLE, clock[Y5_CLOCK_IS_AVAILABLE])) {
         return wait_as_torch(state);
     }
-    if (look_up(state, Y5_CLOCK_TORCH_C, Y5_NAME_GET_DEVICE_COUNT) == NULL) {
+    if (is_still(state, Y5_CLOCK_TORCH_C, Y5_NAME_GET_DEVICE_COUNT, NULL)) {
         return true; /* a torch without CUDA: is_available() asks just this */
     }
+    int initialized = is_initialized(state);
+    if (initialized < 0) {
+        return false;
+    }
+    if (initialized == 0 ||
+        !is_still(state, Y5_CLOCK_CUDA, Y5_NAME_SYNCHRONIZE, clock[Y5_CLOCK_SYNCHRONIZE])) {
+        return wait_as_torch(state);
+    }
     PyObject *synchronize = look_up(state, Y5_CLOCK_TORCH_C, Y5_NAME_CUDA_SYNCHRONIZE);
-    if (synchronize == NULL || !is_initialized(state) ||
-        look_up(state, Y5_CLOCK_CUDA, Y5_NAME_SYNCHRONIZE) != clock[Y5_CLOCK_SYNCHRONIZE]) {
+    if (synchronize == NULL) {
         return wait_as_torch(state);
     }
     /* torch's C function waits for the current device without the GIL and raises torch's errors. */
-    Py_INCREF(synchronize);
     PyObject *waited = PyObject_CallObject(synchronize, NULL);
     Py_DECREF(synchronize);
     Py_XDECREF(waited);
@@ -91,7 +108,7 @@ read_clock(const y5_state *state)
     PyObject *module = state->torch.clock[Y5_CLOCK_TIME];
 #if defined(CLOCK_REALTIME)
     struct timespec now;
-    if (look_up(state, Y5_CLOCK_TIME, Y5_NAME_TIME) == state->torch.clock[Y5_CLOCK_TIME_TIME] &&
+    if (is_still(state, Y5_CLOCK_TIME, Y5_NAME_TIME, state->torch.clock[Y5_CLOCK_TIME_TIME]) &&
         clock_gettime(CLOCK_REALTIME, &now) == 0) {
         int64_t nanoseconds = (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
         return PyFloat_FromDouble(now.tv_nsec == 0 ? (double)now.tv_sec

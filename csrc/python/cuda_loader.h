@@ -3,9 +3,8 @@
 #ifndef Y5_CUDA_LOADER_H
 #define Y5_CUDA_LOADER_H
 
-#include "core/y5.h"
+#include "plan/plan.h"
 #include "python/state.h"
-#include "y5_cuda.h"
 
 /* Sets state->cuda up, without a library. False without memory. */
 bool y5_cuda_start(y5_state *state);
@@ -25,9 +24,6 @@ y5_status y5_cuda_find(const y5_state *state, int32_t device_index, const y5_cud
 
 /* True where y5_cuda_find() has the answer already, and keeps the GIL. */
 bool y5_cuda_is_known(const y5_state *state, int32_t device_index);
-
-/* What became of a call into the library. */
-y5_status y5_cuda_status_of(y5_cuda_status status, const y5_cuda_error *told, y5_error *error);
 
 /* A new dict for info(): problem, or else architectures and toolkit. Opens the library; asks it for
  * the device unless that is negative. */

@@ -1,6 +1,10 @@
 /* Status to exception type. The sentence was written where the fault was found. */
 #include "python/errors.h"
 
+#include "python/borrowed.h"
+
+#include <string.h>
+
 PyObject *
 y5_raise(const y5_state *state, y5_status status, const y5_error *error)
 {
@@ -28,6 +32,7 @@ y5_raise(const y5_state *state, y5_status status, const y5_error *error)
         return PyErr_NoMemory();
     case Y5_OK:
     case Y5_PYTHON_RAISED:
+    case Y5_SKIP:
         return NULL;
     }
     if (error->argument[0] != '\0') {
@@ -37,4 +42,27 @@ y5_raise(const y5_state *state, y5_status status, const y5_error *error)
                      error->message); /* unlike SetString, takes text cut in a character */
     }
     return NULL;
+}
+
+bool
+y5_exception_says(const char *word)
+{
+    PyObject *type = NULL;
+    PyObject *value = NULL;
+    PyObject *traceback = NULL;
+    PyErr_Fetch(&type, &value, &traceback);
+    PyObject *text = value != NULL ? PyObject_Str(value) : NULL;
+    PyObject *utf8 = text != NULL ? PyUnicode_AsUTF8String(text) : NULL;
+    const char *words = utf8 != NULL ? PyBytes_AsString(utf8) : NULL;
+    bool says = words != NULL && strstr(words, word) != NULL;
+    Py_XDECREF(utf8);
+    Py_XDECREF(text);
+    if (!says) {
+        PyErr_Restore(type, value, traceback); /* in place of one that the text has raised */
+        return false;
+    }
+    Py_XDECREF(type);
+    Py_XDECREF(value);
+    Py_XDECREF(traceback);
+    return true;
 }

@@ -8,4 +8,7 @@
 /* Sets the exception for a status other than Y5_OK and returns NULL, for `return y5_raise(...)`. */
 PyObject *y5_raise(const y5_state *state, y5_status status, const y5_error *error);
 
+/* True where the text of the pending exception holds the word: then it is dropped. */
+bool y5_exception_says(const char *word);
+
 #endif

@@ -4,10 +4,7 @@
 #include "python/clock.h"
 #include "python/cuda_loader.h"
 #include "python/errors.h"
-#include "python/tensor.h"
-#include "python/torch_runtime.h"
-
-#include <string.h>
+#include "python/torch_facts.h"
 
 #if defined(__unix__) || defined(__APPLE__)
 #include <unistd.h>
@@ -27,208 +24,6 @@
  * (sys.getswitchinterval; benchmarks/bench_gil.py). */
 #define DEFAULT_GIL_BYTES ((int64_t)96 << 20)
 
-static const char *const attribute_names[Y5_NAME_COUNT] = {
-    [Y5_METHOD_STATE_DICT] = "state_dict",
-    [Y5_METHOD_SAVE_TO_STATE_DICT] = "_save_to_state_dict",
-    [Y5_METHOD_GET_EXTRA_STATE] = "get_extra_state",
-    [Y5_METHOD_PARAMETERS] = "parameters",
-    [Y5_METHOD_NAMED_PARAMETERS] = "named_parameters",
-    [Y5_METHOD_NAMED_MEMBERS] = "_named_members",
-    [Y5_METHOD_NAMED_MODULES] = "named_modules",
-    [Y5_METHOD_HASH] = "__hash__",
-    [Y5_METHOD_EQUAL] = "__eq__",
-    [Y5_NAME_PARAMETERS] = "_parameters",
-    [Y5_NAME_BUFFERS] = "_buffers",
-    [Y5_NAME_MODULES] = "_modules",
-    [Y5_NAME_NON_PERSISTENT] = "_non_persistent_buffers_set",
-    [Y5_NAME_HOOKS] = "_state_dict_hooks",
-    [Y5_NAME_PRE_HOOKS] = "_state_dict_pre_hooks",
-    [Y5_NAME_GETATTRIBUTE] = "__getattribute__",
-    [Y5_NAME_DTYPE] = "dtype",
-    [Y5_NAME_IS_FLOATING_POINT] = "is_floating_point",
-    [Y5_NAME_UNTYPED_STORAGE] = "untyped_storage",
-    [Y5_NAME_NBYTES] = "nbytes",
-    [Y5_NAME_DLPACK] = "__dlpack__",
-    [Y5_NAME_DLPACK_DEVICE] = "__dlpack_device__",
-    [Y5_NAME_MAX_VERSION] = "max_version",
-    [Y5_NAME_CUDA] = "cuda",
-    [Y5_NAME_IS_AVAILABLE] = "is_available",
-    [Y5_NAME_SYNCHRONIZE] = "synchronize",
-    [Y5_NAME_TIME] = "time",
-    [Y5_NAME_INITIALIZED] = "_initialized",
-    [Y5_NAME_IS_IN_BAD_FORK] = "_is_in_bad_fork",
-    [Y5_NAME_GET_DEVICE_COUNT] = "_cuda_getDeviceCount",
-    [Y5_NAME_CUDA_SYNCHRONIZE] = "_cuda_synchronize",
-    [Y5_NAME_WEIGHT] = "weight",
-    [Y5_NAME_BIAS] = "bias",
-    [Y5_NAME_RUNNING_MEAN] = "running_mean",
-    [Y5_NAME_RUNNING_VAR] = "running_var",
-    [Y5_NAME_EPS] = "eps",
-    [Y5_NAME_REQUIRES_GRAD] = "requires_grad",
-    [Y5_NAME_CLASS] = "__class__",
-    [Y5_NAME_IN_CHANNELS] = "in_channels",
-    [Y5_NAME_OUT_CHANNELS] = "out_channels",
-    [Y5_NAME_KERNEL_SIZE] = "kernel_size",
-    [Y5_NAME_STRIDE] = "stride",
-    [Y5_NAME_PADDING] = "padding",
-    [Y5_NAME_DILATION] = "dilation",
-    [Y5_NAME_GROUPS] = "groups",
-};
-
-static void
-forget_torch(y5_torch *torch)
-{
-    Py_CLEAR(torch->tensor_type);
-    Py_CLEAR(torch->parameter_type);
-    Py_CLEAR(torch->module_type);
-    Py_CLEAR(torch->convolution_type);
-    Py_CLEAR(torch->batch_norm_type);
-    Py_CLEAR(torch->ordered_dict_type);
-    for (int32_t i = 0; i < Y5_METHOD_COUNT; i++) {
-        Py_CLEAR(torch->methods[i]);
-    }
-    Py_CLEAR(torch->getattribute);
-    Py_CLEAR(torch->guards);
-    Py_CLEAR(torch->is_neg);
-    Py_CLEAR(torch->detach);
-    Py_CLEAR(torch->storage_offset);
-    Py_CLEAR(torch->sqrt_in_place);
-    Py_CLEAR(torch->empty);
-    Py_CLEAR(torch->empty_like);
-    Py_CLEAR(torch->is_grad_enabled);
-    Py_CLEAR(torch->bump_versions);
-    Py_CLEAR(torch->to_dlpack);
-    Py_CLEAR(torch->current_stream);
-    Py_CLEAR(torch->allocate);
-    for (int32_t i = 0; i < Y5_CLOCK_COUNT; i++) {
-        Py_CLEAR(torch->clock[i]);
-    }
-    memset(torch, 0, sizeof(*torch));
-}
-
-/* facts.attribute as a new reference; None and, where `optional`, absence give NULL. */
-static bool
-take(PyObject *facts, const char *attribute, bool optional, PyObject **out)
-{
-    *out = PyObject_GetAttrString(facts, attribute);
-    if (*out == NULL) {
-        if (optional) {
-            PyErr_Clear();
-        }
-        return optional;
-    }
-    if (*out == Py_None) {
-        Py_CLEAR(*out);
-    }
-    return true;
-}
-
-static bool
-take_type(PyObject *facts, const char *attribute, PyTypeObject **out)
-{
-    PyObject *type = NULL;
-    if (!take(facts, attribute, false, &type)) {
-        return false;
-    }
-    if (type == NULL || !PyType_Check(type)) {
-        PyErr_Format(PyExc_TypeError, "%s: expected a type", attribute);
-        Py_XDECREF(type);
-        return false;
-    }
-    *out = (PyTypeObject *)type;
-    return true;
-}
-
-static bool
-are_guards(PyObject *guards)
-{
-    if (guards == NULL || !PyTuple_Check(guards)) {
-        return false;
-    }
-    for (Py_ssize_t i = 0; i < PyTuple_Size(guards); i++) {
-        PyObject *guard = PyTuple_GetItem(guards, i);
-        if (!PyTuple_Check(guard) || PyTuple_Size(guard) != 2 ||
-            !PyCallable_Check(PyTuple_GetItem(guard, 0)) ||
-            !PyUnicode_Check(PyTuple_GetItem(guard, 1))) {
-            return false;
-        }
-    }
-    return true;
-}
-
-static bool
-learn(PyObject *facts, y5_torch *torch)
-{
-    PyObject *half_scalars = NULL;
-    PyObject *use_exchange = NULL;
-    if (!take_type(facts, "tensor_type", &torch->tensor_type) ||
-        !take_type(facts, "parameter_type", &torch->parameter_type) ||
-        !take_type(facts, "module_type", &torch->module_type) ||
-        !take_type(facts, "convolution_type", &torch->convolution_type) ||
-        !take_type(facts, "batch_norm_type", &torch->batch_norm_type) ||
-        !take_type(facts, "ordered_dict_type", &torch->ordered_dict_type) ||
-        !take(facts, "guards", false, &torch->guards) ||
-        !take((PyObject *)torch->tensor_type, "is_neg", false, &torch->is_neg) ||
-        !take((PyObject *)torch->tensor_type, "detach", false, &torch->detach) ||
-        !take((PyObject *)torch->tensor_type, "storage_offset", false, &torch->storage_offset) ||
-        !take((PyObject *)torch->tensor_type, "sqrt_", false, &torch->sqrt_in_place) ||
-        !take(facts, "empty", false, &torch->empty) ||
-        !take(facts, "empty_like", false, &torch->empty_like) ||
-        !take(facts, "is_grad_enabled", false, &torch->is_grad_enabled) ||
-        !take((PyObject *)torch->module_type, "__getattribute__", false, &torch->getattribute) ||
-        !take(facts, "bump_versions", false, &torch->bump_versions) ||
-        !take(facts, "to_dlpack", false, &torch->to_dlpack) ||
-        !take(facts, "current_stream", false, &torch->current_stream) ||
-        !take(facts, "allocate", false, &torch->allocate) ||
-        !take(facts, "half_scalars_stay_float32", false, &half_scalars) ||
-        !y5_clock_learn(facts, torch)) {
-        return false;
-    }
-    torch->half_scalars_stay_float32 = half_scalars == Py_True;
-    Py_XDECREF(half_scalars);
-    if (!are_guards(torch->guards)) {
-        PyErr_SetString(PyExc_TypeError, "guards: expected a tuple of (callable, str) tuples");
-        return false;
-    }
-    for (int32_t i = 0; i < Y5_METHOD_COUNT; i++) {
-        if (!take((PyObject *)torch->module_type, attribute_names[i], true, &torch->methods[i])) {
-            return false;
-        }
-    }
-    if (!take(facts, "use_exchange", false, &use_exchange)) {
-        return false;
-    }
-    torch->exchange = use_exchange == Py_True ? y5_find_exchange(torch->tensor_type) : NULL;
-    Py_XDECREF(use_exchange);
-    y5_torch_find_pool(torch);
-    return true;
-}
-
-static const char doc_register_torch[] = "register_torch(facts)\n--\n\n"
-                                         "Tell the extension of torch: an object with the "
-                                         "attributes of _native.TorchFacts. Called once\n"
-                                         "at import; tests call it again to take the capsule way. "
-                                         "True where the exchange table is used.";
-
-static PyObject *
-register_torch(PyObject *module, PyObject *const *arguments, Py_ssize_t count, PyObject *keywords)
-{
-    static const y5_signature signature = {"register_torch", 1, {"facts"}};
-    y5_state *state = PyModule_GetState(module);
-    PyObject *values[1];
-    if (!y5_parse(&signature, arguments, count, keywords, values)) {
-        return NULL;
-    }
-    y5_torch torch = {0};
-    if (!learn(values[0], &torch)) {
-        forget_torch(&torch);
-        return NULL;
-    }
-    forget_torch(&state->torch);
-    state->torch = torch;
-    return PyBool_FromLong(torch.exchange != NULL);
-}
-
 static bool
 parse_level(PyObject *given, int32_t *out)
 {
@@ -238,7 +33,7 @@ parse_level(PyObject *given, int32_t *out)
     y5_level level = has_name ? y5_level_by_name(name) : -1;
     Py_XDECREF(utf8);
     if (level < 0 || !y5_level_compiled(level)) {
-        PyErr_Clear();
+        PyErr_Clear(); /* of a text that is no UTF-8 */
         PyErr_Format(PyExc_ValueError, "level: got %R, allowed are 'portable', 'avx2', 'avx512'",
                      given);
         return false;
@@ -255,9 +50,9 @@ parse_level(PyObject *given, int32_t *out)
 static bool
 parse_bytes(PyObject *given, const char *name, int64_t *out)
 {
-    long long bytes = PyLong_Check(given) ? PyLong_AsLongLong(given) : -1;
-    if (bytes < 0) {
-        PyErr_Clear();
+    int overflow = 0;
+    long long bytes = PyLong_Check(given) ? PyLong_AsLongLongAndOverflow(given, &overflow) : -1;
+    if (bytes < 0 || overflow != 0) {
         PyErr_Format(PyExc_ValueError, "%s: got %R, allowed are integers from 0", name, given);
         return false;
     }
@@ -380,7 +175,7 @@ static PyMethodDef methods[] = {
     {"prune", FASTCALL(y5_py_prune), y5_doc_prune},
     {"scale_img", FASTCALL(y5_py_scale_img), y5_doc_scale_img},
     {"time_synchronized", y5_py_time_synchronized, METH_NOARGS, y5_doc_time_synchronized},
-    {"register_torch", FASTCALL(register_torch), doc_register_torch},
+    {"register_torch", FASTCALL(y5_py_register_torch), y5_doc_register_torch},
     {"configure", FASTCALL(configure), doc_configure},
     {"use_cuda_library", FASTCALL(y5_py_use_cuda_library), y5_doc_use_cuda_library},
     {"fuse_on_gpu", FASTCALL(y5_py_fuse_on_gpu), y5_doc_fuse_on_gpu},
@@ -399,11 +194,8 @@ module_exec(PyObject *module)
     atomic_init(&state->parallel_bytes, DEFAULT_PARALLEL_BYTES);
     atomic_init(&state->gil_bytes, DEFAULT_GIL_BYTES);
     atomic_init(&state->clock_calls, 0);
-    for (int32_t i = 0; i < Y5_NAME_COUNT; i++) {
-        state->names[i] = PyUnicode_InternFromString(attribute_names[i]);
-        if (state->names[i] == NULL) {
-            return -1;
-        }
+    if (!y5_names_make(state)) {
+        return -1;
     }
     state->unsupported = PyErr_NewExceptionWithDoc(
         "yolov5_utils._C.Unsupported",
@@ -424,32 +216,7 @@ module_traverse(PyObject *module, visitproc visit, void *arg)
 {
     y5_state *state = PyModule_GetState(module);
     Py_VISIT(state->unsupported);
-    Py_VISIT(state->torch.tensor_type);
-    Py_VISIT(state->torch.parameter_type);
-    Py_VISIT(state->torch.module_type);
-    Py_VISIT(state->torch.convolution_type);
-    Py_VISIT(state->torch.batch_norm_type);
-    Py_VISIT(state->torch.ordered_dict_type);
-    for (int32_t i = 0; i < Y5_METHOD_COUNT; i++) {
-        Py_VISIT(state->torch.methods[i]);
-    }
-    Py_VISIT(state->torch.getattribute);
-    Py_VISIT(state->torch.guards);
-    Py_VISIT(state->torch.is_neg);
-    Py_VISIT(state->torch.detach);
-    Py_VISIT(state->torch.storage_offset);
-    Py_VISIT(state->torch.sqrt_in_place);
-    Py_VISIT(state->torch.empty);
-    Py_VISIT(state->torch.empty_like);
-    Py_VISIT(state->torch.is_grad_enabled);
-    Py_VISIT(state->torch.bump_versions);
-    Py_VISIT(state->torch.to_dlpack);
-    Py_VISIT(state->torch.current_stream);
-    Py_VISIT(state->torch.allocate);
-    for (int32_t i = 0; i < Y5_CLOCK_COUNT; i++) {
-        Py_VISIT(state->torch.clock[i]);
-    }
-    return 0;
+    return y5_facts_traverse(state, visit, arg);
 }
 
 static int
@@ -457,10 +224,7 @@ module_clear(PyObject *module)
 {
     y5_state *state = PyModule_GetState(module);
     Py_CLEAR(state->unsupported);
-    for (int32_t i = 0; i < Y5_NAME_COUNT; i++) {
-        Py_CLEAR(state->names[i]);
-    }
-    forget_torch(&state->torch);
+    y5_facts_clear(state);
     return 0;
 }
 

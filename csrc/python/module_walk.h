@@ -4,20 +4,7 @@
 #ifndef Y5_MODULE_WALK_H
 #define Y5_MODULE_WALK_H
 
-#include "core/y5.h"
-#include "python/state.h"
-
-/* Where the walk is: the names from the root to an entry. Lives on the stack. */
-typedef struct y5_path {
-    const struct y5_path *parent; /* NULL at the first name */
-    PyObject *name;
-} y5_path;
-
-/* Writes the dotted key, cut to fit. */
-void y5_path_text(const y5_path *path, char *text, size_t size);
-
-/* The whole dotted key as a new str; NULL with an exception. */
-PyObject *y5_path_key(const y5_path *path);
+#include "python/plain_module.h"
 
 /* Called for each entry; references are borrowed. Anything but Y5_OK ends the walk. */
 typedef y5_status (*y5_visit)(void *context, PyObject *entry, PyObject *counterpart,

@@ -82,43 +82,74 @@ enum {
     Y5_CLOCK_MODULES = Y5_CLOCK_IS_AVAILABLE /* so many modules */
 };
 
+/* The objects of torch that are known, as (C type, name, where from, attribute there). Where from:
+ *   TYPE    the facts that are registered; a type
+ *   FACT    likewise; any object, NULL for None
+ *   IN_C    likewise, but NULL for what is not written in C: so it runs no Python code
+ *   TENSOR  the tensors' base, which is C and cannot be changed; NULL where this torch lacks it
+ *   MODULE  nn.Module */
+#define Y5_TORCH_OBJECTS(X)                                                                        \
+    X(PyTypeObject, tensor_type, TYPE, "tensor_type")                                              \
+    X(PyTypeObject, parameter_type, TYPE, "parameter_type")                                        \
+    X(PyTypeObject, tensor_base, TYPE, "tensor_base")                                              \
+    X(PyTypeObject, module_type, TYPE, "module_type")                                              \
+    X(PyTypeObject, convolution_type, TYPE, "convolution_type")                                    \
+    X(PyTypeObject, batch_norm_type, TYPE, "batch_norm_type")                                      \
+    /* of modules in torch before 2.4 */                                                           \
+    X(PyTypeObject, ordered_dict_type, TYPE, "ordered_dict_type")                                  \
+    X(PyObject, getattribute, MODULE, "__getattribute__")                                          \
+    /* tuple of (callable, reason): torch must run if true */                                      \
+    X(PyObject, guards, FACT, "guards")                                                            \
+    X(PyObject, empty, FACT, "empty")                                                              \
+    X(PyObject, empty_like, FACT, "empty_like")                                                    \
+    X(PyObject, is_grad_enabled, FACT, "is_grad_enabled")                                          \
+    /* tuple of the dtypes of one whole byte */                                                    \
+    X(PyObject, byte_types, FACT, "byte_types")                                                    \
+    /* what raises a version without increment_version: (detach, as_strided, zero_) */             \
+    X(PyObject, version_methods, FACT, "version_methods")                                          \
+    /* (bytes, CUDA device index) -> a tensor of so many bytes there */                            \
+    X(PyObject, allocate, FACT, "allocate")                                                        \
+    /* called with a tensor about to be written, or a list of them */                              \
+    X(PyObject, increment_version, IN_C, "increment_version")                                      \
+    /* tensor -> capsule, where there is no exchange table */                                      \
+    X(PyObject, to_dlpack, IN_C, "to_dlpack")                                                      \
+    /* CUDA device index -> its current stream, likewise */                                        \
+    X(PyObject, current_stream, IN_C, "current_stream")                                            \
+    X(PyObject, is_neg, TENSOR, "is_neg")                                                          \
+    X(PyObject, storage_offset, TENSOR, "storage_offset")                                          \
+    X(PyObject, sqrt_in_place, TENSOR, "sqrt_")
+
+#define Y5_COUNT_OBJECT(type, name, from, attribute) +1
+#define Y5_DECLARE_OBJECT(type, name, from, attribute) type *name;
+enum { Y5_OBJECT_COUNT = 0 Y5_TORCH_OBJECTS(Y5_COUNT_OBJECT) };
+
 /* What is known of the torch that was registered. Objects are NULL before that. */
 typedef struct {
-    PyTypeObject *tensor_type;
-    PyTypeObject *parameter_type;
-    PyTypeObject *module_type;
-    PyTypeObject *convolution_type;     /* nn.Conv2d */
-    PyTypeObject *batch_norm_type;      /* nn.BatchNorm2d */
-    PyTypeObject *ordered_dict_type;    /* of modules in torch before 2.4 */
+    union {
+        struct {
+            Y5_TORCH_OBJECTS(Y5_DECLARE_OBJECT)
+        };
+        PyObject *objects[Y5_OBJECT_COUNT];
+    };
     PyObject *methods[Y5_METHOD_COUNT]; /* nn.Module's own; NULL where this torch lacks one */
-    PyObject *getattribute;             /* nn.Module's */
-    PyObject *guards;                   /* tuple of (callable, reason): torch must run if true */
-    PyObject *is_neg;                   /* torch.Tensor's methods, unbound */
-    PyObject *detach;
-    PyObject *storage_offset;
-    PyObject *sqrt_in_place;
-    PyObject *empty; /* torch.empty and so on */
-    PyObject *empty_like;
-    PyObject *is_grad_enabled;
-    PyObject *bump_versions;  /* called with a list of tensors about to be written */
-    PyObject *to_dlpack;      /* tensor -> capsule, the way of torch before 2.10 */
-    PyObject *current_stream; /* CUDA device index -> stream, likewise; NULL: torch without CUDA */
-    PyObject *allocate;       /* (bytes, CUDA device index) -> a tensor of so many bytes there */
     PyObject *clock[Y5_CLOCK_COUNT];
     PyObject *clock_dicts[Y5_CLOCK_MODULES]; /* of its modules, which own them */
     const void *exchange;          /* the tensor type's table, for tensor.c; NULL: none, declined */
     y5_pool_function parallel_for; /* NULL: this torch exports none */
     int32_t (*get_num_threads)(uint32_t *out);
+    bool increments_lists;          /* increment_version takes a list, not one tensor */
     bool half_scalars_stay_float32; /* float16/bfloat16 arithmetic as in torch 2.1 and later */
 } y5_torch;
 
 struct y5_cuda;
+struct y5_retired;
 
 typedef struct {
     PyObject *unsupported; /* the exception type */
     struct y5_cuda *cuda;  /* the CUDA library, cuda_loader.c's */
     PyObject *names[Y5_NAME_COUNT];
     y5_torch torch;
+    struct y5_retired *retired;     /* what torch was before it was registered again */
     long process;                   /* that imported us: a fork child must not use the pool */
     _Atomic int32_t level;          /* the active instruction level */
     _Atomic int64_t parallel_bytes; /* a call that moves less runs on the calling thread */

@@ -1,6 +1,12 @@
 /* Borrowing tensors. Checks every field of a producer before any arithmetic on it. */
 #include "python/tensor.h"
 
+#include "python/borrowed.h"
+#include "python/errors.h"
+
+#include <stdio.h>
+#include <string.h>
+
 /* Below this address no malloc block or mapping lies on the systems torch runs on, with one
  * exception: executables at a fixed low address keep their heap there. A tensor whose storage was
  * resized to nothing has the address 0 plus its offset, so low addresses are looked at twice. */
@@ -17,7 +23,9 @@ y5_find_exchange(PyTypeObject *type)
         header = PyCapsule_GetPointer(capsule, DLPACK_EXCHANGE_CAPSULE);
     }
     Py_XDECREF(capsule); /* the table lives as long as the process */
-    PyErr_Clear();
+    if (PyErr_Occurred() && PyErr_ExceptionMatches(PyExc_Exception)) {
+        PyErr_Clear(); /* whatever stands in the way of the table, capsules remain */
+    }
     while (header != NULL && header->version.major != 1) {
         header = header->previous;
     }
@@ -205,87 +213,16 @@ y5_return(y5_loan *loan)
     PyErr_Restore(type, value, traceback);
 }
 
-y5_status
-y5_refused(y5_error *error, const char *by)
-{
-    if (!PyErr_ExceptionMatches(PyExc_Exception) || PyErr_ExceptionMatches(PyExc_MemoryError)) {
-        return Y5_PYTHON_RAISED;
-    }
-    PyObject *type = NULL;
-    PyObject *value = NULL;
-    PyObject *traceback = NULL;
-    PyErr_Fetch(&type, &value, &traceback);
-    PyObject *text = value != NULL ? PyObject_Str(value) : NULL;
-    PyObject *utf8 = text != NULL ? PyUnicode_AsUTF8String(text) : NULL;
-    const char *words = utf8 != NULL ? PyBytes_AsString(utf8) : "no reason given";
-    /* The first line says it; torch appends C++ locations. */
-    y5_fail(error, Y5_UNSUPPORTED, "", "%s refused it: %.*s", by, (int)strcspn(words, "\n"), words);
-    Py_XDECREF(utf8);
-    Py_XDECREF(text);
-    Py_XDECREF(type);
-    Py_XDECREF(value);
-    Py_XDECREF(traceback);
-    PyErr_Clear();
-    return Y5_UNSUPPORTED;
-}
-
-int
-y5_is_floating(const y5_state *state, PyObject *tensor)
-{
-    PyObject *dtype = PyObject_GetAttr(tensor, state->names[Y5_NAME_DTYPE]);
-    PyObject *answer =
-        dtype != NULL ? PyObject_GetAttr(dtype, state->names[Y5_NAME_IS_FLOATING_POINT]) : NULL;
-    int floating = answer != NULL ? PyObject_IsTrue(answer) : -1;
-    Py_XDECREF(answer);
-    Py_XDECREF(dtype);
-    return floating;
-}
-
-int
-y5_is_negated(const y5_state *state, PyObject *object, const y5_tensor *tensor)
-{
-    bool parameter = Py_TYPE(object) == state->torch.parameter_type;
-    if (parameter && tensor->numel != 1 && y5_tensor_is_dense(tensor)) {
-        return 0;
-    }
-    PyObject *answer = PyObject_CallFunctionObjArgs(state->torch.is_neg, object, NULL);
-    Py_XDECREF(answer); /* True and False outlive it */
-    return answer == NULL ? -1 : answer == Py_True;
-}
-
-/* True where the tensor's storage was resized to 0 bytes. False also where torch cannot tell. */
-static bool
-storage_is_gone(const y5_state *state, PyObject *object)
-{
-    PyObject *offset = PyObject_CallFunctionObjArgs(state->torch.storage_offset, object, NULL);
-    bool starts_storage = offset != NULL && PyLong_AsLongLong(offset) == 0;
-    Py_XDECREF(offset);
-    if (starts_storage) {
-        return false; /* the address of an empty storage itself is NULL */
-    }
-    PyObject *storage = PyObject_GetAttr(object, state->names[Y5_NAME_UNTYPED_STORAGE]);
-    PyObject *made = storage != NULL ? PyObject_CallNoArgs(storage) : NULL;
-    PyObject *nbytes = made != NULL ? PyObject_GetAttr(made, state->names[Y5_NAME_NBYTES]) : NULL;
-    PyObject *count = nbytes != NULL ? PyObject_CallNoArgs(nbytes) : NULL;
-    bool gone = count != NULL && PyLong_AsLongLong(count) == 0 && !PyErr_Occurred();
-    Py_XDECREF(count);
-    Py_XDECREF(nbytes);
-    Py_XDECREF(made);
-    Py_XDECREF(storage);
-    PyErr_Clear();
-    return gone;
-}
-
-static bool
-may_be_gone(const y5_tensor *tensor)
+bool
+y5_may_be_gone(const y5_tensor *tensor)
 {
     uintptr_t low = tensor->device == Y5_CUDA ? LOW_CUDA_ADDRESS : LOW_ADDRESS;
     return tensor->numel > 0 && (uintptr_t)tensor->data < low;
 }
 
 y5_status
-y5_borrow_anywhere(const y5_state *state, PyObject *object, y5_tensor *tensor, y5_loan *loan,
-                   y5_error *error)
+y5_borrow(const y5_state *state, PyObject *object, y5_tensor *tensor, y5_loan *loan,
+          y5_error *error)
 {
     const dlpack_exchange_table *exchange = state->torch.exchange;
     const dlpack_tensor *given = NULL;
@@ -293,40 +230,35 @@ y5_borrow_anywhere(const y5_state *state, PyObject *object, y5_tensor *tensor, y
     y5_status status = Y5_OK;
     if (exchange != NULL) {
         if (exchange->borrow(object, &borrowed) != 0) {
-            return y5_refused(error, "torch's exchange table");
+            return y5_raised_by("torch's exchange table", error);
         }
         given = &borrowed;
+    } else if (state->torch.to_dlpack == NULL) {
+        return y5_fail(error, Y5_UNSUPPORTED, "", "this torch describes no tensors");
     } else {
-        PyObject *capsule = PyObject_CallFunctionObjArgs(state->torch.to_dlpack, object, NULL);
+        PyObject *capsule = (PyObject_CallFunctionObjArgs)(state->torch.to_dlpack, object, NULL);
         if (capsule == NULL) {
-            return y5_refused(error, "torch.utils.dlpack.to_dlpack");
+            return y5_raised_by("torch's to_dlpack", error);
         }
         status = open_capsule(capsule, &given, loan, error);
-        Py_DECREF(capsule);
+        Py_DecRef(capsule); /* empty: nothing is released with it */
     }
     if (status == Y5_OK && given != NULL) {
         status = describe(given, tensor, error);
     }
-    if (status == Y5_OK && may_be_gone(tensor) && storage_is_gone(state, object)) {
-        status = y5_fail(error, Y5_UNSUPPORTED, "", "its storage was resized to 0 bytes");
-    }
-    if (status != Y5_OK) {
-        y5_return(loan);
-        return Y5_UNSUPPORTED; /* torch's tensors are never at fault */
-    }
-    return Y5_OK;
+    return status == Y5_OK ? Y5_OK : Y5_UNSUPPORTED; /* torch's tensors are never at fault */
 }
 
 y5_status
-y5_borrow(const y5_state *state, PyObject *object, y5_tensor *tensor, y5_loan *loan,
-          y5_error *error)
+y5_take_loan(const y5_state *state, PyObject *object, y5_loan *loan, y5_error *error)
 {
-    y5_status status = y5_borrow_anywhere(state, object, tensor, loan, error);
-    if (status == Y5_OK && tensor->device != Y5_CPU) {
-        y5_return(loan);
-        status = y5_fail(error, Y5_UNSUPPORTED, "", "not in the CPU's memory");
+    const dlpack_exchange_table *exchange = state->torch.exchange;
+    if (exchange == NULL || loan->versioned != NULL) {
+        return Y5_OK; /* a capsule's content is a loan already */
     }
-    return status;
+    return exchange->managed_from_python(object, &loan->versioned) == 0
+               ? Y5_OK
+               : y5_raised_by("torch's exchange table", error);
 }
 
 y5_status
@@ -336,19 +268,19 @@ y5_current_stream(const y5_state *state, int32_t device_index, void **stream, y5
     if (exchange != NULL && exchange->current_stream != NULL) {
         return exchange->current_stream(DLPACK_CUDA, device_index, stream) == 0
                    ? Y5_OK
-                   : y5_refused(error, "torch's exchange table");
+                   : y5_raised_by("torch's exchange table", error);
     }
     if (state->torch.current_stream == NULL) {
         return y5_fail(error, Y5_UNSUPPORTED, "", "this torch does not name its current stream");
     }
     PyObject *index = PyLong_FromLong(device_index);
-    PyObject *answer = index != NULL
-                           ? PyObject_CallFunctionObjArgs(state->torch.current_stream, index, NULL)
-                           : NULL;
-    Py_XDECREF(index);
+    PyObject *answer =
+        index != NULL ? (PyObject_CallFunctionObjArgs)(state->torch.current_stream, index, NULL)
+                      : NULL;
     *stream = answer != NULL ? PyLong_AsVoidPtr(answer) : NULL;
-    Py_XDECREF(answer);
-    return PyErr_Occurred() ? y5_refused(error, "torch's current stream") : Y5_OK;
+    Py_DecRef(index);
+    Py_DecRef(answer);
+    return PyErr_Occurred() ? y5_raised_by("torch's current stream", error) : Y5_OK;
 }
 
 /* object.__dlpack__(max_version=(1, 0)), or without the argument where it is not known. */
@@ -368,8 +300,7 @@ ask_for_capsule(const y5_state *state, PyObject *object)
         goto done;
     }
     capsule = PyObject_Call(method, none, keywords);
-    if (capsule == NULL && PyErr_ExceptionMatches(PyExc_TypeError)) {
-        PyErr_Clear();
+    if (capsule == NULL && PyErr_Occurred() == PyExc_TypeError && y5_exception_says("argument")) {
         capsule = PyObject_CallNoArgs(method);
     }
 done:
@@ -419,6 +350,11 @@ y5_borrow_foreign(const y5_state *state, PyObject *object, y5_tensor *tensor, y5
     bool is_torch_tensor =
         state->torch.tensor_type != NULL && PyObject_TypeCheck(object, state->torch.tensor_type);
     y5_status status = check_device(state, object, error);
+    int gone = status == Y5_OK && is_torch_tensor ? y5_storage_is_gone(state, object) : 0;
+    if (gone != 0) {
+        return gone < 0 ? Y5_PYTHON_RAISED
+                        : y5_fail(error, Y5_BAD_BUFFER, "", "its storage was resized to 0 bytes");
+    }
     if (status != Y5_OK) {
         return status;
     }
@@ -434,10 +370,6 @@ y5_borrow_foreign(const y5_state *state, PyObject *object, y5_tensor *tensor, y5
     }
     if (status == Y5_OK && tensor->device != Y5_CPU) {
         status = y5_fail(error, Y5_BAD_BUFFER, "", "a CUDA pointer, expected memory of the CPU");
-    }
-    if (status == Y5_OK && is_torch_tensor && may_be_gone(tensor) &&
-        storage_is_gone(state, object)) {
-        status = y5_fail(error, Y5_BAD_BUFFER, "", "its storage was resized to 0 bytes");
     }
     if (status != Y5_OK) {
         y5_return(loan);

@@ -4,6 +4,7 @@
 
 #include "core/y5.h"
 #include "python/dlpack_abi.h"
+#include "python/questions.h"
 #include "python/state.h"
 
 /* What a borrowed tensor owes its producer: at most one deleter call. Zero-initialise. */
@@ -18,34 +19,21 @@ const void *y5_find_exchange(PyTypeObject *type);
 /* True for exactly torch.Tensor and torch.nn.Parameter. */
 bool y5_is_plain_tensor(const y5_state *state, PyObject *object);
 
-/* tensor.dtype.is_floating_point: 1, 0, or -1 with an exception. */
-int y5_is_floating(const y5_state *state, PyObject *tensor);
+/* What follows asks torch's own C functions and runs no Python code. Y5_PYTHON_RAISED: one of them
+ * has raised, which y5_refused() judges once no address is in use. */
 
-/* 1 where the values are the negatives of those in memory, as in views that torch makes of complex
- * tensors; -1 with an exception. A parameter without gaps is not asked: such a one takes
- * as_strided on a view of a complex tensor, and asking each parameter of YOLOv5n costs 20 µs. */
-int y5_is_negated(const y5_state *state, PyObject *object, const y5_tensor *tensor);
-
-/* Turns the pending exception into a Y5_UNSUPPORTED with its first line as the reason, said to come
- * from `by`. What is no refusal (MemoryError, KeyboardInterrupt) stays: Y5_PYTHON_RAISED. */
-y5_status y5_refused(y5_error *error, const char *by);
-
-/* Fills `tensor` from a plain torch tensor, through the exchange table or a capsule.
- * The memory is valid while the caller holds `object` and has not returned the loan; nothing else
- * is kept. Everything that cannot be described is Y5_UNSUPPORTED, with an empty error->argument, as
- * are tensors elsewhere than in the memory of the CPU or of a CUDA device. Runs no Python code with
- * torch 2.10 and later. */
-y5_status y5_borrow_anywhere(const y5_state *state, PyObject *object, y5_tensor *tensor,
-                             y5_loan *loan, y5_error *error);
-
-/* The same for tensors in the CPU's memory; all others are Y5_UNSUPPORTED. */
+/* Fills `tensor` from a plain torch tensor, through the exchange table or a capsule. The memory is
+ * valid while the caller holds `object` and the GIL, and has not returned the loan; nothing else is
+ * kept. Y5_UNSUPPORTED, with an empty error->argument, for what cannot be described, and for
+ * tensors elsewhere than in the memory of the CPU or of a CUDA device. */
 y5_status y5_borrow(const y5_state *state, PyObject *object, y5_tensor *tensor, y5_loan *loan,
                     y5_error *error);
 
-/* The same for any object with __dlpack__, for reading only. What torch cannot be at fault for
- * is a TypeError, ValueError or BufferError; an exception of the producer passes through. */
-y5_status y5_borrow_foreign(const y5_state *state, PyObject *object, y5_tensor *tensor,
-                            y5_loan *loan, y5_error *error);
+/* Borrows a tensor beyond the GIL: whatever other threads assign to it, its memory stays. */
+y5_status y5_take_loan(const y5_state *state, PyObject *object, y5_loan *loan, y5_error *error);
+
+/* True for addresses at which no storage lies, so that y5_storage_is_gone() is worth asking. */
+bool y5_may_be_gone(const y5_tensor *tensor);
 
 /* The stream on which torch would launch now on this CUDA device. */
 y5_status y5_current_stream(const y5_state *state, int32_t device_index, void **stream,
@@ -53,5 +41,13 @@ y5_status y5_current_stream(const y5_state *state, int32_t device_index, void **
 
 /* Calls the deleter that is owed. GIL held; a pending exception is kept. */
 void y5_return(y5_loan *loan);
+
+/* What follows may run Python code. */
+
+/* As y5_borrow() for any object with __dlpack__, in the CPU's memory, for reading only; the loan
+ * holds the memory. What torch cannot be at fault for is a TypeError, ValueError or BufferError; an
+ * exception of the producer passes through. */
+y5_status y5_borrow_foreign(const y5_state *state, PyObject *object, y5_tensor *tensor,
+                            y5_loan *loan, y5_error *error);
 
 #endif

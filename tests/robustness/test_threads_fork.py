@@ -209,7 +209,7 @@ def facts() -> Iterator[Any]:
     _C.register_torch(_native.TorchFacts())
 
 
-@pytest.mark.parametrize("where", ["bump_versions", "first guard", "last guard"])
+@pytest.mark.parametrize("where", ["versions", "first guard", "last guard"])
 @pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError, SystemExit])
 def test_interrupt_inside_a_call(facts: Any, where: str, error: type[BaseException]) -> None:
     """Ctrl-C arrives wherever Python runs: it is not lost, and nothing has changed."""
@@ -217,8 +217,9 @@ def test_interrupt_inside_a_call(facts: Any, where: str, error: type[BaseExcepti
     def interrupted(*args: Any) -> None:
         raise error
 
-    if where == "bump_versions":
-        facts.bump_versions = interrupted
+    if where == "versions":
+        facts.increment_version = None
+        facts.version_methods = (interrupted, interrupted, interrupted)
     else:
         extra = ((interrupted, "interrupted"),)
         facts.guards = extra + facts.guards if where == "first guard" else facts.guards + extra
@@ -266,8 +267,17 @@ NONSENSE: list[tuple[str, Any]] = [
     ("parameter_type", "x"),
     ("module_type", object),
     ("module_type", int),
-    ("bump_versions", None),
-    ("bump_versions", 5),
+    ("increment_version", None),
+    ("increment_version", 5),
+    ("increment_version", lambda tensors: 5),
+    ("increments_lists", "yes"),
+    ("increments_lists", False),
+    ("version_methods", None),
+    ("version_methods", (7, 7, 7)),
+    ("byte_types", None),
+    ("byte_types", ()),
+    ("tensor_base", None),
+    ("tensor_base", int),
     ("to_dlpack", None),
     ("to_dlpack", lambda tensor: 5),
     ("to_dlpack", lambda tensor: None),

@@ -1,8 +1,6 @@
-/* What concerns the CUDA library alone: where it is, what became of it, and the operation whose
- * Python side differs from that of the CPU. */
+/* What concerns the CUDA library alone: where it is and what became of it. */
 #include "python/args.h"
 #include "python/bindings.h"
-#include "python/cuda_fuse.h"
 #include "python/cuda_loader.h"
 #include "python/errors.h"
 
@@ -51,39 +49,4 @@ y5_py_cuda_info(PyObject *module, PyObject *const *arguments, Py_ssize_t count, 
         return NULL;
     }
     return y5_cuda_facts(state, device < INT32_MAX ? (int32_t)device : INT32_MAX);
-}
-
-const char y5_doc_fuse_on_gpu[] =
-    "fuse_on_gpu(pairs, nonfinite)\n--\n\n"
-    "Fuse tensors of one CUDA device: a list of tuples of a convolution's weight and bias or None, "
-    "a\n"
-    "batch norm's weight, bias, mean and variance, the results' weight and bias, which are "
-    "filled,\n"
-    "and epsilon. nonfinite, an int32 for each, becomes 1 where a weight or bias of the "
-    "convolution\n"
-    "is no finite number, for which torch has other results. Unsupported where torch must do it.\n"
-    "Returns the number of the device that does it.";
-
-PyObject *
-y5_py_fuse_on_gpu(PyObject *module, PyObject *const *arguments, Py_ssize_t count,
-                  PyObject *keywords)
-{
-    static const y5_signature signature = {"fuse_on_gpu", 2, {"pairs", "nonfinite"}};
-    const y5_state *state = PyModule_GetState(module);
-    PyObject *values[2];
-    if (!y5_parse(&signature, arguments, count, keywords, values)) {
-        return NULL;
-    }
-    y5_error error = {0};
-    y5_cuda_fusion fusion = {0};
-    y5_status status = y5_check_environment(state, &error);
-    if (status == Y5_OK) {
-        status = y5_cuda_fusion_collect(state, values[0], values[1], &fusion, &error);
-    }
-    if (status == Y5_OK) {
-        status = y5_launch_fuse(state, &fusion, &error);
-    }
-    int32_t device = fusion.place.index;
-    y5_cuda_fusion_free(&fusion);
-    return status != Y5_OK ? y5_raise(state, status, &error) : PyLong_FromLong(device);
 }

@@ -1,10 +1,13 @@
 /* torch's generator of random numbers for the CPU, moved on. The only file that knows how torch
  * writes the state of one into a tensor; the caller checks that the installed torch does so. */
-#include "core/ops.h"
+#include "plan/bytes.h"
+
 #include "python/args.h"
 #include "python/bindings.h"
+#include "python/borrowed.h"
+#include "python/call.h"
+#include "python/environment.h"
 #include "python/errors.h"
-#include "python/tensor.h"
 
 #include <string.h>
 
@@ -26,46 +29,63 @@ _Static_assert(sizeof(torch_state) == 5056, "the bytes that get_state() returns"
  * to finish. */
 #define MOST_LOOKS 16
 
+/* Draws between two looks at signals: a fifth of a second. */
+#define DRAWS_AT_ONCE ((uint64_t)1 << 30)
+
+/* On the heap, since threads may have small stacks. */
+typedef struct {
+    torch_state before;
+    torch_state now;
+    torch_state after;
+    y5_mt19937 generator;
+} workspace;
+
 static y5_status
-skip(y5_level level, torch_state *state, uint64_t draws, y5_error *error)
+skip(y5_level level, workspace *work, uint64_t draws, y5_error *error)
 {
-    y5_mt19937 generator = {.left = state->left, .next = (uint32_t)state->next};
+    torch_state *state = &work->after;
+    y5_mt19937 *generator = &work->generator;
+    generator->left = state->left;
+    generator->next = (uint32_t)state->next;
     for (int i = 0; i < Y5_MT19937_WORDS; i++) {
-        generator.words[i] = (uint32_t)state->words[i];
+        generator->words[i] = (uint32_t)state->words[i];
     }
-    if (state->seeded != 1 || state->next > UINT32_MAX || !y5_mt19937_is_valid(&generator)) {
+    if (state->seeded != 1 || state->next > UINT32_MAX || !y5_mt19937_is_valid(generator)) {
         return y5_fail(error, Y5_UNSUPPORTED, "generator", "its state is none that a draw leaves");
     }
-    y5_mt19937_skip(level, &generator, draws);
-    state->left = generator.left;
-    state->next = generator.next;
+    while (draws > 0) {
+        uint64_t part = draws < DRAWS_AT_ONCE ? draws : DRAWS_AT_ONCE;
+        y5_mt19937_skip(level, generator, part);
+        draws -= part;
+        if (draws > 0 && PyErr_CheckSignals() < 0) {
+            return Y5_PYTHON_RAISED;
+        }
+    }
+    state->left = generator->left;
+    state->next = generator->next;
     for (int i = 0; i < Y5_MT19937_WORDS; i++) {
-        state->words[i] = generator.words[i];
+        state->words[i] = generator->words[i];
     }
     return Y5_OK;
 }
 
-/* Copies the bytes of a tensor of get_state() to `out`, where that is not NULL, or else `in` to it.
- */
+/* Copies the bytes of a tensor of get_state() to `out`, or where that is NULL `in` to it. */
 static y5_status
 copy_state(const y5_state *state, PyObject *object, torch_state *out, const torch_state *in,
            y5_error *error)
 {
-    y5_loan loan = {0};
-    y5_tensor tensor;
-    if (!y5_is_plain_tensor(state, object)) {
-        return y5_fail(error, Y5_UNSUPPORTED, "generator", "its state is not a plain torch.Tensor");
+    y5_call call = {0};
+    y5_bytes_plan plan = {.out = out, .in = in, .count = sizeof(torch_state)};
+    y5_plan steps = y5_bytes_plan_steps(&plan);
+    y5_status status = y5_call_add(state, &call, object, 1, in != NULL ? Y5_WRITTEN : 0, error);
+    if (status == Y5_OK) {
+        status = y5_call_run(state, &call, &steps, error);
     }
-    y5_status status = y5_borrow(state, object, &tensor, &loan, error);
-    if (status == Y5_OK && (tensor.dtype != Y5_INT8 || tensor.ndim != 1 ||
-                            tensor.numel != sizeof(*out) || tensor.strides[0] != 1)) {
+    if (status == Y5_UNSUPPORTED) {
         status =
             y5_fail(error, Y5_UNSUPPORTED, "generator", "its state is not as it is known here");
     }
-    if (status == Y5_OK) {
-        memcpy(out != NULL ? out : tensor.data, out != NULL ? tensor.data : in, sizeof(*out));
-    }
-    y5_return(&loan);
+    y5_call_free(&call);
     return status;
 }
 
@@ -74,7 +94,7 @@ static y5_status
 look(const y5_state *state, PyObject *generator, PyObject **tensor, torch_state *out,
      y5_error *error)
 {
-    Py_XDECREF(*tensor);
+    Py_CLEAR(*tensor);
     *tensor = PyObject_CallMethod(generator, "get_state", NULL);
     return *tensor != NULL ? copy_state(state, *tensor, out, NULL, error) : Y5_PYTHON_RAISED;
 }
@@ -86,24 +106,23 @@ static y5_status
 skip_in_generator(const y5_state *state, PyObject *generator, uint64_t draws, y5_error *error)
 {
     PyObject *tensor = NULL;
-    torch_state before;
-    torch_state now;
-    torch_state after;
     bool settled = false;
-    y5_status status = look(state, generator, &tensor, &now, error);
+    workspace *work = PyMem_Malloc(sizeof(*work));
+    y5_status status =
+        work != NULL ? look(state, generator, &tensor, &work->now, error) : Y5_NO_MEMORY;
     for (int32_t looks = 1; status == Y5_OK && !settled && looks < MOST_LOOKS; looks++) {
-        before = after = now;
-        status = skip(atomic_load(&state->level), &after, draws, error);
+        work->before = work->after = work->now;
+        status = skip(atomic_load(&state->level), work, draws, error);
         if (status == Y5_OK) {
-            status = look(state, generator, &tensor, &now, error);
+            status = look(state, generator, &tensor, &work->now, error);
         }
-        settled = status == Y5_OK && memcmp(&now, &before, sizeof(now)) == 0;
+        settled = status == Y5_OK && memcmp(&work->now, &work->before, sizeof(work->now)) == 0;
     }
     if (status == Y5_OK && !settled) {
         status = y5_fail(error, Y5_UNSUPPORTED, "generator", "others draw from it all the time");
     }
     if (status == Y5_OK) {
-        status = copy_state(state, tensor, NULL, &after, error);
+        status = copy_state(state, tensor, NULL, &work->after, error);
     }
     if (status == Y5_OK) {
         PyObject *done = PyObject_CallMethod(generator, "set_state", "O", tensor);
@@ -111,6 +130,7 @@ skip_in_generator(const y5_state *state, PyObject *generator, uint64_t draws, y5
         Py_XDECREF(done);
     }
     Py_XDECREF(tensor);
+    PyMem_Free(work);
     return status;
 }
 

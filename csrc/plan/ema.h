@@ -1,0 +1,28 @@
+/* The plan of one EMA update. */
+#ifndef Y5_PLAN_EMA_H
+#define Y5_PLAN_EMA_H
+
+#include "plan/plan.h"
+
+/* Zero-initialise; release with y5_ema_plan_free on every path. */
+typedef struct {
+    double decay;
+    bool half_scalars_stay_float32; /* 16-bit arithmetic as in torch 2.1 and later */
+    bool in_order; /* some memory is written twice: no two pairs may run side by side */
+    y5_ema_pair *items;
+    int64_t *starts; /* count + 1 numbers, as core/ops.h wants them */
+    int64_t room;
+    int64_t count;
+    int64_t bytes;
+    const y5_tensor *average; /* of the pair whose source comes next */
+} y5_ema_plan;
+
+/* Room for so many pairs; false without memory. */
+bool y5_ema_plan_open(y5_ema_plan *self, int64_t pairs);
+
+/* For tensors in pairs: an average, which is skipped where it is not floating, and its source. */
+y5_plan y5_ema_plan_steps(y5_ema_plan *self);
+
+void y5_ema_plan_free(y5_ema_plan *self);
+
+#endif

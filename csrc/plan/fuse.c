@@ -1,0 +1,226 @@
+/* From the tensors of convolutions and batch norms to the pairs that the core fuses. */
+#include "plan/fuse.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* Bytes moved per byte of the weight: read once, written once. */
+#define PASSES 2
+
+const char *
+y5_fuse_name(y5_fuse_role role)
+{
+    static const char *const names[Y5_FUSE_ROLES] = {
+        [Y5_FUSE_WEIGHT] = "conv.weight",
+        [Y5_FUSE_SCALE] = "bn.weight",
+        [Y5_FUSE_SHIFT] = "bn.bias",
+        [Y5_FUSE_MEAN] = "bn.running_mean",
+        [Y5_FUSE_VARIANCE] = "bn.running_var",
+        [Y5_FUSE_CONV_BIAS] = "conv.bias",
+        [Y5_FUSED_WEIGHT] = "the fused weight",
+        [Y5_FUSED_BIAS] = "the fused bias",
+        [Y5_FUSE_ROOTS] = "the square roots",
+    };
+    return names[role];
+}
+
+static void
+start(void *data)
+{
+    y5_fuse_plan *self = data;
+    self->bytes = 0;
+}
+
+/* Describes a weight that does not lie row after row. */
+static const y5_fuse_layout *
+layout_of(const y5_tensor *weight, y5_fuse_layout *layout)
+{
+    if (y5_tensor_is_contiguous(weight)) {
+        return NULL;
+    }
+    layout->ndim = weight->ndim - 1;
+    layout->row_stride = weight->strides[0];
+    memcpy(layout->shape, weight->shape + 1, sizeof(int64_t) * (size_t)layout->ndim);
+    memcpy(layout->strides, weight->strides + 1, sizeof(int64_t) * (size_t)layout->ndim);
+    return layout;
+}
+
+static bool
+has_shape(const y5_tensor *tensor, const int64_t shape[4])
+{
+    return tensor->ndim == 4 && tensor->numel > 0 &&
+           memcmp(tensor->shape, shape, 4 * sizeof(*shape)) == 0;
+}
+
+/* The weight sets the type, rows and columns of its pair. */
+static y5_status
+take_weight(y5_fuse_plan *self, int64_t at, const y5_tensor *weight, y5_error *error)
+{
+    y5_fuse_pair *item = &self->items[at];
+    if (!has_shape(weight, self->shapes[at])) {
+        return y5_refuse(error, "not of the shape that conv states");
+    }
+    item->weight = weight->data;
+    item->layout = layout_of(weight, &self->layouts[at]);
+    item->dtype = weight->dtype;
+    item->rows = weight->shape[0];
+    item->columns = weight->numel / weight->shape[0];
+    self->starts[at + 1] = self->starts[at] + weight->numel;
+    self->bytes += PASSES * weight->numel * (int64_t)y5_dtype_bytes(weight->dtype);
+    return Y5_OK;
+}
+
+/* The memory that torch gave for the fused weight. */
+static y5_status
+take_fused_weight(y5_fuse_plan *self, int64_t at, const y5_tensor *weight, y5_error *error)
+{
+    y5_fuse_pair *item = &self->items[at];
+    if (weight->dtype != Y5_FLOAT32 && weight->dtype != Y5_FLOAT64) {
+        return y5_refuse(error, "default dtype is not float32 or float64");
+    }
+    if (!has_shape(weight, self->shapes[at]) || !y5_tensor_is_contiguous(weight)) {
+        return y5_refuse(error, "torch gave memory of another shape");
+    }
+    item->fused_weight = weight->data;
+    item->fused_dtype = weight->dtype;
+    return Y5_OK;
+}
+
+/* A vector with one element for each row, side by side. */
+static y5_status
+take_vector(y5_fuse_plan *self, int64_t at, y5_fuse_role role, const y5_tensor *vector,
+            y5_error *error)
+{
+    y5_fuse_pair *item = &self->items[at];
+    y5_dtype dtype = role == Y5_FUSED_BIAS ? item->fused_dtype : item->dtype;
+    if (vector->ndim != 1 || vector->numel != item->rows || vector->dtype != dtype ||
+        !y5_tensor_is_contiguous(vector)) {
+        return y5_refuse(error,
+                         "a batch norm or bias unlike the convolution in type or size, or gaps");
+    }
+    switch (role) {
+    case Y5_FUSE_SCALE:
+        item->scale = vector->data;
+        break;
+    case Y5_FUSE_SHIFT:
+        item->shift = vector->data;
+        break;
+    case Y5_FUSE_MEAN:
+        item->mean = vector->data;
+        break;
+    case Y5_FUSE_VARIANCE:
+        item->variance = vector->data;
+        break;
+    case Y5_FUSE_CONV_BIAS:
+        item->conv_bias = vector->data;
+        break;
+    case Y5_FUSED_BIAS:
+        item->fused_bias = vector->data;
+        if (dtype == item->dtype) {
+            item->roots = vector->data;
+        }
+        break;
+    default:
+        item->roots = vector->data;
+        break;
+    }
+    return Y5_OK;
+}
+
+static y5_status
+take(void *data, int64_t index, const y5_tensor *tensor, y5_error *error)
+{
+    y5_fuse_plan *self = data;
+    y5_fuse_slot slot = self->slots[index];
+    const char *reason = y5_not_floating(tensor);
+    reason = reason != NULL ? reason : y5_not_aligned(tensor);
+    if (reason != NULL || tensor->device != Y5_CPU) {
+        return y5_refuse(error, reason != NULL ? reason : "not in the CPU's memory");
+    }
+    switch (slot.role) {
+    case Y5_FUSE_WEIGHT:
+        return take_weight(self, slot.pair, tensor, error);
+    case Y5_FUSED_WEIGHT:
+        return take_fused_weight(self, slot.pair, tensor, error);
+    default:
+        return take_vector(self, slot.pair, slot.role, tensor, error);
+    }
+}
+
+static y5_status
+check(void *data, y5_overlap overlap, int64_t *bytes, y5_error *error)
+{
+    const y5_fuse_plan *self = data;
+    *bytes = self->bytes;
+    return y5_refuse(error, overlap != Y5_APART ? "torch gave memory that is in use" : NULL);
+}
+
+static void
+fill_variances(void *data, const y5_run *how)
+{
+    (void)how;
+    const y5_fuse_plan *self = data;
+    for (int64_t i = 0; i < self->count; i++) {
+        y5_fuse_variances(&self->items[i]);
+    }
+}
+
+static void
+run(void *data, const y5_run *how)
+{
+    y5_fuse_plan *self = data;
+    y5_fuse(how, self->items, self->starts, self->count);
+}
+
+bool
+y5_fuse_plan_open(y5_fuse_plan *self, int64_t pairs)
+{
+    size_t room = (size_t)pairs + 1;
+    self->room = pairs;
+    self->items = calloc(room, sizeof(*self->items));
+    self->layouts = calloc(room, sizeof(*self->layouts));
+    self->shapes = calloc(room, sizeof(*self->shapes));
+    self->starts = calloc(room, sizeof(*self->starts));
+    self->slots = calloc(room * Y5_FUSE_ROLES, sizeof(*self->slots));
+    return self->items != NULL && self->layouts != NULL && self->shapes != NULL &&
+           self->starts != NULL && self->slots != NULL;
+}
+
+y5_plan
+y5_fuse_plan_types(y5_fuse_plan *self, y5_fuse_role role)
+{
+    return (y5_plan){.data = self, .groups = Y5_FUSE_GROUP(role), .start = start, .take = take};
+}
+
+y5_plan
+y5_fuse_plan_variances(y5_fuse_plan *self)
+{
+    return (y5_plan){.data = self,
+                     .groups = Y5_FUSE_GROUP(Y5_FUSE_VARIANCE) | Y5_FUSE_GROUP(Y5_FUSED_BIAS) |
+                               Y5_FUSE_GROUP(Y5_FUSE_ROOTS),
+                     .start = start,
+                     .take = take,
+                     .check = check,
+                     .run = fill_variances};
+}
+
+y5_plan
+y5_fuse_plan_steps(y5_fuse_plan *self)
+{
+    return (y5_plan){.data = self,
+                     .groups = UINT32_MAX,
+                     .start = start,
+                     .take = take,
+                     .check = check,
+                     .run = run};
+}
+
+void
+y5_fuse_plan_free(y5_fuse_plan *self)
+{
+    free(self->items);
+    free(self->layouts);
+    free(self->shapes);
+    free(self->starts);
+    free(self->slots);
+}

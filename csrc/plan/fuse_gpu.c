@@ -1,0 +1,165 @@
+/* From the tensors of convolutions and batch norms to the pairs that the CUDA library fuses. */
+#include "plan/fuse_gpu.h"
+
+#include <stdlib.h>
+
+const char *
+y5_gpu_fuse_name(y5_gpu_role role)
+{
+    static const char *const names[Y5_GPU_ROLES] = {
+        [Y5_GPU_WEIGHT] = "conv.weight",
+        [Y5_GPU_BIAS] = "conv.bias",
+        [Y5_GPU_GAMMA] = "bn.weight",
+        [Y5_GPU_BETA] = "bn.bias",
+        [Y5_GPU_MEAN] = "bn.running_mean",
+        [Y5_GPU_VARIANCE] = "bn.running_var",
+        [Y5_GPU_FUSED_WEIGHT] = "the fused weight",
+        [Y5_GPU_FUSED_BIAS] = "the fused bias",
+    };
+    return names[role];
+}
+
+static y5_status
+refuse(y5_error *error, y5_gpu_role role, const char *reason)
+{
+    return y5_fail(error, Y5_UNSUPPORTED, y5_gpu_fuse_name(role), "%s", reason);
+}
+
+static void
+start(void *data)
+{
+    y5_gpu_fuse_plan *self = data;
+    self->pair = 0;
+    self->next = Y5_GPU_WEIGHT;
+    self->doubtful = NULL;
+}
+
+/* Y5_OK where the weights lie row after row, and everything else is a vector of their rows. */
+static y5_status
+check_pair(const y5_tensor tensors[Y5_GPU_ROLES], bool has_bias, y5_error *error)
+{
+    const y5_tensor *weight = &tensors[Y5_GPU_WEIGHT];
+    const y5_tensor *fused = &tensors[Y5_GPU_FUSED_WEIGHT];
+    if (weight->ndim < 1 || weight->numel == 0 || !y5_tensor_is_dense(weight) ||
+        (weight->shape[0] > 1 && weight->strides[0] != weight->numel / weight->shape[0])) {
+        return refuse(error, Y5_GPU_WEIGHT,
+                      "no elements, gaps, or channels not outermost in memory");
+    }
+    if (!y5_tensor_same_order(weight, fused)) {
+        return refuse(error, Y5_GPU_WEIGHT, "another shape or order in memory than the result has");
+    }
+    for (y5_gpu_role i = Y5_GPU_WEIGHT; i < Y5_GPU_ROLES; i++) {
+        const y5_tensor *vector = &tensors[i];
+        if (i == Y5_GPU_WEIGHT || i == Y5_GPU_FUSED_WEIGHT || (i == Y5_GPU_BIAS && !has_bias)) {
+            continue;
+        }
+        if (vector->ndim != 1 || vector->numel != weight->shape[0] ||
+            (vector->numel > 1 && vector->strides[0] != 1)) {
+            return refuse(error, i, "not one number for each channel, side by side");
+        }
+        if (vector->dtype != (i == Y5_GPU_FUSED_BIAS ? fused->dtype : weight->dtype)) {
+            return refuse(error, i, "not of the weight's type");
+        }
+    }
+    return Y5_OK;
+}
+
+static y5_status
+finish_pair(y5_gpu_fuse_plan *self, y5_error *error)
+{
+    const y5_tensor *tensors = self->tensors;
+    bool has_bias = self->has_bias[self->pair];
+    y5_status status = check_pair(tensors, has_bias, error);
+    if (status != Y5_OK) {
+        return status;
+    }
+    y5_cuda_fuse_pair *item = &self->items[self->pair++];
+    *item = (y5_cuda_fuse_pair){
+        .weight = tensors[Y5_GPU_WEIGHT].data,
+        .bias = has_bias ? tensors[Y5_GPU_BIAS].data : NULL,
+        .gamma = tensors[Y5_GPU_GAMMA].data,
+        .beta = tensors[Y5_GPU_BETA].data,
+        .mean = tensors[Y5_GPU_MEAN].data,
+        .variance = tensors[Y5_GPU_VARIANCE].data,
+        .fused_weight = tensors[Y5_GPU_FUSED_WEIGHT].data,
+        .fused_bias = tensors[Y5_GPU_FUSED_BIAS].data,
+        .epsilon = item->epsilon,
+        .channels = tensors[Y5_GPU_WEIGHT].shape[0],
+        .row_numel = tensors[Y5_GPU_WEIGHT].numel / tensors[Y5_GPU_WEIGHT].shape[0],
+        .dtype = (int32_t)tensors[Y5_GPU_WEIGHT].dtype,
+        .fused_dtype = (int32_t)tensors[Y5_GPU_FUSED_WEIGHT].dtype,
+    };
+    self->next = Y5_GPU_WEIGHT;
+    return Y5_OK;
+}
+
+static y5_status
+take(void *data, int64_t index, const y5_tensor *tensor, y5_error *error)
+{
+    (void)index;
+    y5_gpu_fuse_plan *self = data;
+    if (self->pair == self->count) {
+        self->doubtful = tensor->data;
+        return tensor->dtype == Y5_INT32 && tensor->numel == self->count &&
+                       y5_tensor_is_dense(tensor)
+                   ? Y5_OK
+                   : y5_fail(error, Y5_BAD_VALUE, "nonfinite", "expected an int32 for each pair");
+    }
+    y5_gpu_role role = self->next;
+    const char *reason = y5_not_floating(tensor);
+    reason = reason != NULL ? reason : y5_not_aligned(tensor);
+    if (reason != NULL) {
+        return refuse(error, role, reason);
+    }
+    self->tensors[role] = *tensor;
+    self->next = role == Y5_GPU_WEIGHT && !self->has_bias[self->pair] ? Y5_GPU_GAMMA : role + 1;
+    return self->next == Y5_GPU_ROLES ? finish_pair(self, error) : Y5_OK;
+}
+
+static y5_status
+check(void *data, y5_overlap overlap, int64_t *bytes, y5_error *error)
+{
+    (void)data;
+    *bytes = 0;
+    return overlap == Y5_APART ? Y5_OK
+                               : y5_fail(error, Y5_BAD_VALUE, "pairs",
+                                         "a result shares memory with another tensor");
+}
+
+static y5_status
+launch(void *data, const y5_gpu *gpu, y5_error *error)
+{
+    const y5_gpu_fuse_plan *self = data;
+    y5_cuda_error told = {0};
+    y5_cuda_status status = self->count > 0 ? gpu->api->fuse(&gpu->where, self->items, self->count,
+                                                             self->doubtful, &told)
+                                            : Y5_CUDA_OK;
+    return y5_cuda_status_of(status, &told, error);
+}
+
+bool
+y5_gpu_fuse_plan_open(y5_gpu_fuse_plan *self, int64_t pairs)
+{
+    self->count = pairs;
+    self->items = calloc((size_t)pairs + 1, sizeof(*self->items));
+    self->has_bias = calloc((size_t)pairs + 1, sizeof(*self->has_bias));
+    return self->items != NULL && self->has_bias != NULL;
+}
+
+y5_plan
+y5_gpu_fuse_plan_steps(y5_gpu_fuse_plan *self)
+{
+    return (y5_plan){.data = self,
+                     .groups = UINT32_MAX,
+                     .start = start,
+                     .take = take,
+                     .check = check,
+                     .launch = launch};
+}
+
+void
+y5_gpu_fuse_plan_free(y5_gpu_fuse_plan *self)
+{
+    free(self->items);
+    free(self->has_bias);
+}

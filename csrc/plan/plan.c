@@ -1,0 +1,48 @@
+/* What several plans say and ask. */
+#include "plan/plan.h"
+
+_Static_assert((int)Y5_CUDA_FLOAT32 == (int)Y5_FLOAT32 &&
+                   (int)Y5_CUDA_FLOATING_COUNT == (int)Y5_FLOATING_COUNT &&
+                   (int)Y5_CUDA_COMPLEX128 == (int)Y5_COMPLEX128 &&
+                   (int)Y5_CUDA_INT8 == (int)Y5_INT8 && (int)Y5_CUDA_INT64 == (int)Y5_INT64 &&
+                   (int)Y5_CUDA_FLOAT8_FNUZ == (int)Y5_FLOAT8_FNUZ &&
+                   (int)Y5_CUDA_DTYPE_COUNT == (int)Y5_DTYPE_COUNT,
+               "element types have the same numbers on both sides");
+
+const char *
+y5_not_floating(const y5_tensor *tensor)
+{
+    return tensor->dtype >= Y5_FLOATING_COUNT ? "not of a floating type known here" : NULL;
+}
+
+const char *
+y5_not_aligned(const y5_tensor *tensor)
+{
+    return (uintptr_t)tensor->data % y5_dtype_bytes(tensor->dtype) != 0
+               ? "elements are not aligned to their size"
+               : NULL;
+}
+
+y5_status
+y5_refuse(y5_error *error, const char *reason)
+{
+    return reason == NULL ? Y5_OK : y5_fail(error, Y5_UNSUPPORTED, "", "%s", reason);
+}
+
+y5_status
+y5_cuda_status_of(y5_cuda_status status, const y5_cuda_error *told, y5_error *error)
+{
+    switch (status) {
+    case Y5_CUDA_OK:
+        return Y5_OK;
+    case Y5_CUDA_NO_DRIVER:
+    case Y5_CUDA_NO_KERNEL:
+        return y5_fail(error, Y5_UNSUPPORTED, "", "%s", told->message);
+    case Y5_CUDA_NO_MEMORY:
+        return y5_fail(error, Y5_DEVICE_FULL, "", "%s", told->message);
+    case Y5_CUDA_BAD_ARGUMENT:
+    case Y5_CUDA_FAILED:
+        break;
+    }
+    return y5_fail(error, Y5_DEVICE_FAILED, "", "%s", told->message);
+}

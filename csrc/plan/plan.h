@@ -1,0 +1,44 @@
+/* What a call does with its tensors, once they were looked at: the only code that runs between a
+ * tensor's address being taken and its last use. Plain C: nothing here can run Python code, which
+ * would be free to replace the memory. Knows the core and the CUDA library's table, not torch. */
+#ifndef Y5_PLAN_H
+#define Y5_PLAN_H
+
+#include "core/ops.h"
+#include "core/overlap.h"
+#include "y5_cuda.h"
+
+/* The CUDA library and where it is to launch. */
+typedef struct {
+    const y5_cuda_api *api;
+    y5_cuda_where where;
+} y5_gpu;
+
+/* The steps of one operation, in the order in which python/call.c takes them. `data` is the
+ * operation's own. A step that fails has changed no tensor. */
+typedef struct {
+    void *data;
+    uint32_t groups; /* which of the call's tensors are looked at: y5_held.group is one bit */
+    /* Forgets what earlier looks have left. */
+    void (*start)(void *data);
+    /* One tensor after another. `tensor` and the one before it stay as they are until the next one
+     * but one. Y5_SKIP: neither this tensor nor the next is wanted. */
+    y5_status (*take)(void *data, int64_t index, const y5_tensor *tensor, y5_error *error);
+    /* All were taken: may it run? Says how many bytes it moves. May be NULL. */
+    y5_status (*check)(void *data, y5_overlap overlap, int64_t *bytes, y5_error *error);
+    /* Does it, on the CPU or on a GPU. Both NULL: the call only checks. */
+    void (*run)(void *data, const y5_run *run);
+    y5_status (*launch)(void *data, const y5_gpu *gpu, y5_error *error);
+} y5_plan;
+
+/* The sentences of refusal, each once. NULL where the tensor is as it must be. */
+const char *y5_not_floating(const y5_tensor *tensor);
+const char *y5_not_aligned(const y5_tensor *tensor);
+
+/* Y5_OK for no reason, else Y5_UNSUPPORTED with it. */
+y5_status y5_refuse(y5_error *error, const char *reason);
+
+/* What became of a call into the CUDA library. */
+y5_status y5_cuda_status_of(y5_cuda_status status, const y5_cuda_error *told, y5_error *error);
+
+#endif

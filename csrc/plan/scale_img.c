@@ -1,0 +1,153 @@
+/* From an image and the memory for the result to what the core and the CUDA library resize. */
+#include "plan/scale_img.h"
+
+/* The memory traffic that costs as much time as resizing one byte of the image and writing what it
+ * becomes, for the thresholds that are stated in memory traffic. */
+#define RESIZE_TRAFFIC 14
+
+/* Elements of one image, and rows or columns, that torch's kernels count in 32 bits. */
+#define COUNTED_IN_32_BITS ((int64_t)INT32_MAX)
+
+/* True where memory walks row by row, or with `interleaved` pixel by pixel with all channels side
+ * by side. Strides of dimensions of size 1 do not matter. */
+static bool
+is_laid_out(const y5_tensor *tensor, bool interleaved)
+{
+    static const int32_t order[2][4] = {{3, 2, 1, 0}, {1, 3, 2, 0}};
+    int64_t expected = 1;
+    for (int32_t i = 0; i < 4; i++) {
+        int32_t dimension = order[interleaved][i];
+        if (tensor->shape[dimension] != 1 && tensor->strides[dimension] != expected) {
+            return false;
+        }
+        expected *= tensor->shape[dimension];
+    }
+    return true;
+}
+
+static y5_status
+check_for_gpu(const y5_tensor *image, y5_error *error)
+{
+    if (image->ndim != 4) {
+        return y5_fail(error, Y5_UNSUPPORTED, "image", "%d dimensions, not 4", (int)image->ndim);
+    }
+    if (image->dtype != Y5_FLOAT32 && image->dtype != Y5_FLOAT16 && image->dtype != Y5_BFLOAT16) {
+        return y5_fail(error, Y5_UNSUPPORTED, "image", "not float32, float16 or bfloat16");
+    }
+    if (image->numel == 0) {
+        return y5_fail(error, Y5_UNSUPPORTED, "image", "no elements");
+    }
+    if (image->numel > COUNTED_IN_32_BITS) {
+        return y5_fail(error, Y5_UNSUPPORTED, "image", "2^31 elements or more");
+    }
+    if (image->shape[1] > Y5_CUDA_SCALE_SIDE_LIMIT || image->shape[2] > Y5_CUDA_SCALE_SIDE_LIMIT ||
+        image->shape[3] > Y5_CUDA_SCALE_SIDE_LIMIT) {
+        return y5_fail(error, Y5_UNSUPPORTED, "image", "more than 2^22 channels, rows or columns");
+    }
+    if (!is_laid_out(image, false) && !is_laid_out(image, true)) {
+        return y5_fail(error, Y5_UNSUPPORTED, "image", "neither contiguous nor channels last");
+    }
+    return Y5_OK;
+}
+
+static void
+start(void *data)
+{
+    (void)data;
+}
+
+static y5_status
+take(void *data, int64_t index, const y5_tensor *tensor, y5_error *error)
+{
+    y5_scale_plan *self = data;
+    if (index > 0) {
+        self->output = *tensor;
+        return Y5_OK;
+    }
+    self->image = *tensor;
+    return tensor->device == Y5_CUDA ? check_for_gpu(tensor, error)
+                                     : y5_scale_img_check(tensor, error);
+}
+
+static y5_status
+check(void *data, y5_overlap overlap, int64_t *bytes, y5_error *error)
+{
+    y5_scale_plan *self = data;
+    *bytes = self->image.numel * (int64_t)sizeof(float) * RESIZE_TRAFFIC;
+    if (overlap != Y5_APART) {
+        return y5_fail(error, Y5_BAD_VALUE, "output", "shares memory with the image");
+    }
+    return self->writes && self->image.device == Y5_CPU
+               ? y5_scale_img_plan(&self->job, &self->image, &self->output, self->size,
+                                   self->variant, error)
+               : Y5_OK;
+}
+
+static void
+run(void *data, const y5_run *how)
+{
+    const y5_scale_plan *self = data;
+    y5_scale_img_run(how, &self->job);
+}
+
+static y5_status
+launch(void *data, const y5_gpu *gpu, y5_error *error)
+{
+    const y5_scale_plan *self = data;
+    const y5_tensor *image = &self->image;
+    const y5_tensor *output = &self->output;
+    if (output->ndim != 4 || output->dtype != image->dtype || output->shape[0] != image->shape[0] ||
+        output->shape[1] != image->shape[1]) {
+        return y5_fail(error, Y5_BAD_VALUE, "output",
+                       "expected 4 dimensions and the image's dtype, batch and channels");
+    }
+    bool interleaved = !(is_laid_out(image, false) && is_laid_out(output, false));
+    if (interleaved && !(is_laid_out(image, true) && is_laid_out(output, true))) {
+        return y5_fail(error, Y5_BAD_VALUE, "output", "not in the image's order of dimensions");
+    }
+    if (self->variant < 0 || self->variant >= Y5_CUDA_SCALE_VARIANTS) {
+        return y5_fail(error, Y5_BAD_VALUE, "variant", "allowed on a GPU are 0 to %d",
+                       Y5_CUDA_SCALE_VARIANTS - 1);
+    }
+    for (int32_t i = 0; i < 2; i++) {
+        if (self->size[i] < 1) {
+            return y5_fail(error, Y5_BAD_VALUE, "size", "rows and columns from 1 are allowed");
+        }
+        if (self->size[i] > Y5_CUDA_SCALE_SIDE_LIMIT ||
+            output->shape[2 + i] > Y5_CUDA_SCALE_SIDE_LIMIT) {
+            return y5_fail(error, Y5_UNSUPPORTED, "image",
+                           "more than 2^22 rows or columns of the result");
+        }
+    }
+    if (output->numel > COUNTED_IN_32_BITS) {
+        return y5_fail(error, Y5_UNSUPPORTED, "image", "2^31 elements of the result or more");
+    }
+    y5_cuda_scale_img job = {
+        .image = image->data,
+        .output = output->data,
+        .planes = interleaved ? image->shape[0] : image->shape[0] * image->shape[1],
+        .interleaved = interleaved ? image->shape[1] : 1,
+        .input_rows = image->shape[2],
+        .input_columns = image->shape[3],
+        .resized_rows = self->size[0],
+        .resized_columns = self->size[1],
+        .output_rows = output->shape[2],
+        .output_columns = output->shape[3],
+        .dtype = (int32_t)image->dtype,
+        .variant = self->variant,
+    };
+    y5_cuda_error told = {0};
+    return y5_cuda_status_of(gpu->api->scale_img(&gpu->where, &job, &told), &told, error);
+}
+
+y5_plan
+y5_scale_plan_steps(y5_scale_plan *self)
+{
+    return (y5_plan){.data = self,
+                     .groups = UINT32_MAX,
+                     .start = start,
+                     .take = take,
+                     .check = check,
+                     .run = self->writes ? run : NULL,
+                     .launch = self->writes ? launch : NULL};
+}

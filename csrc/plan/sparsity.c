@@ -1,0 +1,198 @@
+/* From tensors to the lists in which the core and the CUDA library count zeros. */
+#include "plan/sparsity.h"
+
+#include <stdlib.h>
+
+static void
+start(void *data)
+{
+    y5_sparsity_plan *self = data;
+    self->count = 0;
+    self->bytes = 0;
+    self->starts[0] = 0;
+    self->zeros = NULL;
+}
+
+static y5_status
+take(void *data, int64_t index, const y5_tensor *tensor, y5_error *error)
+{
+    y5_sparsity_plan *self = data;
+    if (index >= self->room) {
+        if (tensor->numel < self->zeros_count * (int64_t)sizeof(*self->zeros) ||
+            !y5_tensor_is_dense(tensor) || tensor->dtype != Y5_INT8) {
+            return y5_refuse(error, "too little memory for the counts");
+        }
+        self->zeros = tensor->data;
+        return Y5_OK;
+    }
+    if (!y5_tensor_is_dense(tensor)) {
+        return y5_refuse(error, "a parameter with gaps in its memory");
+    }
+    int64_t at = self->count++;
+    self->items[at].data = tensor->data;
+    self->items[at].dtype = tensor->dtype;
+    self->items[at].zeros = 0;
+    self->starts[at + 1] = self->starts[at] + tensor->numel;
+    self->bytes += tensor->numel * (int64_t)y5_dtype_bytes(tensor->dtype);
+    return Y5_OK;
+}
+
+static y5_status
+check(void *data, y5_overlap overlap, int64_t *bytes, y5_error *error)
+{
+    const y5_sparsity_plan *self = data;
+    *bytes = self->bytes;
+    return y5_refuse(error,
+                     overlap != Y5_APART ? "the counts share memory with a parameter" : NULL);
+}
+
+static void
+run(void *data, const y5_run *how)
+{
+    y5_sparsity_plan *self = data;
+    y5_sparsity_count(how, self->items, self->starts, self->count);
+}
+
+static y5_status
+launch(void *data, const y5_gpu *gpu, y5_error *error)
+{
+    y5_sparsity_plan *self = data;
+    y5_cuda_error told = {0};
+    if (self->zeros == NULL) { /* the first look: the caller makes room for the counts */
+        return Y5_OK;
+    }
+    y5_cuda_zero_count *items = calloc((size_t)self->count + 1, sizeof(*items));
+    if (items == NULL) {
+        return Y5_NO_MEMORY;
+    }
+    for (int64_t i = 0; i < self->count; i++) {
+        items[i] = (y5_cuda_zero_count){
+            .data = self->items[i].data,
+            .numel = self->starts[i + 1] - self->starts[i],
+            .dtype = (int32_t)self->items[i].dtype,
+        };
+    }
+    y5_cuda_status status = gpu->api->sparsity_count(&gpu->where, items, self->count, self->zeros,
+                                                     self->zeros_count, &told);
+    free(items);
+    return y5_cuda_status_of(status, &told, error);
+}
+
+bool
+y5_sparsity_plan_open(y5_sparsity_plan *self, int64_t tensors)
+{
+    self->room = tensors;
+    self->items = malloc(((size_t)tensors + 1) * sizeof(*self->items));
+    self->starts = malloc(((size_t)tensors + 1) * sizeof(*self->starts));
+    return self->items != NULL && self->starts != NULL;
+}
+
+y5_plan
+y5_sparsity_plan_steps(y5_sparsity_plan *self)
+{
+    return (y5_plan){.data = self,
+                     .groups = Y5_COUNTED | Y5_COUNTS,
+                     .start = start,
+                     .take = take,
+                     .check = check,
+                     .run = run,
+                     .launch = launch};
+}
+
+void
+y5_sparsity_plan_free(y5_sparsity_plan *self)
+{
+    free(self->items);
+    free(self->starts);
+}
+
+static void
+start_nothing(void *data)
+{
+    (void)data;
+}
+
+static y5_status
+take_one(void *data, int64_t index, const y5_tensor *tensor, y5_error *error)
+{
+    (void)index;
+    (void)error;
+    y5_count_plan *self = data;
+    self->tensor = *tensor;
+    return Y5_OK;
+}
+
+static void
+count_one(void *data, const y5_run *how)
+{
+    y5_count_plan *self = data;
+    self->zeros = y5_sparsity_count_tensor(how->level, &self->tensor);
+}
+
+static y5_status
+not_on_a_gpu(void *data, const y5_gpu *gpu, y5_error *error)
+{
+    (void)data;
+    (void)gpu;
+    return y5_refuse(error, "not in the CPU's memory");
+}
+
+y5_plan
+y5_count_plan_steps(y5_count_plan *self)
+{
+    return (y5_plan){.data = self,
+                     .groups = UINT32_MAX,
+                     .start = start_nothing,
+                     .take = take_one,
+                     .run = count_one,
+                     .launch = not_on_a_gpu};
+}
+
+static y5_status
+take_sum(void *data, int64_t index, const y5_tensor *tensor, y5_error *error)
+{
+    y5_sum_plan *self = data;
+    self->tensors[index] = *tensor;
+    if (tensor->device != Y5_CUDA) {
+        return y5_fail(error, Y5_BAD_VALUE, index == 0 ? "zeros" : "sum", "not on a CUDA device");
+    }
+    if (index == 0 && (tensor->dtype != Y5_INT64 || !y5_tensor_is_dense(tensor))) {
+        return y5_fail(error, Y5_BAD_VALUE, "zeros", "expected int64, side by side");
+    }
+    if (index == 1 &&
+        (tensor->numel < 1 || (tensor->dtype != Y5_FLOAT32 && tensor->dtype != Y5_FLOAT64))) {
+        return y5_fail(error, Y5_BAD_VALUE, "sum", "expected room for a float32 or float64");
+    }
+    return Y5_OK;
+}
+
+static y5_status
+check_sum(void *data, y5_overlap overlap, int64_t *bytes, y5_error *error)
+{
+    (void)data;
+    *bytes = 0;
+    return overlap == Y5_APART ? Y5_OK
+                               : y5_fail(error, Y5_BAD_VALUE, "sum", "shares memory with zeros");
+}
+
+static y5_status
+launch_sum(void *data, const y5_gpu *gpu, y5_error *error)
+{
+    const y5_tensor *tensors = ((const y5_sum_plan *)data)->tensors;
+    y5_cuda_error told = {0};
+    y5_cuda_status status =
+        gpu->api->sparsity_sum(&gpu->where, tensors[0].data, tensors[0].numel,
+                               (int32_t)tensors[1].dtype, tensors[1].data, &told);
+    return y5_cuda_status_of(status, &told, error);
+}
+
+y5_plan
+y5_sum_plan_steps(y5_sum_plan *self)
+{
+    return (y5_plan){.data = self,
+                     .groups = UINT32_MAX,
+                     .start = start_nothing,
+                     .take = take_sum,
+                     .check = check_sum,
+                     .launch = launch_sum};
+}

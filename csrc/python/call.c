@@ -1,0 +1,450 @@
+/* Looks at tensors and lets a plan use what it saw. */
+#include "python/call.h"
+
+#include "python/borrowed.h"
+#include "python/cuda_loader.h"
+#include "python/torch_runtime.h"
+
+#include <string.h>
+
+/* Questions that only Python code answers. They are noted while tensors are looked at, and asked
+ * when no address is in use any more; then the tensors are looked at once more. */
+enum {
+    ASK_STORAGE = 1,  /* was its storage taken away? */
+    ASK_BYTES = 2,    /* is it of int8, uint8 or bool, or of a smaller type that looks like them? */
+    ASK_FLOATING = 4, /* must it be averaged, though torch does not describe it? */
+    ASK_DEVICE = 8,   /* does the CUDA library run where it lives? */
+    ASK_VERSION = 16, /* raise its version, in a torch that has no C function for it */
+};
+
+bool
+y5_call_reserve(y5_call *call, int64_t count)
+{
+    int64_t wanted = call->count + count;
+    if (wanted <= call->capacity) {
+        return true;
+    }
+    int64_t room = wanted > 2 * call->capacity ? wanted : 2 * call->capacity;
+    y5_held *grown = PyMem_Realloc(call->held, (size_t)room * sizeof(*grown));
+    if (grown == NULL) {
+        return false;
+    }
+    call->held = grown;
+    call->capacity = room;
+    return true;
+}
+
+y5_status
+y5_call_add(const y5_state *state, y5_call *call, PyObject *object, uint32_t group, uint8_t needs,
+            y5_error *error)
+{
+    if (!y5_is_plain_tensor(state, object)) {
+        return y5_refuse(error, "a subclass of torch.Tensor, or no tensor");
+    }
+    if (call->count == call->capacity &&
+        !y5_call_reserve(call, call->capacity > 0 ? call->capacity : 16)) {
+        return Y5_NO_MEMORY;
+    }
+    Py_INCREF(object);
+    call->held[call->count++] = (y5_held){.object = object, .group = group, .needs = needs};
+    return Y5_OK;
+}
+
+void
+y5_call_release(y5_call *call, int64_t at)
+{
+    call->held[at].left_out = true;
+    Py_CLEAR(call->held[at].object);
+}
+
+void
+y5_call_free(y5_call *call)
+{
+    for (int64_t i = 0; i < call->count; i++) {
+        y5_return(&call->held[i].loan);
+        Py_CLEAR(call->held[i].object);
+    }
+    PyMem_Free(call->held);
+    PyMem_Free(call->ranges);
+}
+
+static bool
+is_wanted(const y5_held *held, const y5_plan *plan)
+{
+    return (held->group & plan->groups) != 0 && !held->left_out;
+}
+
+/* A number that differs between descriptions of tensors, their addresses apart; never 0. */
+static uint64_t
+likeness_of(const y5_tensor *tensor)
+{
+    const uint64_t factor = 0x9E3779B97F4A7C15U;
+    uint64_t mixed = ((uint64_t)tensor->dtype << 8 | (uint64_t)tensor->ndim) * factor;
+    for (int32_t i = 0; i < tensor->ndim; i++) {
+        mixed = (mixed ^ (uint64_t)tensor->shape[i]) * factor;
+        mixed = (mixed ^ (uint64_t)tensor->strides[i] ^ mixed >> 32) * factor;
+    }
+    return mixed | 1;
+}
+
+static const char *
+device_kind(y5_device device)
+{
+    return device == Y5_CUDA ? "cuda" : "cpu";
+}
+
+/* Does the tensor live where those before it do? */
+static y5_status
+check_place(y5_call *call, const y5_tensor *tensor, bool seen_before, y5_error *error)
+{
+    int32_t index = tensor->device == Y5_CUDA ? tensor->device_index : 0;
+    if (!call->decided) {
+        call->decided = true;
+        call->device = tensor->device;
+        call->device_index = index;
+    }
+    if (call->device == tensor->device && call->device_index == index) {
+        return Y5_OK;
+    }
+    if (seen_before) {
+        return y5_refuse(error, "tensors were moved to another device meanwhile");
+    }
+    return y5_fail(error, Y5_UNSUPPORTED, "",
+                   "on %s:%d, but tensors before it on %s:%d; allowed is one device",
+                   device_kind(tensor->device), (int)index, device_kind(call->device),
+                   (int)call->device_index);
+}
+
+/* Takes the description of one tensor and checks what every plan relies on. */
+static y5_status
+look_at(const y5_state *state, y5_call *call, int64_t at, y5_tensor *tensor, y5_error *error)
+{
+    y5_held *held = &call->held[at];
+    y5_status status = y5_borrow(state, held->object, tensor, &held->loan, error);
+    if (status != Y5_OK) {
+        return status;
+    }
+    if ((held->needs & Y5_PAIR_OR_NONE) && !y5_dtype_is_floating(tensor->dtype)) {
+        return Y5_OK; /* the plan skips it, wherever it is */
+    }
+    bool seen_before = held->likeness != 0;
+    status = check_place(call, tensor, seen_before, error);
+    if (status != Y5_OK) {
+        return status;
+    }
+    uint64_t likeness = likeness_of(tensor);
+    if (seen_before && held->likeness != likeness) {
+        return y5_refuse(error, "replaced by a tensor of another kind meanwhile");
+    }
+    held->likeness = likeness;
+    if (y5_may_be_gone(tensor)) {
+        held->questions |= ASK_STORAGE & ~held->answers;
+    }
+    if ((held->needs & Y5_ANY_BYTES) && tensor->dtype == Y5_INT8) {
+        held->questions |= ASK_BYTES & ~held->answers;
+    }
+    if (tensor->device == Y5_CUDA && !y5_cuda_is_known(state, tensor->device_index)) {
+        held->questions |= ASK_DEVICE;
+    }
+    if (held->needs & Y5_SIGNED) {
+        int negated = y5_is_negated(state, held->object, tensor);
+        return negated < 0 ? Y5_PYTHON_RAISED
+                           : y5_refuse(error, negated > 0 ? "a negative bit is set" : NULL);
+    }
+    return Y5_OK;
+}
+
+/* Looks at all tensors the plan wants and gives them to it. *asked: some question is open. */
+static y5_status
+look_at_all(const y5_state *state, y5_call *call, const y5_plan *plan, int64_t *ranges, bool *asked,
+            y5_error *error)
+{
+    y5_tensor looked[2]; /* the latest and the one before it */
+    int64_t looks = 0;
+    plan->start(plan->data);
+    for (int64_t i = 0; i < call->count; i++) {
+        y5_held *held = &call->held[i];
+        if (!is_wanted(held, plan)) {
+            continue;
+        }
+        call->refused = i;
+        y5_tensor *tensor = &looked[looks++ & 1];
+        y5_status status = look_at(state, call, i, tensor, error);
+        if (status == Y5_OK) {
+            status = plan->take(plan->data, i, tensor, error);
+        }
+        if (status == Y5_SKIP) {
+            held->left_out = true;
+            call->held[++i].left_out = true;
+            continue;
+        }
+        if (status != Y5_OK) {
+            return status;
+        }
+        *asked = *asked || held->questions != 0;
+        y5_range *range = &call->ranges[(*ranges)++];
+        range->written = (held->needs & Y5_WRITTEN) != 0;
+        y5_tensor_range(tensor, &range->begin, &range->end);
+    }
+    call->refused = -1;
+    return Y5_OK;
+}
+
+/* All tensors that will be written, in a list; NULL without memory. */
+static PyObject *
+list_of_announced(const y5_call *call)
+{
+    Py_ssize_t count = 0;
+    for (int64_t i = 0; i < call->count; i++) {
+        count += (call->held[i].needs & Y5_ANNOUNCED) && !call->held[i].left_out;
+    }
+    PyObject *list = PyList_New(count);
+    for (int64_t i = call->count; list != NULL && i-- > 0;) {
+        if ((call->held[i].needs & Y5_ANNOUNCED) && !call->held[i].left_out) {
+            Py_INCREF(call->held[i].object);
+            PyList_SetItem(list, --count, call->held[i].object);
+        }
+    }
+    return list;
+}
+
+/* Raises the versions of the tensors that will be written, with torch's C function, or notes that
+ * it takes several. The last thing before the plan acts. */
+static y5_status
+announce(const y5_state *state, y5_call *call, bool *asked, y5_error *error)
+{
+    PyObject *increment = state->torch.increment_version;
+    PyObject *list = NULL;
+    y5_status status = Y5_OK;
+    if (call->announced) {
+        return Y5_OK;
+    }
+    if (increment != NULL && state->torch.increments_lists) {
+        list = list_of_announced(call);
+        status = list != NULL ? y5_call_torch(increment, list, "torch's version counter", error)
+                              : Y5_NO_MEMORY;
+        Py_DecRef(list); /* what is in it is held by the call */
+        return status;
+    }
+    for (int64_t i = 0; i < call->count && status == Y5_OK; i++) {
+        y5_held *held = &call->held[i];
+        if (!(held->needs & Y5_ANNOUNCED) || held->left_out) {
+            continue;
+        }
+        if (increment == NULL) {
+            held->questions |= ASK_VERSION;
+            *asked = true;
+        } else { /* torch before 2.3 refuses inference tensors */
+            call->refused = i;
+            status = y5_call_torch(increment, held->object, "torch's version counter", error);
+        }
+    }
+    return status;
+}
+
+/* Holds all memory beyond the GIL: assigning to tensor.data then leaves it alone. */
+static y5_status
+hold_memory(const y5_state *state, y5_call *call, const y5_plan *plan, y5_error *error)
+{
+    for (int64_t i = 0; i < call->count; i++) {
+        y5_held *held = &call->held[i];
+        if (is_wanted(held, plan)) {
+            y5_status status = y5_take_loan(state, held->object, &held->loan, error);
+            if (status != Y5_OK) {
+                return status;
+            }
+        }
+    }
+    return Y5_OK;
+}
+
+/* The CUDA library and torch's stream, where the tensors live on a GPU. */
+static y5_status
+find_gpu(const y5_state *state, const y5_call *call, const y5_plan *plan, y5_gpu *gpu,
+         y5_error *error)
+{
+    gpu->where = (y5_cuda_where){.device = call->device_index};
+    y5_status status = y5_cuda_find(state, call->device_index, &gpu->api, error);
+    if (status == Y5_OK && plan->launch == NULL && plan->run != NULL) {
+        status = y5_refuse(error, "not in the CPU's memory");
+    }
+    return status == Y5_OK && plan->launch != NULL
+               ? y5_current_stream(state, call->device_index, &gpu->where.stream, error)
+               : status;
+}
+
+static void
+run(const y5_state *state, const y5_plan *plan, int64_t bytes, bool pinned)
+{
+    y5_run how = y5_torch_run(state, bytes);
+    PyThreadState *released = pinned ? PyEval_SaveThread() : NULL;
+    plan->run(plan->data, &how);
+    if (released != NULL) {
+        PyEval_RestoreThread(released);
+    }
+}
+
+/* From the first address to the last use of one. *asked: nothing was done yet, for want of
+ * answers. */
+static y5_status
+use_memory(const y5_state *state, y5_call *call, const y5_plan *plan, bool *asked, y5_error *error)
+{
+    int64_t ranges = 0;
+    int64_t bytes = 0;
+    y5_gpu gpu = {0};
+    bool on_gpu = false;
+    bool acts = plan->run != NULL || plan->launch != NULL;
+    y5_status status = look_at_all(state, call, plan, &ranges, asked, error);
+    if (status != Y5_OK || *asked) {
+        return status;
+    }
+    on_gpu = call->device == Y5_CUDA;
+    if (plan->check != NULL) {
+        y5_overlap overlap = y5_find_overlap(call->ranges, call->ranges + call->count, ranges);
+        status = plan->check(plan->data, overlap, &bytes, error);
+    }
+    if (status == Y5_OK && on_gpu) {
+        status = find_gpu(state, call, plan, &gpu, error);
+    } else if (status == Y5_OK && plan->run == NULL && acts) {
+        status = y5_refuse(error, "not on a CUDA device");
+    }
+    bool pinned = acts && !on_gpu && bytes >= atomic_load(&state->gil_bytes);
+    if (status == Y5_OK && pinned) {
+        status = hold_memory(state, call, plan, error);
+    }
+    if (status == Y5_OK && acts) {
+        status = announce(state, call, asked, error);
+    }
+    if (status != Y5_OK || *asked || !acts) {
+        return status;
+    }
+    if (on_gpu) {
+        return plan->launch(plan->data, &gpu, error);
+    }
+    run(state, plan, bytes, pinned);
+    return Y5_OK;
+}
+
+/* Answers one tensor's questions. Runs Python code. */
+static y5_status
+answer(const y5_state *state, y5_call *call, y5_held *held, y5_error *error)
+{
+    y5_status status = Y5_OK;
+    if (held->questions & ASK_DEVICE) {
+        const y5_cuda_api *api = NULL;
+        status = y5_cuda_find(state, call->device_index, &api, error);
+        if (status == Y5_OK && !y5_cuda_is_known(state, call->device_index)) {
+            status = y5_refuse(error, "moved, or the library replaced, meanwhile");
+        }
+        call->refused = -1; /* all of them */
+        held->questions &= (uint8_t)~ASK_DEVICE;
+    }
+    if (status == Y5_OK && (held->questions & ASK_STORAGE)) {
+        int gone = y5_storage_is_gone(state, held->object);
+        status = gone < 0 ? Y5_PYTHON_RAISED
+                          : y5_refuse(error, gone ? "its storage was resized to 0 bytes" : NULL);
+    }
+    if (status == Y5_OK && (held->questions & ASK_BYTES)) {
+        int whole = y5_has_whole_bytes(state, held->object);
+        status = whole < 0 ? Y5_PYTHON_RAISED
+                           : y5_refuse(error, whole ? NULL : "integers of less than 8 bits");
+    }
+    if (status == Y5_OK && (held->questions & ASK_VERSION)) {
+        status = y5_raise_version(state, held->object, error);
+        status = status == Y5_PYTHON_RAISED ? y5_refused(error) : status;
+    }
+    held->answers |= held->questions;
+    held->questions = 0;
+    return status;
+}
+
+static y5_status
+answer_all(const y5_state *state, y5_call *call, y5_error *error)
+{
+    bool announces = false;
+    y5_status status = Y5_OK;
+    for (int64_t i = 0; i < call->count && status == Y5_OK; i++) {
+        if (call->held[i].questions != 0) {
+            announces = announces || (call->held[i].questions & ASK_VERSION);
+            call->refused = i;
+            status = answer(state, call, &call->held[i], error);
+        }
+    }
+    call->announced = call->announced || announces;
+    return status;
+}
+
+/* Once torch refused to describe a tensor: leaves out all pairs that are not floating. *some: there
+ * were any, so that another look may go better. */
+static y5_status
+leave_out_integers(const y5_state *state, y5_call *call, bool *some)
+{
+    for (int64_t i = 0; i + 1 < call->count; i++) {
+        y5_held *held = &call->held[i];
+        if (!(held->needs & Y5_PAIR_OR_NONE) || held->left_out || held->answers & ASK_FLOATING) {
+            continue;
+        }
+        int floating = y5_is_floating(state, held->object);
+        if (floating < 0) {
+            return Y5_PYTHON_RAISED;
+        }
+        held->answers |= ASK_FLOATING;
+        if (!floating) {
+            held->left_out = true;
+            call->held[i + 1].left_out = true;
+            *some = true;
+        }
+    }
+    return Y5_OK;
+}
+
+static void
+return_loans(y5_call *call)
+{
+    for (int64_t i = 0; i < call->count; i++) {
+        y5_return(&call->held[i].loan);
+    }
+}
+
+y5_status
+y5_call_run(const y5_state *state, y5_call *call, const y5_plan *plan, y5_error *error)
+{
+    y5_status status = Y5_OK;
+    bool again = true;
+    PyMem_Free(call->ranges);
+    call->ranges = PyMem_Malloc(2 * ((size_t)call->count + 1) * sizeof(*call->ranges));
+    if (call->ranges == NULL) {
+        return Y5_NO_MEMORY;
+    }
+    while (again && status == Y5_OK) {
+        again = false;
+        int collecting = PyGC_Disable(); /* a collection could run finalizers */
+        y5_borrowing_begins();
+        status = use_memory(state, call, plan, &again, error);
+        y5_borrowing_ends();
+        if (collecting) {
+            PyGC_Enable();
+        }
+        return_loans(call);
+        if (status == Y5_PYTHON_RAISED) {
+            status = y5_refused(error);
+            if (status == Y5_UNSUPPORTED && call->refused >= 0 &&
+                call->held[call->refused].needs & Y5_PAIR_OR_NONE) {
+                status = leave_out_integers(state, call, &again);
+                status = status == Y5_OK && !again ? Y5_UNSUPPORTED : status;
+            }
+        } else if (again) {
+            status = answer_all(state, call, error);
+        }
+    }
+    return status;
+}
+
+y5_status
+y5_call_allocate(const y5_state *state, const y5_call *call, int64_t bytes, PyObject **memory)
+{
+    PyObject *arguments = Py_BuildValue("(Li)", (long long)bytes, (int)call->device_index);
+    *memory = arguments != NULL ? PyObject_Call(state->torch.allocate, arguments, NULL) : NULL;
+    Py_XDECREF(arguments);
+    return *memory != NULL ? Y5_OK : Y5_PYTHON_RAISED;
+}

@@ -1,0 +1,196 @@
+/* ema_update, ema_check: the state entries of two modules in pairs. */
+#include "plan/ema.h"
+
+#include "python/args.h"
+#include "python/bindings.h"
+#include "python/call.h"
+#include "python/environment.h"
+#include "python/errors.h"
+#include "python/module_walk.h"
+
+typedef struct {
+    const y5_state *state;
+    y5_call *call;
+    PyObject *source; /* the module that the EMA follows */
+} collector;
+
+static y5_status
+visit_nothing(void *context, PyObject *entry, PyObject *counterpart, const y5_path *path,
+              y5_error *error)
+{
+    (void)context;
+    (void)entry;
+    (void)counterpart;
+    (void)path;
+    (void)error;
+    return Y5_OK;
+}
+
+/* KeyError, unless the source has names so odd that the entry may be there under another path. */
+static y5_status
+missing_entry(const collector *self, const y5_path *path, y5_error *error)
+{
+    y5_status status =
+        y5_walk_states(self->state, self->source, self->source, visit_nothing, NULL, error);
+    PyObject *key = status == Y5_OK ? y5_path_key(path) : NULL;
+    if (key != NULL) {
+        PyErr_SetObject(PyExc_KeyError, key);
+        Py_DECREF(key);
+    }
+    return status == Y5_OK ? Y5_PYTHON_RAISED : status;
+}
+
+static y5_status
+visit_pair(void *context, PyObject *average, PyObject *source, const y5_path *path, y5_error *error)
+{
+    const collector *self = context;
+    if (source == NULL || !y5_is_plain_tensor(self->state, average) ||
+        !y5_is_plain_tensor(self->state, source)) {
+        int floating = y5_is_floating(self->state, average);
+        if (floating <= 0) { /* counters and other integers are never averaged */
+            return floating < 0 ? Y5_PYTHON_RAISED : Y5_OK;
+        }
+        return source == NULL
+                   ? missing_entry(self, path, error)
+                   : y5_refuse_module(error, path, "a subclass of torch.Tensor, or no tensor");
+    }
+    y5_status status = y5_call_add(self->state, self->call, average, 1,
+                                   Y5_PAIR_OR_NONE | Y5_SIGNED | Y5_WRITTEN | Y5_ANNOUNCED, error);
+    return status == Y5_OK ? y5_call_add(self->state, self->call, source, 1, Y5_SIGNED, error)
+                           : status;
+}
+
+/* Finds the key of a pair for a message: the walk is repeated until it meets it. */
+typedef struct {
+    const y5_held *pair;
+    y5_error *error;
+} key_search;
+
+static y5_status
+visit_searching(void *context, PyObject *average, PyObject *source, const y5_path *path,
+                y5_error *error)
+{
+    (void)error;
+    const key_search *search = context;
+    if (average == search->pair[0].object && source == search->pair[1].object) {
+        y5_path_text(path, search->error->argument, sizeof(search->error->argument));
+        return Y5_SKIP; /* found: any status but Y5_OK ends the walk */
+    }
+    return Y5_OK;
+}
+
+/* Names the entry that a refusal concerns. */
+static y5_status
+name_entry(const y5_state *state, PyObject *const *modules, const y5_call *call, y5_error *error)
+{
+    y5_error ignored;
+    key_search search = {&call->held[call->refused & ~(int64_t)1], error};
+    y5_status status =
+        y5_walk_states(state, modules[0], modules[1], visit_searching, &search, &ignored);
+    return status == Y5_PYTHON_RAISED ? status : Y5_UNSUPPORTED;
+}
+
+/* The whole update, or with `only_check` all of it but the writing. */
+static y5_status
+update(const y5_state *state, PyObject *const *modules, y5_call *call, y5_ema_plan *plan,
+       bool only_check, y5_error *error)
+{
+    collector context = {state, call, modules[1]};
+    plan->half_scalars_stay_float32 = state->torch.half_scalars_stay_float32;
+    y5_status status = y5_walk_states(state, modules[0], modules[1], visit_pair, &context, error);
+    if (status == Y5_OK && !y5_ema_plan_open(plan, call->count / 2)) {
+        status = Y5_NO_MEMORY;
+    }
+    if (status != Y5_OK) {
+        return status;
+    }
+    y5_plan steps = y5_ema_plan_steps(plan);
+    if (only_check) {
+        steps.run = NULL;
+        steps.launch = NULL;
+    }
+    status = y5_call_run(state, call, &steps, error);
+    return status == Y5_UNSUPPORTED && call->refused >= 0 ? name_entry(state, modules, call, error)
+                                                          : status;
+}
+
+const char y5_doc_ema_update[] =
+    "ema_update(average, source, decay, written=None)\n--\n\n"
+    "Move every floating entry of average.state_dict() towards source's entry of that key:\n"
+    "average * decay + source * (1 - decay), each operation rounded. Two nn.Modules and a float.\n"
+    "KeyError for a missing key; Unsupported, with nothing changed, where torch must do it.\n"
+    "Returns None, or the number of the CUDA device that does it. The first item of the list\n"
+    "`written` becomes True with the update: an exception of a signal handler may come after it.";
+
+PyObject *
+y5_py_ema_update(PyObject *module, PyObject *const *arguments, Py_ssize_t count, PyObject *keywords)
+{
+    static const y5_signature signature = {
+        "ema_update", 3, {"average", "source", "decay", "written"}};
+    const y5_state *state = PyModule_GetState(module);
+    PyObject *values[4];
+    if (!y5_parse(&signature, arguments, count, keywords, values)) {
+        return NULL;
+    }
+    PyObject *written = values[3] != Py_None ? values[3] : NULL;
+    if (written != NULL && (!PyList_CheckExact(written) || PyList_Size(written) != 1)) {
+        PyErr_SetString(PyExc_TypeError, "written: expected a list of one item");
+        return NULL;
+    }
+    y5_error error = {0};
+    y5_call call = {0};
+    y5_ema_plan plan = {0};
+    y5_status status = y5_check_environment(state, &error);
+    if (status == Y5_OK && !PyFloat_CheckExact(values[2])) {
+        status = y5_fail(&error, Y5_UNSUPPORTED, "decay", "not a Python float");
+    }
+    if (status == Y5_OK) {
+        plan.decay = PyFloat_AsDouble(values[2]);
+        status = update(state, values, &call, &plan, false, &error);
+    }
+    if (status == Y5_OK && written != NULL) {
+        Py_INCREF(Py_True);
+        status = PyList_SetItem(written, 0, Py_True) == 0 ? Y5_OK : Y5_PYTHON_RAISED;
+    }
+    bool on_gpu = call.device == Y5_CUDA;
+    int32_t device = call.device_index;
+    y5_ema_plan_free(&plan);
+    y5_call_free(&call);
+    if (status != Y5_OK) {
+        return y5_raise(state, status, &error);
+    }
+    if (on_gpu) {
+        return PyLong_FromLong(device);
+    }
+    Py_RETURN_NONE;
+}
+
+const char y5_doc_ema_check[] =
+    "ema_check(average, source)\n--\n\n"
+    "What ema_update would raise of these two nn.Modules, which stay untouched; None where it "
+    "would\n"
+    "update them.";
+
+PyObject *
+y5_py_ema_check(PyObject *module, PyObject *const *arguments, Py_ssize_t count, PyObject *keywords)
+{
+    static const y5_signature signature = {"ema_check", 2, {"average", "source"}};
+    const y5_state *state = PyModule_GetState(module);
+    PyObject *values[2];
+    if (!y5_parse(&signature, arguments, count, keywords, values)) {
+        return NULL;
+    }
+    y5_error error = {0};
+    y5_call call = {0};
+    y5_ema_plan plan = {0};
+    y5_status status = y5_check_environment(state, &error);
+    if (status == Y5_OK) {
+        status = update(state, values, &call, &plan, true, &error);
+    }
+    y5_ema_plan_free(&plan);
+    y5_call_free(&call);
+    if (status != Y5_OK) {
+        return y5_raise(state, status, &error);
+    }
+    Py_RETURN_NONE;
+}

@@ -1,0 +1,100 @@
+/* fuse_on_gpu: tensors of convolutions and batch norms on a CUDA device. Knows no modules; who
+ * calls has looked the tensors up and made the results. */
+#include "plan/fuse_gpu.h"
+
+#include "python/args.h"
+#include "python/bindings.h"
+#include "python/borrowed.h"
+#include "python/call.h"
+#include "python/environment.h"
+#include "python/errors.h"
+
+#include <stdio.h>
+
+/* Adds the tensors of one tuple, which the caller holds. */
+static y5_status
+add_pair(const y5_state *state, PyObject *pair, y5_call *call, y5_gpu_fuse_plan *plan, int64_t at,
+         y5_error *error)
+{
+    if (!PyTuple_Check(pair) || PyTuple_Size(pair) != Y5_GPU_ROLES + 1 ||
+        !PyFloat_CheckExact(PyTuple_GetItem(pair, Y5_GPU_ROLES))) {
+        return y5_fail(error, Y5_BAD_TYPE, "pairs", "expected tuples of %d tensors and a float",
+                       (int)Y5_GPU_ROLES);
+    }
+    plan->items[at].epsilon = PyFloat_AsDouble(PyTuple_GetItem(pair, Y5_GPU_ROLES));
+    plan->has_bias[at] = PyTuple_GetItem(pair, Y5_GPU_BIAS) != Py_None;
+    y5_status status = Y5_OK;
+    for (y5_gpu_role role = Y5_GPU_WEIGHT; role < Y5_GPU_ROLES && status == Y5_OK; role++) {
+        if (role == Y5_GPU_BIAS && !plan->has_bias[at]) {
+            continue;
+        }
+        uint8_t needs = role < Y5_GPU_FUSED_WEIGHT ? Y5_SIGNED : Y5_WRITTEN;
+        status = y5_call_add(state, call, PyTuple_GetItem(pair, role), 1, needs, error);
+        if (status != Y5_OK) {
+            snprintf(error->argument, sizeof(error->argument), "%s", y5_gpu_fuse_name(role));
+        }
+    }
+    return status;
+}
+
+static y5_status
+collect(const y5_state *state, PyObject *pairs, PyObject *flags, y5_call *call,
+        y5_gpu_fuse_plan *plan, y5_error *error)
+{
+    if (!PyList_Check(pairs)) {
+        return y5_fail(error, Y5_BAD_TYPE, "pairs", "expected a list");
+    }
+    Py_ssize_t count = PyList_Size(pairs);
+    y5_status status = y5_gpu_fuse_plan_open(plan, count) ? Y5_OK : Y5_NO_MEMORY;
+    for (Py_ssize_t i = 0; i < count && status == Y5_OK; i++) {
+        PyObject *pair = y5_list_get(pairs, i); /* other code may have shortened the list */
+        status = pair != NULL ? add_pair(state, pair, call, plan, i, error) : Y5_PYTHON_RAISED;
+        Py_XDECREF(pair);
+    }
+    if (status == Y5_OK && !y5_is_plain_tensor(state, flags)) {
+        status = y5_fail(error, Y5_BAD_TYPE, "nonfinite", "expected a tensor");
+    }
+    return status == Y5_OK ? y5_call_add(state, call, flags, 1, Y5_WRITTEN, error) : status;
+}
+
+const char y5_doc_fuse_on_gpu[] =
+    "fuse_on_gpu(pairs, nonfinite)\n--\n\n"
+    "Fuse tensors of one CUDA device: a list of tuples of a convolution's weight and bias or None, "
+    "a\n"
+    "batch norm's weight, bias, mean and variance, the results' weight and bias, which are "
+    "filled,\n"
+    "and epsilon. nonfinite, an int32 for each, becomes 1 where a weight or bias of the "
+    "convolution\n"
+    "is no finite number, for which torch has other results. Unsupported where torch must do it.\n"
+    "Returns the number of the device that does it.";
+
+PyObject *
+y5_py_fuse_on_gpu(PyObject *module, PyObject *const *arguments, Py_ssize_t count,
+                  PyObject *keywords)
+{
+    static const y5_signature signature = {"fuse_on_gpu", 2, {"pairs", "nonfinite"}};
+    const y5_state *state = PyModule_GetState(module);
+    PyObject *values[2];
+    if (!y5_parse(&signature, arguments, count, keywords, values)) {
+        return NULL;
+    }
+    y5_error error = {0};
+    y5_call call = {.refused = -1};
+    y5_gpu_fuse_plan plan = {0};
+    y5_status status = y5_check_environment(state, &error);
+    if (status == Y5_OK) {
+        status = collect(state, values[0], values[1], &call, &plan, &error);
+    }
+    if (status == Y5_OK) {
+        y5_plan steps = y5_gpu_fuse_plan_steps(&plan);
+        status = y5_call_run(state, &call, &steps, &error);
+        if (status != Y5_OK && call.refused >= 0 && error.argument[0] == '\0') {
+            snprintf(error.argument, sizeof(error.argument), "%s",
+                     plan.pair < plan.count ? y5_gpu_fuse_name(plan.next) : "nonfinite");
+        }
+    }
+    int32_t device = call.device_index;
+    y5_gpu_fuse_plan_free(&plan);
+    y5_call_free(&call);
+    return status != Y5_OK ? y5_raise(state, status, &error) : PyLong_FromLong(device);
+}

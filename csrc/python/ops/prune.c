@@ -1,0 +1,153 @@
+/* prune: lists of weights, of the tensors that take the results, and of counts. */
+#include "plan/prune.h"
+
+#include "python/args.h"
+#include "python/bindings.h"
+#include "python/borrowed.h"
+#include "python/call.h"
+#include "python/environment.h"
+#include "python/errors.h"
+
+#include <stdio.h>
+
+/* Adds list[at] to the call. */
+static y5_status
+add_entry(const y5_state *state, PyObject *list, Py_ssize_t at, uint8_t needs, y5_call *call,
+          y5_error *error)
+{
+    PyObject *tensor = y5_list_get(list, at); /* other code may have shortened it */
+    if (tensor == NULL) {
+        return Y5_PYTHON_RAISED;
+    }
+    y5_status status = y5_call_add(state, call, tensor, 1, needs | Y5_SIGNED, error);
+    Py_DECREF(tensor);
+    if (status == Y5_UNSUPPORTED) {
+        call->refused = call->count;
+    }
+    return status;
+}
+
+/* The number of weights to prune; -1 for what is none. */
+static y5_status
+read_count(PyObject *counts, Py_ssize_t at, int64_t *count)
+{
+    int overflow = 0;
+    PyObject *given = y5_list_get(counts, at);
+    if (given == NULL) {
+        return Y5_PYTHON_RAISED;
+    }
+    *count = PyLong_Check(given) ? PyLong_AsLongLongAndOverflow(given, &overflow) : -1;
+    Py_DECREF(given);
+    return Y5_OK;
+}
+
+static y5_status
+collect(const y5_state *state, PyObject *const *lists, y5_call *call, y5_prune_plan *plan,
+        y5_error *error)
+{
+    if (!PyList_Check(lists[0]) || !PyList_Check(lists[2]) ||
+        (plan->writes && !PyList_Check(lists[1]))) {
+        return y5_fail(error, Y5_BAD_TYPE, "", "expected lists");
+    }
+    Py_ssize_t count = PyList_Size(lists[0]);
+    if (PyList_Size(lists[2]) != count || (plan->writes && PyList_Size(lists[1]) != count)) {
+        return y5_fail(error, Y5_BAD_VALUE, "", "lists of different lengths");
+    }
+    if (!y5_prune_plan_open(plan, count) || !y5_call_reserve(call, 2 * count + 1)) {
+        return Y5_NO_MEMORY;
+    }
+    y5_status status = Y5_OK;
+    for (Py_ssize_t i = 0; i < count && status == Y5_OK; i++) {
+        status = add_entry(state, lists[0], i, 0, call, error);
+        if (status == Y5_OK && plan->writes) {
+            status = add_entry(state, lists[1], i, Y5_WRITTEN, call, error);
+        }
+        if (status == Y5_OK) {
+            status = read_count(lists[2], i, &plan->wanted[i]);
+        }
+    }
+    return status;
+}
+
+/* Gives the GPU its workspace and prunes. */
+static y5_status
+prune_on_gpu(const y5_state *state, y5_call *call, y5_prune_plan *plan, y5_error *error)
+{
+    PyObject *workspace = NULL;
+    y5_plan steps = y5_prune_plan_steps(plan);
+    y5_status status = y5_call_allocate(state, call, plan->needed_bytes, &workspace);
+    if (status == Y5_OK) {
+        status = y5_call_add(state, call, workspace, 1, Y5_WRITTEN, error);
+    }
+    Py_XDECREF(workspace);
+    return status == Y5_OK ? y5_call_run(state, call, &steps, error) : status;
+}
+
+/* A new list of the numbers of the ambiguous layers. */
+static PyObject *
+ambiguous_layers(const y5_prune_plan *plan)
+{
+    PyObject *list = PyList_New(0);
+    for (int64_t i = 0; list != NULL && i < plan->count; i++) {
+        PyObject *number = plan->items[i].ambiguous ? PyLong_FromLongLong(i) : NULL;
+        if ((number == NULL && PyErr_Occurred()) ||
+            (number != NULL && PyList_Append(list, number) < 0)) {
+            Py_CLEAR(list);
+        }
+        Py_XDECREF(number);
+    }
+    return list;
+}
+
+const char y5_doc_prune[] =
+    "prune(weights, pruned, counts, like_torch=False)\n--\n\n"
+    "Fill each tensor of the list pruned with the weights at the same place, the counts[i] "
+    "smallest\n"
+    "by magnitude and position multiplied by 0; largest layer first is fastest. Returns a list of\n"
+    "the layers in which the choice among equally small weights shows; with like_torch it is\n"
+    "torch.topk's in all others. With None for pruned only the checks are made. Unsupported, with "
+    "nothing changed, where torch must do it. Weights on a\n"
+    "CUDA device: returns the number of the device that does it, or with None would.";
+
+PyObject *
+y5_py_prune(PyObject *module, PyObject *const *arguments, Py_ssize_t count, PyObject *keywords)
+{
+    static const y5_signature signature = {
+        "prune", 3, {"weights", "pruned", "counts", "like_torch"}};
+    const y5_state *state = PyModule_GetState(module);
+    PyObject *values[4];
+    if (!y5_parse(&signature, arguments, count, keywords, values)) {
+        return NULL;
+    }
+    int like_torch = values[3] != NULL ? PyObject_IsTrue(values[3]) : 0;
+    if (like_torch < 0) {
+        return NULL;
+    }
+    y5_error error = {0};
+    y5_call call = {.refused = -1};
+    y5_prune_plan plan = {.writes = values[1] != Py_None, .like_torch = like_torch != 0};
+    PyObject *result = NULL;
+    y5_status status = y5_check_environment(state, &error);
+    if (status == Y5_OK) {
+        status = collect(state, values, &call, &plan, &error);
+    }
+    if (status == Y5_OK) {
+        y5_plan steps = y5_prune_plan_steps(&plan);
+        status = y5_call_run(state, &call, &steps, &error);
+    }
+    bool on_gpu = call.device == Y5_CUDA;
+    if (status == Y5_OK && on_gpu && plan.writes) {
+        status = prune_on_gpu(state, &call, &plan, &error);
+    }
+    if (status == Y5_OK) {
+        result = on_gpu ? PyLong_FromLong(call.device_index) : ambiguous_layers(&plan);
+    } else if (error.argument[0] == '\0' && call.refused >= 0 &&
+               call.refused < plan.room * (plan.writes ? 2 : 1)) {
+        snprintf(error.argument, sizeof(error.argument), "%s %lld",
+                 plan.writes && call.refused % 2 != 0 ? "pruned" : "weight",
+                 (long long)(call.refused / (plan.writes ? 2 : 1)));
+    }
+    y5_prune_plan_free(&plan);
+    y5_call_free(&call);
+    return status != Y5_OK ? y5_raise(state, status, &error) : result;
+}

@@ -1,0 +1,45 @@
+/* What torch is asked of a tensor, and what its refusals mean. */
+#ifndef Y5_QUESTIONS_H
+#define Y5_QUESTIONS_H
+
+#include "core/y5.h"
+#include "python/state.h"
+
+/* These ask torch's own C functions and run no Python code. */
+
+/* 1 where the values are the negatives of those in memory, as in views that torch makes of complex
+ * tensors; -1 with an exception. A parameter without gaps is not asked: such a one takes
+ * as_strided on a view of a complex tensor, and asking each parameter of YOLOv5n costs 20 µs. */
+int y5_is_negated(const y5_state *state, PyObject *object, const y5_tensor *tensor);
+
+/* function(argument) of a C function of torch's; its result is dropped. The sentence of a refusal
+ * says that it came from `by`. */
+y5_status y5_call_torch(PyObject *function, PyObject *argument, const char *by, y5_error *error);
+
+/* Y5_PYTHON_RAISED, with who has raised the pending exception. */
+y5_status y5_raised_by(const char *by, y5_error *error);
+
+/* These may run Python code. */
+
+/* Judges the pending exception, raised by one of torch's C functions of which the message speaks.
+ * Of the types with which torch refuses: Y5_UNSUPPORTED with its first line as the reason. Anything
+ * else stays, and is Y5_PYTHON_RAISED: memory errors, and what signal handlers raise is never seen
+ * here, since no function written in Python has run. */
+y5_status y5_refused(y5_error *error);
+
+/* tensor.dtype.is_floating_point: 1, 0, or -1 with an exception. */
+int y5_is_floating(const y5_state *state, PyObject *tensor);
+
+/* 1 where the tensor's storage was resized to 0 bytes, -1 with an exception; 0 also where torch
+ * cannot tell. */
+int y5_storage_is_gone(const y5_state *state, PyObject *object);
+
+/* 1 for tensors of int8, uint8 or bool, 0 for the types of fewer bits that are stored in the same
+ * way, -1 with an exception. */
+int y5_has_whole_bytes(const y5_state *state, PyObject *object);
+
+/* Raises the version of a tensor in a torch that has no function for it: writes no element of it.
+ */
+y5_status y5_raise_version(const y5_state *state, PyObject *object, y5_error *error);
+
+#endif

@@ -1,0 +1,18 @@
+/* What the extension knows of torch: the registration, and the interned names it looks up. */
+#ifndef Y5_TORCH_FACTS_H
+#define Y5_TORCH_FACTS_H
+
+#include "python/bindings.h"
+#include "python/state.h"
+
+Y5_BINDING(y5_py_register_torch);
+extern const char y5_doc_register_torch[];
+
+/* False with an exception. */
+bool y5_names_make(y5_state *state);
+
+/* For the module's own garbage collection. */
+int y5_facts_traverse(y5_state *state, visitproc visit, void *arg);
+void y5_facts_clear(y5_state *state);
+
+#endif

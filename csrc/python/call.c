@@ -61,7 +61,6 @@ void
 y5_call_free(y5_call *call)
 {
     for (int64_t i = 0; i < call->count; i++) {
-        y5_return(&call->held[i].loan);
         Py_CLEAR(call->held[i].object);
     }
     PyMem_Free(call->held);
@@ -242,16 +241,17 @@ announce(const y5_state *state, y5_call *call, bool *asked, y5_error *error)
     return status;
 }
 
-/* Holds all memory beyond the GIL: assigning to tensor.data then leaves it alone. */
+/* Holds all memory, so that it stays whatever other threads assign to tensors. */
 static y5_status
 hold_memory(const y5_state *state, y5_call *call, const y5_plan *plan, y5_error *error)
 {
     for (int64_t i = 0; i < call->count; i++) {
         y5_held *held = &call->held[i];
         if (is_wanted(held, plan)) {
-            y5_status status = y5_take_loan(state, held->object, &held->loan, error);
-            if (status != Y5_OK) {
-                return status;
+            held->storage = y5_storage_of(state, held->object);
+            if (held->storage == NULL) {
+                call->refused = i;
+                return y5_raised_by("torch's storage", error);
             }
         }
     }
@@ -308,7 +308,8 @@ use_memory(const y5_state *state, y5_call *call, const y5_plan *plan, bool *aske
     } else if (status == Y5_OK && plan->run == NULL && acts) {
         status = y5_refuse(error, "not on a CUDA device");
     }
-    bool pinned = acts && !on_gpu && bytes >= atomic_load(&state->gil_bytes);
+    bool pinned = acts && !on_gpu && state->torch.untyped_storage != NULL &&
+                  bytes >= atomic_load(&state->gil_bytes);
     if (status == Y5_OK && pinned) {
         status = hold_memory(state, call, plan, error);
     }
@@ -399,10 +400,11 @@ leave_out_integers(const y5_state *state, y5_call *call, bool *some)
 }
 
 static void
-return_loans(y5_call *call)
+return_memory(y5_call *call)
 {
     for (int64_t i = 0; i < call->count; i++) {
         y5_return(&call->held[i].loan);
+        Py_CLEAR(call->held[i].storage);
     }
 }
 
@@ -425,7 +427,7 @@ y5_call_run(const y5_state *state, y5_call *call, const y5_plan *plan, y5_error 
         if (collecting) {
             PyGC_Enable();
         }
-        return_loans(call);
+        return_memory(call);
         if (status == Y5_PYTHON_RAISED) {
             status = y5_refused(error);
             if (status == Y5_UNSUPPORTED && call->refused >= 0 &&

@@ -25,6 +25,7 @@ enum {
 typedef struct {
     PyObject *object;  /* owned; NULL once it was released */
     y5_loan loan;      /* what is owed for its address */
+    PyObject *storage; /* owned: holds the memory while the GIL is released */
     uint64_t likeness; /* of its description at the first look; every other look must agree */
     uint32_t group;    /* a bit of y5_plan.groups */
     uint8_t needs;     /* of the flags above */

@@ -80,10 +80,9 @@ typedef struct dlpack_exchange_header {
  * the GIL, return 0, or -1 with a Python exception set. */
 typedef struct {
     dlpack_exchange_header header;
-    void (*allocate)(void); /* not used here: only its place matters */
-    /* A description that holds the memory until its deleter is called. */
-    int (*managed_from_python)(void *object, dlpack_managed_versioned **out);
-    void (*managed_to_python)(void); /* likewise not used */
+    void (*allocate)(void);            /* not used here: only its place matters */
+    void (*managed_from_python)(void); /* likewise */
+    void (*managed_to_python)(void);   /* likewise */
     /* Fills `out`; nothing is owned, shape and strides belong to the tensor. May be NULL. */
     int (*borrow)(void *object, dlpack_tensor *out);
     /* The stream the producer would launch on. May be NULL. */

@@ -88,6 +88,12 @@ y5_is_negated(const y5_state *state, PyObject *object, const y5_tensor *tensor)
     return answer == NULL ? -1 : answer == Py_True;
 }
 
+PyObject *
+y5_storage_of(const y5_state *state, PyObject *object)
+{
+    return (PyObject_CallFunctionObjArgs)(state->torch.untyped_storage, object, NULL);
+}
+
 int
 y5_storage_is_gone(const y5_state *state, PyObject *object)
 {
@@ -97,19 +103,16 @@ y5_storage_is_gone(const y5_state *state, PyObject *object)
     if (start <= 0) { /* the address of an empty storage itself is NULL */
         return PyErr_Occurred() ? -1 : 0;
     }
-    PyObject *storage = PyObject_GetAttr(object, state->names[Y5_NAME_UNTYPED_STORAGE]);
-    if (storage == NULL && PyErr_ExceptionMatches(PyExc_AttributeError)) {
-        PyErr_Clear(); /* torch before 2.0 */
-        return 0;
+    if (state->torch.untyped_storage == NULL) {
+        return 0; /* torch before 2.0 */
     }
-    PyObject *made = storage != NULL ? PyObject_CallNoArgs(storage) : NULL;
+    PyObject *made = PyObject_CallFunctionObjArgs(state->torch.untyped_storage, object, NULL);
     PyObject *nbytes = made != NULL ? PyObject_GetAttr(made, state->names[Y5_NAME_NBYTES]) : NULL;
     PyObject *count = nbytes != NULL ? PyObject_CallNoArgs(nbytes) : NULL;
     long long left = count != NULL ? PyLong_AsLongLong(count) : -1;
     Py_XDECREF(count);
     Py_XDECREF(nbytes);
     Py_XDECREF(made);
-    Py_XDECREF(storage);
     return PyErr_Occurred() ? -1 : left == 0;
 }
 

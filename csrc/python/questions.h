@@ -12,6 +12,10 @@
  * as_strided on a view of a complex tensor, and asking each parameter of YOLOv5n costs 20 µs. */
 int y5_is_negated(const y5_state *state, PyObject *object, const y5_tensor *tensor);
 
+/* The tensor's storage as an object of its own, which holds the memory: a tensor, even an alias or
+ * a DLPack capsule, would follow an assignment to tensor.data. NULL with an exception. */
+PyObject *y5_storage_of(const y5_state *state, PyObject *object);
+
 /* function(argument) of a C function of torch's; its result is dropped. The sentence of a refusal
  * says that it came from `by`. */
 y5_status y5_call_torch(PyObject *function, PyObject *argument, const char *by, y5_error *error);

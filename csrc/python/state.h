@@ -39,7 +39,6 @@ enum {
     Y5_NAME_GETATTRIBUTE,
     Y5_NAME_DTYPE,
     Y5_NAME_IS_FLOATING_POINT,
-    Y5_NAME_UNTYPED_STORAGE,
     Y5_NAME_NBYTES,
     Y5_NAME_DLPACK,
     Y5_NAME_DLPACK_DEVICE,
@@ -117,6 +116,7 @@ enum {
     X(PyObject, current_stream, IN_C, "current_stream")                                            \
     X(PyObject, is_neg, TENSOR, "is_neg")                                                          \
     X(PyObject, storage_offset, TENSOR, "storage_offset")                                          \
+    X(PyObject, untyped_storage, TENSOR, "untyped_storage")                                        \
     X(PyObject, sqrt_in_place, TENSOR, "sqrt_")
 
 #define Y5_COUNT_OBJECT(type, name, from, attribute) +1

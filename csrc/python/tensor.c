@@ -250,18 +250,6 @@ y5_borrow(const y5_state *state, PyObject *object, y5_tensor *tensor, y5_loan *l
 }
 
 y5_status
-y5_take_loan(const y5_state *state, PyObject *object, y5_loan *loan, y5_error *error)
-{
-    const dlpack_exchange_table *exchange = state->torch.exchange;
-    if (exchange == NULL || loan->versioned != NULL) {
-        return Y5_OK; /* a capsule's content is a loan already */
-    }
-    return exchange->managed_from_python(object, &loan->versioned) == 0
-               ? Y5_OK
-               : y5_raised_by("torch's exchange table", error);
-}
-
-y5_status
 y5_current_stream(const y5_state *state, int32_t device_index, void **stream, y5_error *error)
 {
     const dlpack_exchange_table *exchange = state->torch.exchange;

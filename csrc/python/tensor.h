@@ -29,9 +29,6 @@ bool y5_is_plain_tensor(const y5_state *state, PyObject *object);
 y5_status y5_borrow(const y5_state *state, PyObject *object, y5_tensor *tensor, y5_loan *loan,
                     y5_error *error);
 
-/* Borrows a tensor beyond the GIL: whatever other threads assign to it, its memory stays. */
-y5_status y5_take_loan(const y5_state *state, PyObject *object, y5_loan *loan, y5_error *error);
-
 /* True for addresses at which no storage lies, so that y5_storage_is_gone() is worth asking. */
 bool y5_may_be_gone(const y5_tensor *tensor);
 

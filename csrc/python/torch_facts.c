@@ -27,7 +27,6 @@ static const char *const attribute_names[Y5_NAME_COUNT] = {
     [Y5_NAME_GETATTRIBUTE] = "__getattribute__",
     [Y5_NAME_DTYPE] = "dtype",
     [Y5_NAME_IS_FLOATING_POINT] = "is_floating_point",
-    [Y5_NAME_UNTYPED_STORAGE] = "untyped_storage",
     [Y5_NAME_NBYTES] = "nbytes",
     [Y5_NAME_DLPACK] = "__dlpack__",
     [Y5_NAME_DLPACK_DEVICE] = "__dlpack_device__",

@@ -8,6 +8,9 @@
 #include "python/errors.h"
 #include "python/module_walk.h"
 
+/* Room for the tensors of a small model, so that collecting them need not move them. */
+#define USUAL_TENSORS 1024
+
 typedef struct {
     const y5_state *state;
     y5_call *call;

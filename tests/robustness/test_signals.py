@@ -1,0 +1,86 @@
+"""What a signal handler raises in the middle of a call is never lost: torch's own "DataLoader worker
+is killed" is such an exception, of the very type with which torch refuses a tensor.
+
+On both ways to a tensor's memory, at moments drawn at random; each round must see its exception.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from yolov5_utils import _C, _native
+from yolov5_utils.ops.prune import prune_layers
+from yolov5_utils.torch_utils import (
+    ModelEMA,
+    fuse_conv_and_bn,
+    scale_img,
+    sparsity,
+    time_synchronized,
+)
+
+ROUNDS = int(os.environ.get("YOLOV5_UTILS_TEST_ROUNDS", "60"))
+LATEST_S = 2e-3  # of a round's signal
+
+pytestmark = pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timers here")
+
+
+@pytest.fixture(params=["exchange", "capsule"])
+def way(request: pytest.FixtureRequest) -> Iterator[str]:
+    _C.register_torch(_native.TorchFacts(use_exchange=request.param == "exchange"))
+    yield request.param
+    _C.register_torch(_native.TorchFacts())
+
+
+def calls() -> dict[str, Callable[[], Any]]:
+    """The hot paths' public functions, each on something of its own."""
+    model = nn.Sequential(
+        *(nn.Sequential(nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)) for _ in range(20))
+    )
+    model = model.eval().requires_grad_(False)
+    ema, image = ModelEMA(model), torch.rand(1, 3, 64, 64)
+    return {
+        "ema": lambda: ema.update(model),
+        "sparsity": lambda: sparsity(model),
+        "prune": lambda: prune_layers(model, 0.5),
+        "fuse": lambda: fuse_conv_and_bn(*model[0]),
+        "scale_img": lambda: scale_img(image, 0.83),
+        "time_synchronized": time_synchronized,
+    }
+
+
+@pytest.mark.parametrize("name", calls())
+def test_no_exception_is_lost(name: str, way: str) -> None:
+    call = calls()[name]
+    for _ in range(3):  # what is tried on first use
+        call()
+    draw = random.Random(seed := random.SystemRandom().randrange(1 << 30))
+    fired = 0
+
+    def handler(number: int, frame: object) -> None:
+        nonlocal fired
+        fired += 1
+        raise RuntimeError("DataLoader worker (pid 1) is killed by signal: Killed.")
+
+    before = signal.signal(signal.SIGALRM, handler)
+    seen = 0
+    try:
+        for _ in range(ROUNDS):
+            try:
+                signal.setitimer(signal.ITIMER_REAL, draw.uniform(1e-5, LATEST_S))
+                while fired == seen:
+                    call()
+            except RuntimeError as error:
+                assert "DataLoader worker" in str(error), f"seed {seed}"
+                seen += 1
+            assert fired == seen, f"seed {seed}: an exception was lost"
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)

@@ -1,8 +1,8 @@
 """The environment and the pairs of runs that the tests compare; each run is made once.
 
 CLIENTS_ENV names the folder of the environment (default .venv-clients in the repository): keep it,
-and only the first session has to install the clients. PIP_ARGS are arguments for pip when it
-installs torch. --table FILE writes the table of results between the file's markers.
+and only the first session has to install the clients. CLIENTS_PIP_ARGS are arguments for pip when
+it installs torch. --table FILE writes the table of results between the file's markers.
 """
 
 from __future__ import annotations

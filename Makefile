@@ -5,53 +5,64 @@
 #   PIP_ARGS=...        arguments for pip when it installs torch, e.g. an index of CPU builds
 #   VENV=none           use the virtual environment that is active, with its torch as it is
 #   ARGS=...            arguments for pytest, the demo or the benchmarks
-PYTHON ?= python3
-TORCH ?= 2.13.0
-PIP_ARGS ?=
-VENV ?= .venv
-ARGS ?=
-export PYTHON TORCH PIP_ARGS VENV
+#
+# These are said on make's command line: variables of the environment with such names are somebody else's.
+PYTHON := python3
+TORCH := 2.13.0
+PIP_ARGS :=
+VENV := .venv
+ARGS :=
 
 python := $(if $(filter none,$(VENV)),python,"$(VENV)/bin/python")
+setup := tools/setup_venv.sh
+settings := 'PYTHON=$(PYTHON)' 'TORCH=$(TORCH)' 'PIP_ARGS=$(PIP_ARGS)' 'VENV=$(VENV)'
 test_folders := $(wildcard tests/unit tests/overlay tests/native tests/emu tests/cuda tests/robustness)
+parallel := -q -n auto --maxprocesses 8 --dist worksteal -m "not long"
 
-.PHONY: help build demo test verify lint debian bench clients clean
+.PHONY: help build demo test verify all-checks lint debian bench clients nvcc clean
 
 help: ## these lines
-	@sed -n '2,8s/^# \{0,1\}//p' Makefile
-	@sed -n 's/^\([a-z]*\): ## /  make \1\t/p' Makefile
+	@sed -n '2,9s/^# \{0,1\}//p' Makefile
+	@sed -n 's/^\([a-z-]*\): ## /  make \1\t/p' Makefile | expand -t 20
 
 demo: ## the main job: trains a small detector and shows what the package does for it
-	@tools/setup_venv.sh demo
+	@$(setup) demo $(settings)
+	@bash -c '. tools/marker.sh; make_ours demo_output'
 	$(python) -m yolov5_utils demo $(ARGS)
 
 test: ## unit tests, overlay tests, the C core's own tests, the CUDA kernels on an emulated GPU
-	@tools/setup_venv.sh test
-	$(python) -m pytest $(test_folders) $(ARGS)
+	@$(setup) test $(settings)
+	@echo 'make test: all tests but the long ones and those of real clients, on all cores: about six minutes on two'
+	@$(python) -m pytest $(parallel) $(test_folders) $(ARGS) && \
+	  echo 'make test: passed' || { echo 'make test: FAILED, as said above' >&2; exit 1; }
 
 verify: ## the unit tests again, with every hot call checked against the original's operations
-	@tools/setup_venv.sh test
-	YOLOV5_UTILS_VERIFY=1 $(python) -m pytest tests/unit $(ARGS)
+	@$(setup) test $(settings)
+	YOLOV5_UTILS_VERIFY=1 $(python) -m pytest $(parallel) tests/unit $(ARGS)
 
 build: ## only makes .venv and the C extension, ready for the tests
-	@tools/setup_venv.sh test
+	@$(setup) test $(settings)
 
 clients: ## trains and detects with the real YOLOv5, stock and through this package
-	@tools/setup_venv.sh test
-	$(python) -m pytest tests/clients $(ARGS)
+	@$(setup) test $(settings)
+	CLIENTS_PIP_ARGS='$(PIP_ARGS)' $(python) -m pytest tests/clients $(ARGS)
 
 debian: ## the unit tests on Debian's own torch, through capsules and without a thread pool
 	@tools/test_debian.sh $(ARGS)
 
+all-checks: ## everything that continuous integration checks in a week, at once: over an hour on two cores
+	@.ci/run all
+
 bench: ## speed against the original and the best peer, into docs/ (tables, JSON, pictures) and README.md
-	@tools/setup_venv.sh bench
+	@$(setup) bench $(settings)
 	$(python) -m benchmarks --docs docs --readme README.md $(ARGS)
 
 lint: ## formatting, static checks, and warning-free builds with gcc and clang
-	@tools/setup_venv.sh lint
-	PYTHON=$(python) tools/lint.sh
+	@$(setup) lint $(settings)
+	@tools/lint.sh $(python)
+
+nvcc: ## puts the CUDA compiler into .venv, for machines without a toolkit
+	@$(setup) nvcc $(settings)
 
 clean: ## removes everything that the other targets made
-	rm -rf build dist demo_output *.egg-info yolov5_utils/_C.*so yolov5_utils/libyolov5_utils_cuda.so .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +
-	$(if $(filter none,$(VENV)),,rm -rf "$(VENV)" .venv-clients)
+	@tools/clean.sh '$(VENV)'

@@ -3,7 +3,8 @@ which torch and which levels this run is about."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -24,7 +25,10 @@ def pytest_report_header() -> list[str]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip, with its reason, what an older torch cannot be asked."""
+    """Mark what draws rounds; skip, with its reason, what an older torch cannot be asked."""
+    for item in items:
+        if "rounds" in getattr(item, "fixturenames", ()):
+            item.add_marker("rounds")
     try:
         from tests.older_torch import reason
     except ImportError:  # no torch: the client tests need none here
@@ -59,3 +63,11 @@ def threads(request: pytest.FixtureRequest) -> Iterator[int]:
     torch.set_num_threads(request.param)
     yield request.param
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def rounds() -> Callable[[int], range]:
+    """Numbers to seed random cases with: rounds(50) gives 50, or YOLOV5_UTILS_TEST_ROUNDS times as
+    many. A case is drawn from its number alone, so that a failure says how to have it again."""
+    times = int(os.environ.get("YOLOV5_UTILS_TEST_ROUNDS", "1"))
+    return lambda usual: range(usual * times)

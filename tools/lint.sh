@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Every check that runs no test, on the C and the Python files: PYTHON=... tools/lint.sh
+# Every check that runs no test, on the C and the Python files: tools/lint.sh PYTHON
 # Runs them all, also after one has failed, and says at the end which ones did.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-python=${PYTHON:-python3}
+python=$1
 failed=()
 
 check() { # NAME COMMAND...

@@ -1,14 +1,28 @@
 #!/usr/bin/env bash
-# Makes a virtual environment ready for one task: tools/setup_venv.sh TASK
-# TASK is one of the extras in pyproject.toml (demo, test, lint, bench, nvcc), or "base" for none. The Makefile
-# calls this, sets PYTHON, TORCH, PIP_ARGS and VENV, and documents them. Where all is in place, it does
-# nothing. Knows nothing of what the package contains.
+# Makes a virtual environment ready for one task: tools/setup_venv.sh TASK NAME=VALUE...
+# TASK is one of the extras in pyproject.toml (demo, test, lint, bench, nvcc), or "base" for none. The names
+# are VENV, PYTHON, TORCH and PIP_ARGS, which the Makefile documents and hands over; variables of the environment
+# that are called so belong to others. Where all is in place, it does nothing. Knows nothing of what the package
+# contains.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+source tools/marker.sh
 
-task=${1:-base}
-venv=${VENV:-.venv}
-base_python=${PYTHON:-python3}
+task=$1
+shift
+venv=.venv base_python=python3 torch='' pip_args=''
+for setting in "$@"; do
+  case $setting in
+    VENV=?*) venv=${setting#*=} ;;
+    PYTHON=?*) base_python=${setting#*=} ;;
+    TORCH=*) torch=${setting#*=} ;;
+    PIP_ARGS=*) pip_args=${setting#*=} ;;
+    *)
+      echo "error: $setting is no setting of $0" >&2
+      exit 2
+      ;;
+  esac
+done
 case $venv in
   none) python=python base_python=python ;;
   /*) python=$venv/bin/python ;;
@@ -82,14 +96,22 @@ need_setuptools() { # virtual environments of Python 3.12 and later have none
   "$python" -c 'import setuptools, wheel' 2>/dev/null || pip install -q setuptools wheel
 }
 
+check_owner() { # a folder of somebody else's is neither cleared nor installed into
+  is_free "$venv" || is_ours "$venv" ||
+    fail "$venv is there already, and nothing says that make made it: move it away, or choose another folder with
+  VENV=..., or activate it and say VENV=none; if make made it (before it marked what it makes): touch $venv/$marker"
+}
+
 make_venv() {
   if [ "$(python_version "$python")" != "$(python_version "$base_python")" ]; then
     echo "making $venv with $("$base_python" --version)"
-    "$base_python" -m venv --clear "$venv"
+    remove_ours "$venv"
+    make_ours "$venv"
+    "$base_python" -m venv "$venv"
   fi
-  if [ "$(torch_version)" != "$TORCH" ]; then
+  if [ "$(torch_version)" != "$torch" ]; then
     # shellcheck disable=SC2086  # a list of arguments
-    pip install ${PIP_ARGS:-} "torch==$TORCH"
+    pip install $pip_args "torch==$torch"
   fi
 }
 
@@ -125,9 +147,9 @@ install_package() {
   fi
   echo "building the C extension, and the CUDA library where there is nvcc"
   need_setuptools
+  make_ours build
   rm -f "$stamp"
   pip install -q --no-build-isolation --no-deps --editable .
-  mkdir -p build
   printf '%s\n' "$now" >"$stamp"
 }
 
@@ -152,6 +174,7 @@ if [ "$venv" = none ]; then
   check_active_venv
   check_machine
 else
+  check_owner
   check_machine
   make_venv
 fi

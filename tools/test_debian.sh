@@ -20,6 +20,6 @@ git ls-files -z --cached --others --exclude-standard | tar --null -T - -cf - | t
 cd "$copy"
 /usr/bin/python3 -m venv --system-site-packages .venv
 export YOLOV5_UTILS_CUDA=0 # this torch knows no GPU
-export PATH=$copy/.venv/bin:$PATH VIRTUAL_ENV=$copy/.venv VENV=none
-tools/setup_venv.sh base
+export PATH=$copy/.venv/bin:$PATH VIRTUAL_ENV=$copy/.venv
+tools/setup_venv.sh base VENV=none
 python -m pytest tests/unit -n auto "$@"

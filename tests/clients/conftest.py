@@ -1,8 +1,9 @@
 """The environment and the pairs of runs that the tests compare; each run is made once.
 
 CLIENTS_ENV names the folder of the environment (default .venv-clients in the repository): keep it,
-and only the first session has to install the clients. PIP_ARGS are arguments for pip when it
-installs torch. --table FILE writes the table of results between the file's markers.
+and only the first session has to install the clients. CLIENTS_PIP_ARGS are arguments for pip when
+it installs torch. --table FILE writes the table of results between the file's markers.
+--client NAME, as often as wanted, leaves out the tests of all other clients.
 """
 
 from __future__ import annotations
@@ -20,17 +21,33 @@ from environment import ROOT, TORCH, Environment
 from releases import CLIENTS
 from runs import ROUTE_OF, ROUTES, Outcome, Pair
 
+NEWEST = "yolov5 7.0.14"
 HEAD = ["client", "started by", "job", "bits equal", "compared", "calls in C", "stock s", "with s"]
 MARKERS = ("<!-- clients: begin -->", "<!-- clients: end -->")
 rows = pytest.StashKey[list[list[str]]]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--client", action="append", choices=CLIENTS, help="only tests of this client")
     parser.addoption("--table", type=Path, help="file to write the table of client runs into")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[rows] = []
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the tests of other clients; one that names none is the newest YOLOv5's."""
+    wanted = config.getoption("client")
+    if not wanted:
+        return
+
+    def client(item: pytest.Item) -> str:
+        parameters = item.callspec.params if hasattr(item, "callspec") else {}
+        return parameters.get("name", NEWEST)
+
+    config.hook.pytest_deselected(items=[item for item in items if client(item) not in wanted])
+    items[:] = [item for item in items if client(item) in wanted]
 
 
 def pytest_terminal_summary(
@@ -102,6 +119,6 @@ def pairs(
 @pytest.fixture(scope="session")
 def newest(pairs: Callable[[str], Pair]) -> Pair:
     """The pair of the newest YOLOv5, trained already."""
-    pair = pairs("yolov5 7.0.14")
+    pair = pairs(NEWEST)
     pair.job("train")
     return pair

@@ -22,6 +22,7 @@ TORCH = ("torch==2.14.1", "torchvision==0.29.1")
 # These two and all that they need. pkg_resources, which YOLOv5 7.0 imports, left setuptools in
 # release 81; the package builds with 64 and later. The oldest releases import IPython.
 WITH_DEPENDENCIES = ("yolov5==7.0.14", "ultralytics==8.4.190")
+MARKER = ".made-by-yolov5-utils"  # as tools/marker.sh has it: what make made, make may clean
 EXTRAS = ("setuptools>=64,<81", "wheel", "ipython", "onnx", "onnxscript")
 
 
@@ -40,6 +41,7 @@ class Environment:
         wanted = hashlib.sha256(wanted.encode()).hexdigest()
         stamp = self.folder / "clients-installed"
         if not stamp.exists() or stamp.read_text() != wanted:
+            self._take_folder(stamp)
             self._install_clients(work)
             stamp.write_text(wanted)
         self._install_package(work)
@@ -61,10 +63,18 @@ class Environment:
     def pip(self, *arguments: str) -> None:
         run([self.python, "-m", "pip", *arguments])
 
+    def _take_folder(self, stamp: Path) -> None:
+        """Mark a new folder as ours; RuntimeError for one that holds something of others."""
+        if not self.folder.exists() or not any(self.folder.iterdir()):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            (self.folder / MARKER).touch()
+        elif not stamp.exists() and not (self.folder / MARKER).exists():
+            raise RuntimeError(f"{self.folder} holds something, and these tests did not make it")
+
     def _install_clients(self, work: Path) -> None:
         if not self.python.exists():
             run([sys.executable, "-m", "venv", str(self.folder)])
-        arguments = shlex.split(os.environ.get("PIP_ARGS", ""))
+        arguments = shlex.split(os.environ.get("CLIENTS_PIP_ARGS", ""))
         self.pip("install", *arguments, *TORCH)
         constraints = work / "constraints.txt"  # so that no dependency brings another torch
         constraints.write_text("\n".join(TORCH) + "\n")

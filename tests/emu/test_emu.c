@@ -100,10 +100,12 @@ main(int argc, char **argv)
     CHECK(api->abi_version == Y5_CUDA_ABI_VERSION && api->struct_bytes == sizeof(y5_cuda_api),
           "the ABI");
     if (argc > 2 && strcmp(argv[1], "--plant") == 0) {
+        seed_random(argv[2]);
         return plant(argv[2]);
     }
     for (size_t i = 0; i < sizeof(groups) / sizeof(groups[0]); i++) {
         if (argc < 2 || strcmp(argv[1], groups[i].name) == 0) {
+            seed_random(groups[i].name);
             groups[i].run();
             printf("ok %s\n", groups[i].name);
             (void)fflush(stdout);

@@ -29,13 +29,14 @@ CPP = [
 def compile_all(into: Path, cuda: Path, sources: list[Path], *flags: str) -> None:
     """Object files of C sources, with setup.py's flags, and of C++ and CUDA ones."""
     folders = [f"-I{HERE / 'include'}", f"-I{cuda}", *INCLUDES]
+    gcc, gpp = need("gcc"), need("g++")
 
     def compile_one(source: Path) -> None:
         made = ["-c", str(source), "-o", str(into / f"{source.stem}-{source.suffix[1:]}.o")]
         if source.suffix == ".c":
-            succeed(need("gcc"), *compile_flags(), *flags, "-Werror", *folders, *made)
+            succeed(gcc, *compile_flags(), *flags, "-Werror", *folders, *made)
         else:
-            succeed(need("g++"), *CPP, *flags, "-Werror", *folders, *made)
+            succeed(gpp, *CPP, *flags, "-Werror", *folders, *made)
 
     with ThreadPoolExecutor(os.cpu_count()) as threads:
         list(threads.map(compile_one, sources))

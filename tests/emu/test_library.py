@@ -68,10 +68,12 @@ def over_budget(report: str, chips: tuple[int, ...]) -> list[str]:
     return problems
 
 
+@pytest.mark.long
 def test_kernels_stay_within_their_budget(built: Built) -> None:
     assert over_budget(built.report, built.chips) == []
 
 
+@pytest.mark.long
 def test_a_kernel_over_budget_is_noticed(built: Built) -> None:
     chips = [chip for chip in built.chips if chip >= 80]
     if not chips:
@@ -81,15 +83,18 @@ def test_a_kernel_over_budget_is_noticed(built: Built) -> None:
     assert over_budget("", tuple(chips))
 
 
+@pytest.mark.long
 def test_the_library_is_small(built: Built) -> None:
     assert built.library.stat().st_size < LARGEST_BYTES
 
 
+@pytest.mark.long
 def test_it_exports_one_symbol(built: Built) -> None:
     exported = succeed(need("nm"), "-D", "--defined-only", built.library).split()
     assert exported[2::3] == ["y5_cuda_api_get"]
 
 
+@pytest.mark.long
 def test_it_needs_nothing_but_the_system(built: Built) -> None:
     listed = succeed(need("readelf"), "-d", built.library)
     needed = re.findall(r"NEEDED.*\[(.+)\]", listed)
@@ -97,6 +102,7 @@ def test_it_needs_nothing_but_the_system(built: Built) -> None:
     assert [name for name in needed if not name.startswith(SYSTEM)] == []
 
 
+@pytest.mark.long
 def test_the_table_says_what_it_was_built_for(built: Built) -> None:
     api = Library(built.library).api
     assert api.abi_version == ABI_VERSION
@@ -105,6 +111,7 @@ def test_the_table_says_what_it_was_built_for(built: Built) -> None:
     ]
 
 
+@pytest.mark.long
 def test_a_missing_driver_is_named(built: Built) -> None:
     if Path("/proc/driver/nvidia/version").exists():
         pytest.skip("there is a driver")

@@ -13,13 +13,24 @@ const small_float bfloat16 = {7, 127};
 
 bool brief = false;
 
+static uint64_t random_state = 0;
+
+void
+seed_random(const char *group)
+{
+    random_state = 0xcbf29ce484222325U; /* FNV-1a, Fowler, Noll and Vo */
+    for (; *group != 0; group++) {
+        random_state = (random_state ^ (unsigned char)*group) * 0x100000001b3U;
+    }
+}
+
 /* splitmix64, Steele, Lea and Flood 2014. */
 uint64_t
 random_bits(void)
 {
-    static uint64_t state = 20240229;
-    state += 0x9e3779b97f4a7c15U;
-    uint64_t bits = state;
+    CHECK(random_state != 0, "seed_random() comes first");
+    random_state += 0x9e3779b97f4a7c15U;
+    uint64_t bits = random_state;
     bits = (bits ^ bits >> 30) * 0xbf58476d1ce4e5b9U;
     bits = (bits ^ bits >> 27) * 0x94d049bb133111ebU;
     return bits ^ bits >> 31;

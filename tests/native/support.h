@@ -22,6 +22,10 @@
 /* True where the program was asked to be brief, as under valgrind. */
 extern bool brief;
 
+/* Begins a group's own stream of random numbers, so that no group's depend on what ran before it.
+ */
+void seed_random(const char *group);
+
 /* One random number after another; the same on every machine. */
 uint64_t random_bits(void);
 

@@ -94,6 +94,18 @@ plant(const char *mistake)
 static void
 run_level(y5_level level, y5_level highest)
 {
+    static const struct {
+        const char *name;
+        void (*run)(y5_level);
+    } operations[] = {
+        {"ema", test_ema},
+        {"sparsity", test_sparsity},
+        {"prune", test_prune},
+        {"prune_ties", test_prune_ties},
+        {"scale_img", test_scale_img},
+        {"fuse", test_fuse},
+        {"mt19937", test_mt19937},
+    };
     const char *name = y5_level_name(level);
     if (!y5_level_compiled(level)) {
         printf("SKIP %s: not compiled on this architecture\n", name);
@@ -102,20 +114,11 @@ run_level(y5_level level, y5_level highest)
     } else if (level > highest) {
         printf("SKIP %s: above the level asked for\n", name);
     } else {
-        test_ema(level);
-        printf("ok ema %s\n", name);
-        test_sparsity(level);
-        printf("ok sparsity %s\n", name);
-        test_prune(level);
-        printf("ok prune %s\n", name);
-        test_prune_ties(level);
-        printf("ok prune_ties %s\n", name);
-        test_scale_img(level);
-        printf("ok scale_img %s\n", name);
-        test_fuse(level);
-        printf("ok fuse %s\n", name);
-        test_mt19937(level);
-        printf("ok mt19937 %s\n", name);
+        for (size_t i = 0; i < sizeof(operations) / sizeof(operations[0]); i++) {
+            seed_random(operations[i].name);
+            operations[i].run(level);
+            printf("ok %s %s\n", operations[i].name, name);
+        }
     }
 }
 
@@ -142,6 +145,7 @@ main(int count, char **arguments)
         {"overlap", test_overlap},         {"parallel", test_parallel}, {"levels", test_levels},
     };
     for (size_t i = 0; i < sizeof(groups) / sizeof(groups[0]); i++) {
+        seed_random(groups[i].name);
         groups[i].run();
         printf("ok %s\n", groups[i].name);
     }

@@ -69,7 +69,19 @@ WAYS = {
         reports={"overrun": "Invalid read", "leak": "definitely lost"},
     ),
 }
-REPORTS = [(name, mistake) for name, way in WAYS.items() for mistake in way.reports]
+
+
+def marks(way: str) -> list[pytest.MarkDecorator]:
+    """The slow checkers are for once a week; gcc's address sanitizer looks at every change."""
+    return [pytest.mark.long] if way in ("thread", "valgrind") else []
+
+
+EVERY_WAY = [pytest.param(way, marks=marks(way)) for way in WAYS]
+REPORTS = [
+    pytest.param(name, mistake, marks=marks(name))
+    for name, way in WAYS.items()
+    for mistake in way.reports
+]
 
 
 class Programs:
@@ -83,10 +95,10 @@ class Programs:
     def command(self, name: str) -> list[str | Path]:
         """How to call the program."""
         way = WAYS[name]
+        for tool in (way.compiler, *way.prefix[:1]):
+            need(tool)
         if way.library:
             need_sanitizer(way.library)
-        if way.prefix:
-            need(way.prefix[0])
         recipe = (way.compiler, *way.flags)
         if recipe not in self.programs:
             into = self.folder / str(len(self.programs))
@@ -111,14 +123,14 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> Programs:
     return Programs(tmp_path_factory.mktemp("core"))
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", EVERY_WAY)
 def test_every_group_passes(programs: Programs, way: str) -> None:
     lines = programs.output(way).splitlines()
     assert [group for group in GROUPS if f"ok {group}" not in lines] == []
 
 
 @pytest.mark.parametrize("level", LEVELS)
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", EVERY_WAY)
 def test_operations_pass_at(programs: Programs, way: str, level: str) -> None:
     output = programs.output(way)
     skipped = re.search(rf"^SKIP ({level}: .*)", output, re.MULTILINE)

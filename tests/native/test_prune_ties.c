@@ -165,4 +165,11 @@ test_prune_ties(y5_level level)
         }
     }
     CHECK(left > 0, "nothing met a limit");
+    for (int64_t numel = 100; numel < 400; numel++) { /* some of these meet the limit exactly */
+        void *weights = make_weights(2, numel, Y5_FLOAT32);
+        for (int64_t part = 1; part < 8; part++) {
+            check_choice(level, weights, numel, numel * part / 8, Y5_FLOAT32, &left);
+        }
+        free(weights);
+    }
 }

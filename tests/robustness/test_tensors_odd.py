@@ -209,11 +209,13 @@ def test_parameters_in_one_flat_buffer() -> None:
 
 
 @pytest.mark.parametrize("elements", [700, 40_000])
-def test_tied_entries_in_order_on_every_thread(elements: int, threads: int) -> None:
+def test_tied_entries_in_order_on_every_thread(
+    elements: int, threads: int, rounds: Callable[[int], range]
+) -> None:
     """Memory written twice is written in order, however eager the pool."""
     before = _C.configure(parallel_bytes=0, gil_bytes=0)
     try:
-        for seed in range(15):
+        for seed in rounds(15):
 
             def build(seed: int = seed) -> Pair:
                 torch.manual_seed(seed)

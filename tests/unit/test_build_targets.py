@@ -1,0 +1,182 @@
+"""What make made it may clear and remove, and nothing else, whatever the environment holds
+and folders are called. Runs make on a copy of the tree with a Python that installs nothing."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+MARKER = ".made-by-yolov5-utils"
+SETTINGS = ("VENV", "PYTHON", "TORCH", "PIP_ARGS", "ARGS")
+TARGETS = ("build", "test", "verify", "demo", "bench", "lint", "clients", "nvcc", "clean")
+# Python that makes an empty environment, installs nothing, and is the real one otherwise.
+STUB = f"""#!/bin/sh
+for last; do :; done
+case "$1 $2" in
+  "-m venv") mkdir -p "$last/bin" && cp "$0" "$last/bin/python" ;;
+  "-m pip") echo "$@" >>"$PIP_LOG" ;;
+  *) exec "{sys.executable}" "$@" ;;
+esac
+"""
+
+pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+
+
+class Tree:
+    """A copy of what make needs, and a folder of somebody else's beside it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.root = folder / "checkout"
+        self.root.mkdir()
+        for name in ("Makefile", "setup.py", "pyproject.toml"):
+            shutil.copy(ROOT / name, self.root)
+        for name in ("tools", "csrc", "cuda"):
+            shutil.copytree(ROOT / name, self.root / name)
+        for name in ("benchmarks", "tests", "yolov5_utils"):
+            (self.root / name).mkdir()
+        self.theirs = folder / "theirs"
+        self.programs = folder / "programs"
+        self.programs.mkdir()
+        self.program("python3", STUB)
+        self.program("python", STUB)
+        self.program("apt-get", "#!/bin/sh\nexit 1\n")
+        for kept in (self.theirs, self.theirs / "bin"):
+            kept.mkdir()
+        (self.theirs / "thesis.txt").write_text("years of work")
+        shutil.copy(self.programs / "python3", self.theirs / "bin" / "python")
+        self.before = contents(self.theirs)
+
+    def program(self, name: str, text: str) -> None:
+        (self.programs / name).write_text(text)
+        (self.programs / name).chmod(0o755)
+
+    def make(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        hidden = (*SETTINGS, "MAKEFLAGS", "MAKEOVERRIDES", "MFLAGS")
+        kept = {name: value for name, value in os.environ.items() if name not in hidden}
+        return subprocess.run(
+            ["make", *arguments],
+            cwd=self.root,
+            env={
+                **kept,
+                "PATH": f"{self.programs}{os.pathsep}{os.environ['PATH']}",
+                "PIP_LOG": str(self.root / "pip.log"),
+                "VIRTUAL_ENV": str(self.theirs),
+                **environment,
+            },
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+        )
+
+    def build(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        """With the torch that the real Python has, so that none is to be installed."""
+        torch = version("torch").partition("+")[0]
+        return self.make("build", f"TORCH={torch}", *arguments, **environment)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {
+        str(file.relative_to(folder)): file.read_bytes()
+        for file in folder.rglob("*")
+        if file.is_file()
+    }
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Tree:
+    return Tree(tmp_path)
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_the_environments_variables_are_not_ours(tree: Tree, setting: str) -> None:
+    """Each target uses what is said on the command line, and the environment's variable never."""
+    word = "somebody-elses"
+    assert word not in tree.make("--dry-run", *TARGETS, **{setting: word}).stdout
+    for target in TARGETS:
+        said = tree.make("--dry-run", target, f"{setting}={word}").stdout
+        takes_arguments = target not in ("build", "lint", "nvcc", "clean")
+        used = {"ARGS": takes_arguments, "VENV": True}.get(setting, target != "clean")
+        assert (word in said) == used, target
+
+
+def test_build_and_clean_leave_an_exported_environment_alone(tree: Tree) -> None:
+    done = tree.build(VENV=str(tree.theirs), PYTHON="false", TORCH="0.0", PIP_ARGS="--bad")
+    assert done.returncode == 0, done.stderr
+    assert (tree.root / ".venv" / MARKER).is_file()
+    assert "--bad" not in (tree.root / "pip.log").read_text()
+    assert tree.make("clean", VENV=str(tree.theirs)).returncode == 0
+    assert not (tree.root / ".venv").exists()
+    assert not (tree.root / "build").exists()
+    assert contents(tree.theirs) == tree.before
+
+
+@pytest.mark.parametrize("where", ("theirs", ".venv"))
+def test_an_unmarked_folder_is_refused_and_kept(tree: Tree, where: str) -> None:
+    """Also one of an earlier release, whose .venv has no mark: the sentence says what to do."""
+    if where == ".venv":
+        tree.theirs.rename(tree.root / ".venv")
+        tree.theirs = tree.root / ".venv"
+    done = tree.build(f"VENV={tree.theirs}")
+    assert done.returncode != 0
+    assert f"{tree.theirs} is there already" in done.stderr
+    assert f"touch {tree.theirs}/{MARKER}" in done.stderr
+    cleaned = tree.make("clean", f"VENV={tree.theirs}")
+    assert cleaned.returncode == 0
+    assert f"{tree.theirs} stays" in cleaned.stdout
+    assert contents(tree.theirs) == tree.before
+    assert not (tree.root / "pip.log").exists()
+
+    (tree.theirs / MARKER).touch()
+    assert tree.build(f"VENV={tree.theirs}").returncode == 0
+    assert tree.make("clean", f"VENV={tree.theirs}").returncode == 0
+    assert not tree.theirs.exists()
+
+
+def test_only_a_marked_environment_of_another_python_is_cleared(tree: Tree) -> None:
+    assert tree.build().returncode == 0
+    python = tree.root / ".venv" / "bin" / "python"
+    (tree.root / ".venv" / "rest").touch()
+    assert tree.build().returncode == 0
+    assert (tree.root / ".venv" / "rest").exists()  # all in place: nothing is done
+    python.write_text("#!/bin/sh\necho another release\n")
+    assert tree.build().returncode == 0
+    assert not (tree.root / ".venv" / "rest").exists()
+    assert (tree.root / ".venv" / MARKER).is_file()
+    (tree.root / ".venv" / MARKER).unlink()
+    python.write_text("#!/bin/sh\necho another release\n")
+    assert tree.build().returncode != 0
+    assert python.read_text() == "#!/bin/sh\necho another release\n"
+
+
+def test_clean_keeps_what_was_there_before(tree: Tree) -> None:
+    names = ("build", "demo_output", ".venv-clients", "dist", "venv")
+    for name in names:
+        shutil.copytree(tree.theirs, tree.root / name)
+        (tree.root / name / "__pycache__").mkdir()
+    assert tree.build().returncode == 0
+    assert tree.make("clean").returncode == 0
+    for name in names:
+        kept = contents(tree.root / name)
+        assert {file: kept.get(file) for file in tree.before} == tree.before, name
+        assert (tree.root / name / "__pycache__").is_dir(), name
+
+
+def test_clean_removes_what_make_made(tree: Tree) -> None:
+    assert tree.build().returncode == 0
+    for name in ("demo_output", ".venv-clients", ".mypy_cache", "tests/__pycache__"):
+        (tree.root / name).mkdir()
+        (tree.root / name / MARKER).touch()
+    (tree.root / "yolov5_utils" / "_C.abi3.so").touch()
+    before = {*contents(tree.root)}
+    assert any(name.startswith("build/") for name in before)
+    assert tree.make("clean").returncode == 0
+    left = ("Makefile", "setup.py", "pyproject.toml", "tools/", "csrc/", "cuda/", "pip.log")
+    assert {*contents(tree.root)} == {name for name in before if name.startswith(left)}

@@ -12,6 +12,11 @@ typedef struct {
     y5_pool pool;
 } y5_run;
 
+/* Other threads may write to the memory of tensors while an operation reads it: torch's operations
+ * hold no lock that would keep them from it. What becomes of such elements is then any mixture of
+ * old and new; but no operation trusts what it read a moment ago, so that none reads or writes
+ * outside the tensors, or does not end. */
+
 /* ema and sparsity take a list of `count` items and `starts`, count + 1 numbers: the sum of the
  * numbers of elements in front of each item, and at the end the sum of all. */
 

@@ -116,6 +116,8 @@ run_level(y5_level level, y5_level highest)
         printf("ok fuse %s\n", name);
         test_mt19937(level);
         printf("ok mt19937 %s\n", name);
+        test_races(level);
+        printf("ok races %s\n", name);
     }
 }
 

@@ -27,7 +27,7 @@ from .building import (
 
 LEVELS = ("portable", "avx2", "avx512")
 QUICKLY = ("-O0", "-w")  # where neither speed nor warnings matter
-OPERATIONS = ("ema", "sparsity", "prune", "prune_ties", "scale_img", "fuse", "mt19937")
+OPERATIONS = ("ema", "sparsity", "prune", "prune_ties", "scale_img", "fuse", "mt19937", "races")
 GROUPS = ("address_set", "half", "geometry", "overlap", "parallel", "levels")
 
 
@@ -199,6 +199,7 @@ SLIPS = (
     ("sparsity.c", "FLOAT8] = {1, 1, 0x7fU}", "FLOAT8] = {1, 1, 0xffU}", "test_sparsity.c"),
     ("prune_words.inc", "wanted < last.equal", "wanted <= last.equal", "test_prune.c"),
     ("prune_words.inc", "&& limit != 0 &&", "&&", "test_prune.c"),
+    ("prune_words.inc", "wanted > 0 && length < count", "wanted > 0", "test_races.c"),
     ("prune.c", DRAW_A_LAYER, DRAW_A_LAYER.replace("= ", "= 1 + "), "test_prune.c"),
     ("prune_ties.c", "last[-1 - i] < beyond", "last[-1 - i] < lowest", "test_prune_ties.c"),
     ("prune_ties.c", "cut <= nth", "cut < nth", "test_prune_ties.c"),

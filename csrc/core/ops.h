@@ -49,6 +49,16 @@ bool y5_ema_layout_of(y5_ema_layout *layout, const y5_tensor *average, const y5_
 void y5_ema_update(const y5_run *run, const y5_ema_pair *pairs, const int64_t *starts,
                    int64_t count, double decay);
 
+/* The same in the parts and on the threads that torch takes for its own element-wise operations on
+ * one entry after another: the original's bits also where threads of torch's pool, which run->pool
+ * must be, have another floating-point state than the caller. */
+void y5_ema_update_as_torch(const y5_run *run, const y5_ema_pair *pairs, const int64_t *starts,
+                            int64_t count, double decay);
+
+/* True where y5_ema_update_as_torch() is able to: gapless pairs of one type, float32 or float64,
+ * which takes one instruction for each of torch's operations. */
+bool y5_ema_follows_torch(const y5_ema_pair *pairs, int64_t count);
+
 /* Elements of one dense tensor to be searched for zeros. */
 typedef struct {
     const void *data;

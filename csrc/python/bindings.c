@@ -41,6 +41,18 @@ y5_check_environment(const y5_state *state, y5_error *error)
     return Y5_OK;
 }
 
+/* Where threads of torch's pool compute otherwise than this one, C has to share the work out as
+ * torch does, or leave it to torch. */
+static y5_status
+ema_run(y5_state *state, const y5_pairs *pairs, y5_run *run, bool *as_torch, y5_error *error)
+{
+    *run = y5_torch_run(state, pairs->in_order ? -1 : pairs->bytes);
+    y5_status status = y5_torch_check_pool(state, run, pairs->bytes, error);
+    *as_torch = status != Y5_OK && y5_ema_follows_torch(pairs->items, pairs->count);
+    run->pool = *as_torch ? y5_torch_pool(state) : run->pool;
+    return *as_torch && run->pool.run != NULL ? Y5_OK : status;
+}
+
 const char y5_doc_ema_update[] =
     "ema_update(average, source, decay)\n--\n\n"
     "Move every floating entry of average.state_dict() towards source's entry of that key:\n"
@@ -52,7 +64,7 @@ PyObject *
 y5_py_ema_update(PyObject *module, PyObject *const *arguments, Py_ssize_t count, PyObject *keywords)
 {
     static const y5_signature signature = {"ema_update", 3, {"average", "source", "decay"}};
-    const y5_state *state = PyModule_GetState(module);
+    y5_state *state = PyModule_GetState(module);
     PyObject *values[3];
     if (!y5_parse(&signature, arguments, count, keywords, values)) {
         return NULL;
@@ -79,13 +91,21 @@ y5_py_ema_update(PyObject *module, PyObject *const *arguments, Py_ssize_t count,
         device = status == Y5_OK ? PyLong_FromLong(pairs.place.index) : NULL;
         goto done;
     }
+    y5_run run;
+    bool as_torch = false;
+    if (status == Y5_OK) {
+        status = ema_run(state, &pairs, &run, &as_torch, &error);
+    }
     if (status != Y5_OK) {
         goto done;
     }
-    y5_run run = y5_torch_run(state, pairs.in_order ? -1 : pairs.bytes);
     /* The pointers are valid while the GIL is held, or while `pairs` holds pinned tensors. */
     PyThreadState *released = y5_release_gil(pairs.pinned);
-    y5_ema_update(&run, pairs.items, pairs.starts, pairs.count, decay);
+    if (as_torch) {
+        y5_ema_update_as_torch(&run, pairs.items, pairs.starts, pairs.count, decay);
+    } else {
+        y5_ema_update(&run, pairs.items, pairs.starts, pairs.count, decay);
+    }
     y5_take_gil(released);
     device = Py_None;
     Py_INCREF(device);
@@ -104,7 +124,7 @@ PyObject *
 y5_py_ema_check(PyObject *module, PyObject *const *arguments, Py_ssize_t count, PyObject *keywords)
 {
     static const y5_signature signature = {"ema_check", 2, {"average", "source"}};
-    const y5_state *state = PyModule_GetState(module);
+    y5_state *state = PyModule_GetState(module);
     PyObject *values[2];
     if (!y5_parse(&signature, arguments, count, keywords, values)) {
         return NULL;
@@ -117,6 +137,11 @@ y5_py_ema_check(PyObject *module, PyObject *const *arguments, Py_ssize_t count, 
     }
     if (status == Y5_OK) {
         status = y5_pairs_borrow(state, values[0], values[1], &pairs, &error);
+    }
+    if (status == Y5_OK && pairs.place.cuda == NULL) {
+        y5_run run;
+        bool as_torch = false;
+        status = ema_run(state, &pairs, &run, &as_torch, &error);
     }
     y5_pairs_free(&pairs);
     if (status != Y5_OK) {
@@ -134,8 +159,7 @@ const char y5_doc_fuse[] =
 
 /* Collects all pairs, has torch take the roots, and runs the arithmetic. */
 static y5_status
-fuse_pairs(const y5_state *state, PyObject *convs, PyObject *bns, y5_fusion *fusion,
-           y5_error *error)
+fuse_pairs(y5_state *state, PyObject *convs, PyObject *bns, y5_fusion *fusion, y5_error *error)
 {
     Py_ssize_t count = PyList_Size(convs);
     y5_status status = y5_fusion_open(fusion, count);
@@ -157,8 +181,11 @@ fuse_pairs(const y5_state *state, PyObject *convs, PyObject *bns, y5_fusion *fus
     if (status == Y5_OK) {
         status = y5_fusion_borrow(state, fusion, error);
     }
+    y5_run run = y5_torch_run(state, fusion->bytes);
+    if (status == Y5_OK) { /* a matrix product is shared out from some 100 elements on */
+        status = y5_torch_check_pool(state, &run, Y5_ANY_BYTES, error);
+    }
     if (status == Y5_OK) {
-        y5_run run = y5_torch_run(state, fusion->bytes);
         PyThreadState *released = y5_release_gil(fusion->pinned);
         y5_fuse(&run, fusion->items, fusion->starts, fusion->count);
         y5_take_gil(released);
@@ -176,7 +203,7 @@ PyObject *
 y5_py_fuse(PyObject *module, PyObject *const *arguments, Py_ssize_t count, PyObject *keywords)
 {
     static const y5_signature signature = {"fuse", 3, {"convs", "bns", "pattern"}};
-    const y5_state *state = PyModule_GetState(module);
+    y5_state *state = PyModule_GetState(module);
     PyObject *values[3];
     if (!y5_parse(&signature, arguments, count, keywords, values)) {
         return NULL;
@@ -237,7 +264,7 @@ y5_py_prune(PyObject *module, PyObject *const *arguments, Py_ssize_t count, PyOb
 {
     static const y5_signature signature = {
         "prune", 3, {"weights", "pruned", "counts", "like_torch"}};
-    const y5_state *state = PyModule_GetState(module);
+    y5_state *state = PyModule_GetState(module);
     PyObject *values[4];
     if (!y5_parse(&signature, arguments, count, keywords, values)) {
         return NULL;
@@ -260,8 +287,11 @@ y5_py_prune(PyObject *module, PyObject *const *arguments, Py_ssize_t count, PyOb
     if (status == Y5_OK && !on_cpu && values[1] != Py_None) {
         status = y5_launch_prune(state, values, &layers, &error);
     }
+    y5_run run = y5_torch_run(state, layers.bytes);
+    if (status == Y5_OK && on_cpu && values[1] == Py_None) {
+        status = y5_torch_check_pool(state, &run, layers.bytes, &error);
+    }
     if (status == Y5_OK && on_cpu && values[1] != Py_None && layers.count > 0) {
-        y5_run run = y5_torch_run(state, layers.bytes);
         /* The GIL stays: nothing else would keep others from replacing the weights' memory, and the
          * caller passes batches that last a few milliseconds. */
         y5_prune(&run, layers.items, layers.count, like_torch != 0);
@@ -330,7 +360,7 @@ PyObject *
 y5_py_scale_img(PyObject *module, PyObject *const *arguments, Py_ssize_t count, PyObject *keywords)
 {
     static const y5_signature signature = {"scale_img", 1, {"image", "output", "size", "variant"}};
-    const y5_state *state = PyModule_GetState(module);
+    y5_state *state = PyModule_GetState(module);
     PyObject *values[4];
     if (!y5_parse(&signature, arguments, count, keywords, values)) {
         return NULL;
@@ -378,8 +408,12 @@ y5_py_scale_img(PyObject *module, PyObject *const *arguments, Py_ssize_t count, 
                      ? y5_launch_scale_img(state, &place, &image, &output, size, variant, &error)
                      : y5_scale_img_plan(&job, &image, &output, size, variant, &error);
     }
+    y5_run run = y5_torch_run(state, bytes);
     if (status == Y5_OK && place.cuda == NULL) {
-        y5_run run = y5_torch_run(state, bytes);
+        int64_t resized = image.shape[0] * image.shape[1] * size[0] * size[1];
+        status = y5_torch_check_pool(state, &run, bytes + resized * (int64_t)sizeof(float), &error);
+    }
+    if (status == Y5_OK && place.cuda == NULL) {
         PyThreadState *released = y5_release_gil(pinned);
         y5_scale_img_run(&run, &job);
         y5_take_gil(released);

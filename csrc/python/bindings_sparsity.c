@@ -25,7 +25,7 @@ y5_py_count_module_zeros(PyObject *module, PyObject *const *arguments, Py_ssize_
                          PyObject *keywords)
 {
     static const y5_signature signature = {"count_module_zeros", 1, {"module", "limit"}};
-    const y5_state *state = PyModule_GetState(module);
+    y5_state *state = PyModule_GetState(module);
     PyObject *values[2];
     if (!y5_parse(&signature, arguments, count, keywords, values)) {
         return NULL;
@@ -54,8 +54,11 @@ y5_py_count_module_zeros(PyObject *module, PyObject *const *arguments, Py_ssize_
         status = y5_launch_count_zeros(state, &parameters, each, &counted, &error);
         elements = status == Y5_OK ? parameters.starts[parameters.count] : 0;
     }
+    y5_run run = y5_torch_run(state, parameters.bytes);
     if (status == Y5_OK && on_cpu) {
-        y5_run run = y5_torch_run(state, parameters.bytes);
+        status = y5_torch_check_pool(state, &run, parameters.bytes, &error);
+    }
+    if (status == Y5_OK && on_cpu) {
         PyThreadState *released = y5_release_gil(parameters.pinned);
         y5_sparsity_count(&run, parameters.items, parameters.starts, parameters.count);
         y5_take_gil(released);

@@ -114,6 +114,8 @@ typedef struct {
 
 struct y5_cuda;
 
+#define Y5_AGREED 16 /* threads remembered, more or less: by the upper 4 bits of their number */
+
 typedef struct {
     PyObject *unsupported; /* the exception type */
     struct y5_cuda *cuda;  /* the CUDA library, cuda_loader.c's */
@@ -123,7 +125,9 @@ typedef struct {
     _Atomic int32_t level;          /* the active instruction level */
     _Atomic int64_t parallel_bytes; /* a call that moves less runs on the calling thread */
     _Atomic int64_t gil_bytes;      /* a call that moves less keeps the GIL */
-    _Atomic int64_t clock_calls;    /* of time_synchronized so far */
+    _Atomic uint64_t
+        agreed[Y5_AGREED];       /* torch_runtime.c's: who has asked the pool and may go on */
+    _Atomic int64_t clock_calls; /* of time_synchronized so far */
 } y5_state;
 
 #endif

@@ -192,7 +192,7 @@ SLIPS = (
     ("parallel.c", "return !work.differs;", "return true;", "test_parallel.c"),
     ("levels.c", "0x6000U", "0", "test_parallel.c"),
     ("ema.c", "update_part(0, first,", "update_part(0, 0,", "test_ema.c"),
-    ("levels.c", "0x8040U", "0x8000U", "test_core.c"),
+    ("levels.c", "0x8040U", "0x8000U", "test_parallel.c"),
     ("ema.c", "1.0 - decay", "1.0F - (float)decay", "test_ema.c"),
     ("ema.c", "step <= reach", "step < reach", "test_ema.c"),
     ("ema.inc", "float kept = average[i] *", "double kept = (double)average[i] *", "test_ema.c"),

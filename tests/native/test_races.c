@@ -1,6 +1,7 @@
-/* Every operation at one level while another thread writes to all that it reads: its result may be
- * anything, but it ends, and the memory around the tensors is neither read nor written. The writer
- * is not instrumented, so that ThreadSanitizer watches the core's own state only. */
+/* Every operation at one level while all that it reads changes: its result may be anything, but it
+ * ends, and the memory around the tensors is neither read nor written. Another thread writes to the
+ * tensors; and where no two threads run at once, a fault that each page read causes does. The
+ * writer is not instrumented, so that ThreadSanitizer watches the core's own state only. */
 #define _DEFAULT_SOURCE /* anonymous maps, the clock */
 
 #include "core/ops.h"
@@ -24,13 +25,14 @@ typedef struct {
     int64_t mapped_bytes; /* the forbidden page included */
     char *data;
     int64_t bytes;
+    char *last; /* page of it that was read */
 } fenced;
 
 static fenced
 fence(int64_t bytes)
 {
     int64_t page = (int64_t)sysconf(_SC_PAGESIZE);
-    fenced made = {NULL, (bytes / page + 3) * page, NULL, bytes};
+    fenced made = {NULL, (bytes / page + 3) * page, NULL, bytes, NULL};
     void *mapped = mmap(NULL, (size_t)made.mapped_bytes, PROT_READ | PROT_WRITE,
                         MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     CHECK(mapped != MAP_FAILED, "%lld bytes", (long long)made.mapped_bytes);
@@ -59,40 +61,114 @@ typedef struct {
     _Atomic bool stop;
 } writing;
 
-/* Over and over all elements become equal, different, zero, NaN or anything: what one pass counted
- * is not there when the next one comes. */
-__attribute__((no_sanitize_thread)) static void *
+static writing *faulting = NULL; /* what a fault changes; only one thread runs then */
+
+/* Makes all elements of an area equal, different, zero, NaN or anything: what one pass counted is
+ * not there when the next one comes. */
+__attribute__((no_sanitize_thread)) static void
+rewrite(const fenced *area, uint64_t *seed)
+{
+    uint64_t random = *seed = *seed * 6364136223846793005U + 1442695040888963407U;
+    uint64_t kind = random >> 61;
+    volatile uint16_t *words = (volatile uint16_t *)(void *)area->data;
+    for (int64_t i = 0; i < area->bytes / 2; i++) {
+        uint64_t mixed = (random + (uint64_t)i) * 0x9e3779b97f4a7c15U;
+        uint16_t other = kind < 5 ? (uint16_t)(0x4000 + i % 0x3b00) : (uint16_t)(mixed >> 48);
+        words[i] = kind < 2 ? 0x3c3c : kind == 2 ? 0 : kind == 3 ? 0xffff : other;
+    }
+}
+
+static void *
 keep_writing(void *context)
 {
     writing *work = context;
-    uint64_t random = work->seed;
     while (!atomic_load_explicit(&work->stop, memory_order_relaxed)) {
-        random = random * 6364136223846793005U + 1442695040888963407U;
-        uint64_t kind = random >> 61;
-        fenced *area = &work->areas[(random >> 32) % (uint64_t)work->count];
-        volatile uint16_t *words = (volatile uint16_t *)(void *)area->data;
-        for (int64_t i = 0; i < area->bytes / 2; i++) {
-            uint64_t mixed = (random + (uint64_t)i) * 0x9e3779b97f4a7c15U;
-            uint16_t other = kind < 5 ? (uint16_t)(0x4000 + i % 0x3b00) : (uint16_t)(mixed >> 48);
-            words[i] = kind < 2 ? 0x3c3c : kind == 2 ? 0 : kind == 3 ? 0xffff : other;
-        }
+        rewrite(&work->areas[(work->seed >> 32) % (uint64_t)work->count], &work->seed);
     }
     return NULL;
 }
 
-/* Calls `call` again and again while its areas are written to. */
 static void
-race(writing *work, void (*call)(const y5_run *run, void *context), void *context, y5_level level,
-     const char *what)
+permit(const fenced *area, char *page, int how)
+{
+    int64_t bytes = (int64_t)sysconf(_SC_PAGESIZE);
+    if (page == NULL) { /* all */
+        page = area->data - (uintptr_t)area->data % (uintptr_t)bytes;
+        bytes = area->data + area->bytes - page;
+    }
+    if (mprotect(page, (size_t)bytes, how) != 0) {
+        _exit(2);
+    }
+}
+
+/* Of each area two pages can be read, the last two that were, since a load may lie on both. At some
+ * of the faults all of it becomes something else. */
+static void
+meet_fault(int number, siginfo_t *where, void *context)
+{
+    static const char words[] = "test_races.c:0: outside the tensors\n";
+    (void)number;
+    (void)context;
+    char *address = where->si_addr;
+    for (int32_t i = 0; faulting != NULL && i < faulting->count; i++) {
+        fenced *area = &faulting->areas[i];
+        char *page = address - (uintptr_t)address % (uintptr_t)sysconf(_SC_PAGESIZE);
+        if (area->mapped <= address && address < area->data + area->bytes) {
+            permit(area, NULL, PROT_READ | PROT_WRITE);
+            if ((faulting->seed >> 40) % 16 == 0) {
+                rewrite(area, &faulting->seed);
+            }
+            faulting->seed = faulting->seed * 6364136223846793005U + 1442695040888963407U;
+            permit(area, NULL, PROT_NONE);
+            permit(area, page, PROT_READ | PROT_WRITE);
+            if (area->last != NULL) {
+                permit(area, area->last, PROT_READ | PROT_WRITE);
+            }
+            area->last = page;
+            return;
+        }
+    }
+    (void)!write(STDERR_FILENO, words, sizeof(words) - 1);
+    _exit(1);
+}
+
+typedef void (*racing)(const y5_run *run, void *context);
+
+/* Calls a few times while pages change as they are read. */
+static void
+race_with_faults(writing *work, racing call, void *context, y5_level level)
+{
+    struct sigaction handler = {.sa_sigaction = meet_fault, .sa_flags = SA_SIGINFO};
+    struct sigaction before;
+    CHECK(sigaction(SIGSEGV, &handler, &before) == 0, "a handler");
+    y5_run run = {level, {NULL, 1}};
+    for (int32_t times = 0; times < (brief ? 4 : 10); times++) {
+        for (int32_t i = 0; i < work->count; i++) {
+            rewrite(&work->areas[i], &work->seed);
+            permit(&work->areas[i], NULL, PROT_NONE);
+            work->areas[i].last = NULL;
+        }
+        faulting = work;
+        call(&run, context);
+        faulting = NULL;
+        for (int32_t i = 0; i < work->count; i++) {
+            permit(&work->areas[i], NULL, PROT_READ | PROT_WRITE);
+        }
+    }
+    CHECK(sigaction(SIGSEGV, &before, NULL) == 0, "a handler");
+}
+
+/* Calls again and again while another thread writes. */
+static void
+race_with_thread(writing *work, racing call, void *context, y5_level level)
 {
     pthread_t writer;
-    work->seed = random_bits();
     atomic_init(&work->stop, false);
-    CHECK(pthread_create(&writer, NULL, keep_writing, work) == 0, "%s", what);
+    CHECK(pthread_create(&writer, NULL, keep_writing, work) == 0, "the writer");
     struct timespec start;
     struct timespec now;
     CHECK(clock_gettime(CLOCK_MONOTONIC, &start) == 0, "the clock");
-    int64_t limit_ns = (brief ? 4 : 25) * (int64_t)1000000;
+    int64_t limit_ns = (brief ? 2 : 25) * (int64_t)1000000;
     do {
         int32_t threads = (int32_t)random_between(1, 2);
         pool_set_threads(threads);
@@ -102,7 +178,18 @@ race(writing *work, void (*call)(const y5_run *run, void *context), void *contex
     } while ((now.tv_sec - start.tv_sec) * (int64_t)1000000000 + now.tv_nsec - start.tv_nsec <
              limit_ns);
     atomic_store(&work->stop, true);
-    CHECK(pthread_join(writer, NULL) == 0, "%s", what);
+    CHECK(pthread_join(writer, NULL) == 0, "the writer");
+}
+
+/* Both ways; `scattered` calls read a page in between any two reads of another. */
+static void
+race(writing *work, racing call, void *context, y5_level level, bool scattered, const char *what)
+{
+    work->seed = random_bits();
+    race_with_thread(work, call, context, level);
+    if (!scattered) {
+        race_with_faults(work, call, context, level);
+    }
     for (int32_t i = 0; i < work->count; i++) {
         take_down(&work->areas[i], what);
     }
@@ -116,17 +203,6 @@ add_area(writing *work, int64_t bytes)
     fill(work->areas[work->count].data, bytes / 2, Y5_FLOAT16);
     return work->areas[work->count++].data;
 }
-
-#if !defined(__SANITIZE_ADDRESS__) /* which says more itself */
-static void
-report(int number)
-{
-    static const char words[] = "test_races.c:0: outside the tensors\n";
-    (void)number;
-    (void)!write(STDERR_FILENO, words, sizeof(words) - 1);
-    _exit(1);
-}
-#endif
 
 typedef struct {
     y5_prune_layer layers[2];
@@ -162,7 +238,7 @@ race_prune(y5_level level, y5_dtype dtype)
                 call.layers[part] = (y5_prune_layer){
                     add_area(&work, numel * width), pruned[part].data, numel, count, dtype, false};
             }
-            race(&work, prune_once, &call, level, "prune");
+            race(&work, prune_once, &call, level, false, "prune");
             take_down(&pruned[0], "pruned");
             take_down(&pruned[1], "pruned");
         }
@@ -198,7 +274,7 @@ race_ema(y5_level level, y5_dtype average, y5_dtype source, bool strided)
         average,
         source,
     };
-    race(&work, average_once, &call, level, "ema");
+    race(&work, average_once, &call, level, strided, "ema");
 }
 
 typedef struct {
@@ -231,7 +307,7 @@ race_sparsity(y5_level level, y5_dtype dtype)
         .tensor = {data, ROWS * COLUMNS, dtype, Y5_CPU, 0, 2, {COLUMNS, ROWS}, {1, COLUMNS}},
         .starts = {0, ROWS * COLUMNS},
     };
-    race(&work, count_once, &call, level, "sparsity");
+    race(&work, count_once, &call, level, true, "sparsity");
 }
 
 typedef struct {
@@ -272,7 +348,7 @@ race_fuse(y5_level level, y5_dtype dtype, int64_t columns)
         .dtype = dtype,
         .fused_dtype = Y5_FLOAT32,
     };
-    race(&work, fuse_once, &call, level, "fuse");
+    race(&work, fuse_once, &call, level, false, "fuse");
     take_down(&weight, "fused weight");
     take_down(&bias, "fused bias");
 }
@@ -313,7 +389,7 @@ race_scale_img(y5_level level, int32_t variant, bool interleaved)
     y5_scale_img job;
     CHECK(y5_scale_img_plan(&job, &image, &output, resized, variant, &error) == Y5_OK, "%s",
           error.message);
-    race(&work, scale_once, &job, level, "scale_img");
+    race(&work, scale_once, &job, level, false, "scale_img");
     take_down(&result, "the resized image");
 }
 
@@ -321,10 +397,6 @@ void
 test_races(y5_level level)
 {
     static const y5_dtype counted[] = {Y5_INT8, Y5_FLOAT16, Y5_FLOAT32, Y5_FLOAT64, Y5_COMPLEX128};
-#if !defined(__SANITIZE_ADDRESS__)
-    struct sigaction handler = {.sa_handler = report};
-    CHECK(sigaction(SIGSEGV, &handler, NULL) == 0, "a handler");
-#endif
     for (int32_t i = 0; i < Y5_FLOATING_COUNT; i++) {
         y5_dtype dtype = (y5_dtype)i;
         race_prune(level, dtype);

@@ -12,6 +12,7 @@ const small_float float16 = {10, 15};
 const small_float bfloat16 = {7, 127};
 
 bool brief = false;
+bool simulated = false;
 
 /* splitmix64, Steele, Lea and Flood 2014. */
 uint64_t

@@ -22,6 +22,9 @@
 /* True where the program was asked to be brief, as under valgrind. */
 extern bool brief;
 
+/* True on a simulated CPU, as valgrind's, on which a fault cannot be repaired and gone on from. */
+extern bool simulated;
+
 /* One random number after another; the same on every machine. */
 uint64_t random_bits(void);
 

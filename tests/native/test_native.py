@@ -65,7 +65,7 @@ WAYS = {
     "valgrind": Way(
         "gcc",
         prefix=("valgrind", "-q", "--error-exitcode=99", "--leak-check=full"),
-        arguments=("--brief", "avx2"),  # valgrind's CPU has no AVX-512
+        arguments=("--brief", "--simulated", "avx2"),  # valgrind's CPU has no AVX-512
         reports={"overrun": "Invalid read", "leak": "definitely lost"},
     ),
 }

@@ -187,7 +187,7 @@ race(writing *work, racing call, void *context, y5_level level, bool scattered, 
 {
     work->seed = random_bits();
     race_with_thread(work, call, context, level);
-    if (!scattered) {
+    if (!scattered && !simulated) {
         race_with_faults(work, call, context, level);
     }
     for (int32_t i = 0; i < work->count; i++) {

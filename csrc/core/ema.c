@@ -6,6 +6,10 @@
 /* Elements of a task: three streams of 128 KiB in float32 keep a task inside a private L2. */
 #define TASK_ELEMENTS ((int64_t)32 * 1024)
 
+/* Elements above which torch deals an element-wise operation out to its pool, in parts of at least
+ * so many: at::internal::GRAIN_SIZE. */
+#define TORCH_GRAIN ((int64_t)32768)
+
 /* The scalars, rounded once as torch rounds them. */
 typedef struct {
     double decay;
@@ -36,17 +40,55 @@ update_part(int64_t item, int64_t first, int64_t last, void *context)
     work->kernel(&work->pairs[item], first, last, &work->scalars);
 }
 
-void
-y5_ema_update(const y5_run *run, const y5_ema_pair *pairs, const int64_t *starts, int64_t count,
-              double decay)
+static ema_work
+work_of(const y5_run *run, const y5_ema_pair *pairs, double decay)
 {
     double rest = 1.0 - decay;
-    ema_work work = {
+    return (ema_work){
         .pairs = pairs,
         .kernel = kernels[run->level],
         .scalars = {decay, rest, (float)decay, (float)rest},
     };
+}
+
+void
+y5_ema_update(const y5_run *run, const y5_ema_pair *pairs, const int64_t *starts, int64_t count,
+              double decay)
+{
+    ema_work work = work_of(run, pairs, decay);
     y5_parallel_items(&run->pool, starts, count, TASK_ELEMENTS, update_part, &work);
+}
+
+static void
+update_one(int64_t first, int64_t last, void *context)
+{
+    update_part(0, first, last, context);
+}
+
+void
+y5_ema_update_as_torch(const y5_run *run, const y5_ema_pair *pairs, const int64_t *starts,
+                       int64_t count, double decay)
+{
+    for (int64_t i = 0; i < count; i++) {
+        ema_work work = work_of(run, &pairs[i], decay);
+        int64_t numel = starts[i + 1] - starts[i];
+        if (numel > 0) { /* fails where a part does, and none does */
+            (void)run->pool.run(0, numel, TORCH_GRAIN, update_one, &work);
+        }
+    }
+}
+
+bool
+y5_ema_follows_torch(const y5_ema_pair *pairs, int64_t count)
+{
+    for (int64_t i = 0; i < count; i++) {
+        y5_dtype dtype = pairs[i].average_dtype;
+        if (pairs[i].layout != NULL || pairs[i].source_dtype != dtype ||
+            (dtype != Y5_FLOAT32 && dtype != Y5_FLOAT64)) {
+            return false;
+        }
+    }
+    return true;
 }
 
 /* True where each dimension steps over everything the tighter ones reach. */

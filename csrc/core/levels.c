@@ -83,13 +83,77 @@ y5_level_best(void)
     return best;
 }
 
+#if Y5_X86
+/* MXCSR: flush to zero, rounding, denormals are zero. The rest are exceptions and their masks. */
+#define FLUSHES 0x8040U
+#define STATE_BITS (FLUSHES | 0x6000U)
+
+static uint64_t
+read_register(void)
+{
+    return _mm_getcsr();
+}
+
+static void
+write_register(uint64_t value)
+{
+    _mm_setcsr((unsigned int)value);
+}
+#elif defined(__aarch64__) && defined(__GNUC__)
+/* FPCR: flush to zero; with it default NaN, rounding, the same for float16, and the newer ways to
+ * treat subnormal numbers and NaN. */
+#define FLUSHES 0x01000000U
+#define STATE_BITS (FLUSHES | 0x02c80007U)
+
+static uint64_t
+read_register(void)
+{
+    uint64_t value;
+    __asm__ volatile("mrs %0, fpcr" : "=r"(value));
+    return value;
+}
+
+static void
+write_register(uint64_t value)
+{
+    __asm__ volatile("msr fpcr, %0" : : "r"(value));
+}
+#else
+#define FLUSHES 0U
+#define STATE_BITS 0U
+
+static uint64_t
+read_register(void)
+{
+    return 0;
+}
+
+static void
+write_register(uint64_t value)
+{
+    (void)value;
+}
+#endif
+
+y5_float_state
+y5_float_state_get(void)
+{
+    return read_register() & STATE_BITS;
+}
+
+y5_float_state
+y5_float_state_swap(y5_float_state state)
+{
+    uint64_t whole = read_register();
+    y5_float_state own = whole & STATE_BITS;
+    if (own != state) { /* writing takes far longer than reading */
+        write_register((whole ^ own) | state);
+    }
+    return own;
+}
+
 bool
 y5_flushes_subnormals(void)
 {
-#if Y5_X86
-    /* MXCSR bits 15 (flush to zero) and 6 (denormals are zero). */
-    return (_mm_getcsr() & 0x8040U) != 0;
-#else
-    return false;
-#endif
+    return (y5_float_state_get() & FLUSHES) != 0;
 }

@@ -12,6 +12,11 @@ typedef struct {
     y5_pool pool;
 } y5_run;
 
+/* Other threads may write to the memory of tensors while an operation reads it: torch's operations
+ * hold no lock that would keep them from it. What becomes of such elements is then any mixture of
+ * old and new; but no operation trusts what it read a moment ago, so that none reads or writes
+ * outside the tensors, or does not end. */
+
 /* ema and sparsity take a list of `count` items and `starts`, count + 1 numbers: the sum of the
  * numbers of elements in front of each item, and at the end the sum of all. */
 
@@ -43,6 +48,16 @@ bool y5_ema_layout_of(y5_ema_layout *layout, const y5_tensor *average, const y5_
  * Pairs run side by side: no average may overlap another average or any source. */
 void y5_ema_update(const y5_run *run, const y5_ema_pair *pairs, const int64_t *starts,
                    int64_t count, double decay);
+
+/* The same in the parts and on the threads that torch takes for its own element-wise operations on
+ * one entry after another: the original's bits also where threads of torch's pool, which run->pool
+ * must be, have another floating-point state than the caller. */
+void y5_ema_update_as_torch(const y5_run *run, const y5_ema_pair *pairs, const int64_t *starts,
+                            int64_t count, double decay);
+
+/* True where y5_ema_update_as_torch() is able to: gapless pairs of one type, float32 or float64,
+ * which takes one instruction for each of torch's operations. */
+bool y5_ema_follows_torch(const y5_ema_pair *pairs, int64_t count);
 
 /* Elements of one dense tensor to be searched for zeros. */
 typedef struct {

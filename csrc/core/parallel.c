@@ -2,15 +2,44 @@
  * name. */
 #include "core/parallel.h"
 
+#include "core/levels.h"
+
 #include <stdatomic.h>
-#include <stdbool.h>
 #include <stddef.h>
+
+typedef struct {
+    y5_float_state state;
+    _Atomic bool differs;
+} comparison;
+
+static void
+compare_state(int64_t begin, int64_t end, void *context)
+{
+    (void)begin;
+    (void)end;
+    comparison *work = context;
+    if (y5_float_state_get() != work->state) {
+        atomic_store_explicit(&work->differs, true, memory_order_relaxed);
+    }
+}
+
+bool
+y5_pool_agrees(const y5_pool *pool)
+{
+    comparison work = {.state = y5_float_state_get()};
+    atomic_init(&work.differs, false);
+    if (pool->run != NULL && pool->threads > 1) {
+        (void)pool->run(0, pool->threads, 1, compare_state, &work);
+    }
+    return !work.differs;
+}
 
 typedef struct {
     _Atomic int64_t next;
     int64_t tasks;
     y5_task body;
     void *context;
+    y5_float_state state; /* the caller's: no result depends on who takes a task */
 } queue;
 
 /* A worker ignores the part it was given: parts are equal in count, tasks are not equal in work. */
@@ -20,17 +49,19 @@ drain(int64_t begin, int64_t end, void *context)
     (void)begin;
     (void)end;
     queue *work = context;
+    y5_float_state own = y5_float_state_swap(work->state);
     int64_t task = atomic_fetch_add_explicit(&work->next, 1, memory_order_relaxed);
     while (task < work->tasks) {
         work->body(task, work->context);
         task = atomic_fetch_add_explicit(&work->next, 1, memory_order_relaxed);
     }
+    (void)y5_float_state_swap(own);
 }
 
 void
 y5_parallel_for(const y5_pool *pool, int64_t tasks, y5_task body, void *context)
 {
-    queue work = {.tasks = tasks, .body = body, .context = context};
+    queue work = {.tasks = tasks, .body = body, .context = context, .state = y5_float_state_get()};
     atomic_init(&work.next, 0);
     if (pool->run != NULL && pool->threads > 1 && tasks > 1) {
         int64_t workers = pool->threads < tasks ? pool->threads : tasks;

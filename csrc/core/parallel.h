@@ -2,6 +2,7 @@
 #ifndef Y5_PARALLEL_H
 #define Y5_PARALLEL_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 /* A pool's entry point: calls `body` with disjoint parts of [begin, end) on its threads, returns
@@ -18,8 +19,11 @@ typedef struct {
 /* One task, 0 <= task < tasks. Must not fail. */
 typedef void (*y5_task)(int64_t task, void *context);
 
-/* Calls `body` once for every task. Threads draw the next task from a common counter, so give the
- * largest tasks the lowest numbers. */
+/* True where all threads of the pool compute in the calling thread's floating-point state. */
+bool y5_pool_agrees(const y5_pool *pool);
+
+/* Calls `body` once for every task, always in the calling thread's floating-point state. Threads
+ * draw the next task from a common counter, so give the largest tasks the lowest numbers. */
 void y5_parallel_for(const y5_pool *pool, int64_t tasks, y5_task body, void *context);
 
 /* Elements first ... last - 1 of an item. Must not fail. */

@@ -22,8 +22,9 @@ take(void *data, int64_t index, const y5_tensor *tensor, y5_error *error)
 }
 
 static void
-run(void *data, const y5_run *how)
+run(void *data, const y5_run *how, bool as_torch)
 {
+    (void)as_torch;
     (void)how;
     const y5_bytes_plan *self = data;
     memcpy(self->out != NULL ? self->out : self->data, self->out != NULL ? self->data : self->in,

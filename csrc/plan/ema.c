@@ -92,19 +92,25 @@ take(void *data, int64_t index, const y5_tensor *tensor, y5_error *error)
 }
 
 static y5_status
-check(void *data, y5_overlap overlap, int64_t *bytes, y5_error *error)
+check(void *data, y5_overlap overlap, y5_demand *demand, y5_error *error)
 {
     y5_ema_plan *self = data;
-    *bytes = self->bytes;
+    demand->bytes = self->bytes;
+    demand->torch_bytes = self->bytes;
+    demand->follows_torch = y5_ema_follows_torch(self->items, self->count);
     self->in_order = overlap == Y5_WRITTEN_TWICE;
     return y5_refuse(error, overlap == Y5_READ_WRITTEN ? "the average shares memory with the model"
                                                        : NULL);
 }
 
 static void
-run(void *data, const y5_run *how)
+run(void *data, const y5_run *how, bool as_torch)
 {
     const y5_ema_plan *self = data;
+    if (as_torch) {
+        y5_ema_update_as_torch(how, self->items, self->starts, self->count, self->decay);
+        return;
+    }
     y5_run alone = {.level = how->level, .pool = {NULL, 1}};
     y5_ema_update(self->in_order ? &alone : how, self->items, self->starts, self->count,
                   self->decay);

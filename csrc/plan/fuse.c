@@ -148,16 +148,18 @@ take(void *data, int64_t index, const y5_tensor *tensor, y5_error *error)
 }
 
 static y5_status
-check(void *data, y5_overlap overlap, int64_t *bytes, y5_error *error)
+check(void *data, y5_overlap overlap, y5_demand *demand, y5_error *error)
 {
     const y5_fuse_plan *self = data;
-    *bytes = self->bytes;
+    demand->bytes = self->bytes;
+    demand->torch_bytes = Y5_HOWEVER_SMALL; /* matrix products, from some 100 elements on */
     return y5_refuse(error, overlap != Y5_APART ? "torch gave memory that is in use" : NULL);
 }
 
 static void
-fill_variances(void *data, const y5_run *how)
+fill_variances(void *data, const y5_run *how, bool as_torch)
 {
+    (void)as_torch;
     (void)how;
     const y5_fuse_plan *self = data;
     for (int64_t i = 0; i < self->count; i++) {
@@ -166,8 +168,9 @@ fill_variances(void *data, const y5_run *how)
 }
 
 static void
-run(void *data, const y5_run *how)
+run(void *data, const y5_run *how, bool as_torch)
 {
+    (void)as_torch;
     y5_fuse_plan *self = data;
     y5_fuse(how, self->items, self->starts, self->count);
 }

@@ -117,10 +117,10 @@ take(void *data, int64_t index, const y5_tensor *tensor, y5_error *error)
 }
 
 static y5_status
-check(void *data, y5_overlap overlap, int64_t *bytes, y5_error *error)
+check(void *data, y5_overlap overlap, y5_demand *demand, y5_error *error)
 {
     (void)data;
-    *bytes = 0;
+    (void)demand;
     return overlap == Y5_APART ? Y5_OK
                                : y5_fail(error, Y5_BAD_VALUE, "pairs",
                                          "a result shares memory with another tensor");

@@ -14,6 +14,18 @@ typedef struct {
     y5_cuda_where where;
 } y5_gpu;
 
+/* What a call asks of the machine. */
+typedef struct {
+    int64_t bytes;       /* it moves so many */
+    int64_t torch_bytes; /* torch's own operations would: it gives work to its pool from some number
+                            on. 0: whatever torch's threads do is of no concern */
+    bool follows_torch;  /* can be shared out as torch does, where torch's threads flush or round
+                            otherwise than the calling one */
+} y5_demand;
+
+/* torch_bytes of operations that torch deals out however small they are. */
+#define Y5_HOWEVER_SMALL INT64_MAX
+
 /* The steps of one operation, in the order in which python/call.c takes them. `data` is the
  * operation's own. A step that fails has changed no tensor. */
 typedef struct {
@@ -24,10 +36,11 @@ typedef struct {
     /* One tensor after another. `tensor` and the one before it stay as they are until the next one
      * but one. Y5_SKIP: neither this tensor nor the next is wanted. */
     y5_status (*take)(void *data, int64_t index, const y5_tensor *tensor, y5_error *error);
-    /* All were taken: may it run? Says how many bytes it moves. May be NULL. */
-    y5_status (*check)(void *data, y5_overlap overlap, int64_t *bytes, y5_error *error);
-    /* Does it, on the CPU or on a GPU. Both NULL: the call only checks. */
-    void (*run)(void *data, const y5_run *run);
+    /* All were taken: may it run, and what does it ask for? May be NULL. */
+    y5_status (*check)(void *data, y5_overlap overlap, y5_demand *demand, y5_error *error);
+    /* Does it, on the CPU (with `as_torch` shared out as torch does) or on a GPU. Both NULL: the
+     * call only checks. */
+    void (*run)(void *data, const y5_run *run, bool as_torch);
     y5_status (*launch)(void *data, const y5_gpu *gpu, y5_error *error);
 } y5_plan;
 

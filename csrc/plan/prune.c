@@ -69,18 +69,20 @@ take(void *data, int64_t index, const y5_tensor *tensor, y5_error *error)
 }
 
 static y5_status
-check(void *data, y5_overlap overlap, int64_t *bytes, y5_error *error)
+check(void *data, y5_overlap overlap, y5_demand *demand, y5_error *error)
 {
     const y5_prune_plan *self = data;
-    *bytes = self->bytes;
+    demand->bytes = self->bytes;
+    demand->torch_bytes = self->writes ? 0 : self->bytes; /* no batch is refused midway */
     return overlap == Y5_APART
                ? Y5_OK
                : y5_fail(error, Y5_BAD_VALUE, "pruned", "shares memory with another tensor");
 }
 
 static void
-run(void *data, const y5_run *how)
+run(void *data, const y5_run *how, bool as_torch)
 {
+    (void)as_torch;
     y5_prune_plan *self = data;
     y5_prune(how, self->items, self->count, self->like_torch);
 }

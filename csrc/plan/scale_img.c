@@ -70,10 +70,13 @@ take(void *data, int64_t index, const y5_tensor *tensor, y5_error *error)
 }
 
 static y5_status
-check(void *data, y5_overlap overlap, int64_t *bytes, y5_error *error)
+check(void *data, y5_overlap overlap, y5_demand *demand, y5_error *error)
 {
     y5_scale_plan *self = data;
-    *bytes = self->image.numel * (int64_t)sizeof(float) * RESIZE_TRAFFIC;
+    const int64_t *shape = self->image.shape;
+    int64_t resized = shape[0] * shape[1] * self->size[0] * self->size[1];
+    demand->bytes = self->image.numel * (int64_t)sizeof(float) * RESIZE_TRAFFIC;
+    demand->torch_bytes = self->writes ? demand->bytes + resized * (int64_t)sizeof(float) : 0;
     if (overlap != Y5_APART) {
         return y5_fail(error, Y5_BAD_VALUE, "output", "shares memory with the image");
     }
@@ -84,8 +87,9 @@ check(void *data, y5_overlap overlap, int64_t *bytes, y5_error *error)
 }
 
 static void
-run(void *data, const y5_run *how)
+run(void *data, const y5_run *how, bool as_torch)
 {
+    (void)as_torch;
     const y5_scale_plan *self = data;
     y5_scale_img_run(how, &self->job);
 }

@@ -38,17 +38,19 @@ take(void *data, int64_t index, const y5_tensor *tensor, y5_error *error)
 }
 
 static y5_status
-check(void *data, y5_overlap overlap, int64_t *bytes, y5_error *error)
+check(void *data, y5_overlap overlap, y5_demand *demand, y5_error *error)
 {
     const y5_sparsity_plan *self = data;
-    *bytes = self->bytes;
+    demand->bytes = self->bytes;
+    demand->torch_bytes = self->bytes;
     return y5_refuse(error,
                      overlap != Y5_APART ? "the counts share memory with a parameter" : NULL);
 }
 
 static void
-run(void *data, const y5_run *how)
+run(void *data, const y5_run *how, bool as_torch)
 {
+    (void)as_torch;
     y5_sparsity_plan *self = data;
     y5_sparsity_count(how, self->items, self->starts, self->count);
 }
@@ -123,8 +125,9 @@ take_one(void *data, int64_t index, const y5_tensor *tensor, y5_error *error)
 }
 
 static void
-count_one(void *data, const y5_run *how)
+count_one(void *data, const y5_run *how, bool as_torch)
 {
+    (void)as_torch;
     y5_count_plan *self = data;
     self->zeros = y5_sparsity_count_tensor(how->level, &self->tensor);
 }
@@ -167,10 +170,10 @@ take_sum(void *data, int64_t index, const y5_tensor *tensor, y5_error *error)
 }
 
 static y5_status
-check_sum(void *data, y5_overlap overlap, int64_t *bytes, y5_error *error)
+check_sum(void *data, y5_overlap overlap, y5_demand *demand, y5_error *error)
 {
     (void)data;
-    *bytes = 0;
+    (void)demand;
     return overlap == Y5_APART ? Y5_OK
                                : y5_fail(error, Y5_BAD_VALUE, "sum", "shares memory with zeros");
 }

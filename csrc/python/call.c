@@ -273,12 +273,27 @@ find_gpu(const y5_state *state, const y5_call *call, const y5_plan *plan, y5_gpu
                : status;
 }
 
-static void
-run(const y5_state *state, const y5_plan *plan, int64_t bytes, bool pinned)
+/* Which threads take part. Where those of torch's pool compute otherwise than this one, the work is
+ * shared out as torch does, or left to it. */
+static y5_status
+find_threads(const y5_state *state, const y5_demand *demand, y5_run *how, bool *as_torch,
+             y5_error *error)
 {
-    y5_run how = y5_torch_run(state, bytes);
+    *how = y5_torch_run(state, demand->bytes);
+    if (demand->torch_bytes == 0) {
+        return Y5_OK;
+    }
+    y5_status status = y5_torch_check_pool(state, how, demand->torch_bytes, error);
+    *as_torch = status != Y5_OK && demand->follows_torch;
+    how->pool = *as_torch ? y5_torch_pool(state) : how->pool;
+    return *as_torch && how->pool.run != NULL ? Y5_OK : status;
+}
+
+static void
+run(const y5_plan *plan, const y5_run *how, bool as_torch, bool pinned)
+{
     PyThreadState *released = pinned ? PyEval_SaveThread() : NULL;
-    plan->run(plan->data, &how);
+    plan->run(plan->data, how, as_torch);
     if (released != NULL) {
         PyEval_RestoreThread(released);
     }
@@ -290,26 +305,29 @@ static y5_status
 use_memory(const y5_state *state, y5_call *call, const y5_plan *plan, bool *asked, y5_error *error)
 {
     int64_t ranges = 0;
-    int64_t bytes = 0;
+    y5_demand demand = {0};
     y5_gpu gpu = {0};
-    bool on_gpu = false;
+    y5_run how = {0};
+    bool as_torch = false;
     bool acts = plan->run != NULL || plan->launch != NULL;
     y5_status status = look_at_all(state, call, plan, &ranges, asked, error);
     if (status != Y5_OK || *asked) {
         return status;
     }
-    on_gpu = call->device == Y5_CUDA;
+    bool on_gpu = call->device == Y5_CUDA;
     if (plan->check != NULL) {
         y5_overlap overlap = y5_find_overlap(call->ranges, call->ranges + call->count, ranges);
-        status = plan->check(plan->data, overlap, &bytes, error);
+        status = plan->check(plan->data, overlap, &demand, error);
     }
     if (status == Y5_OK && on_gpu) {
         status = find_gpu(state, call, plan, &gpu, error);
     } else if (status == Y5_OK && plan->run == NULL && acts) {
         status = y5_refuse(error, "not on a CUDA device");
+    } else if (status == Y5_OK) {
+        status = find_threads(state, &demand, &how, &as_torch, error);
     }
     bool pinned = acts && !on_gpu && state->torch.untyped_storage != NULL &&
-                  bytes >= atomic_load(&state->gil_bytes);
+                  demand.bytes >= atomic_load(&state->gil_bytes);
     if (status == Y5_OK && pinned) {
         status = hold_memory(state, call, plan, error);
     }
@@ -322,7 +340,7 @@ use_memory(const y5_state *state, y5_call *call, const y5_plan *plan, bool *aske
     if (on_gpu) {
         return plan->launch(plan->data, &gpu, error);
     }
-    run(state, plan, bytes, pinned);
+    run(plan, &how, as_torch, pinned);
     return Y5_OK;
 }
 

@@ -204,7 +204,8 @@ module_exec(PyObject *module)
     if (state->unsupported == NULL) {
         return -1;
     }
-    if (!y5_cuda_start(state)) {
+    state->agreed = PyMem_Calloc(Y5_AGREED, sizeof(*state->agreed));
+    if (state->agreed == NULL || !y5_cuda_start(state)) {
         PyErr_NoMemory();
         return -1;
     }
@@ -231,8 +232,10 @@ module_clear(PyObject *module)
 static void
 module_free(void *module)
 {
+    y5_state *state = PyModule_GetState(module);
     (void)module_clear(module);
-    y5_cuda_stop(PyModule_GetState(module));
+    y5_cuda_stop(state);
+    PyMem_Free((void *)state->agreed);
 }
 
 static PyModuleDef_Slot slots[] = {

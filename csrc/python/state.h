@@ -144,6 +144,8 @@ typedef struct {
 struct y5_cuda;
 struct y5_retired;
 
+#define Y5_AGREED 16 /* threads remembered, more or less: by the upper 4 bits of their number */
+
 typedef struct {
     PyObject *unsupported; /* the exception type */
     struct y5_cuda *cuda;  /* the CUDA library, cuda_loader.c's */
@@ -154,6 +156,7 @@ typedef struct {
     _Atomic int32_t level;          /* the active instruction level */
     _Atomic int64_t parallel_bytes; /* a call that moves less runs on the calling thread */
     _Atomic int64_t gil_bytes;      /* a call that moves less keeps the GIL */
+    _Atomic uint64_t *agreed;       /* torch_runtime.c's: who has asked the pool and may go on */
     _Atomic int64_t clock_calls;    /* of time_synchronized so far */
 } y5_state;
 

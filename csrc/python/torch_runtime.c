@@ -6,11 +6,17 @@
 
 #if defined(__unix__) || defined(__APPLE__)
 #include <dlfcn.h>
+#include <pthread.h>
 #include <unistd.h>
 #define Y5_POSIX 1
 #else
 #define Y5_POSIX 0
 #endif
+
+#define MOST_THREADS 1024
+
+/* Spreads numbers over 64 bits: 2^64 over the golden ratio. */
+#define MIXER 0x9e3779b97f4a7c15U
 
 #if Y5_POSIX
 #if defined(__APPLE__)
@@ -38,6 +44,12 @@ y5_torch_find_pool(y5_torch *torch)
     dlclose(library); /* torch keeps it loaded */
 }
 
+static uintptr_t
+this_thread(void)
+{
+    return (uintptr_t)pthread_self();
+}
+
 static bool
 is_fork_child(const y5_state *state)
 {
@@ -51,6 +63,12 @@ y5_torch_find_pool(y5_torch *torch)
     torch->get_num_threads = NULL;
 }
 
+static uintptr_t
+this_thread(void)
+{
+    return 0;
+}
+
 static bool
 is_fork_child(const y5_state *state)
 {
@@ -59,15 +77,61 @@ is_fork_child(const y5_state *state)
 }
 #endif
 
+/* Bytes that a call moves at least where torch's own operations use its pool: above 32,768
+ * elements, or 8,192 of a resized image, of whatever type. */
+#define DEALT_OUT_BYTES 32768
+
+y5_pool
+y5_torch_pool(const y5_state *state)
+{
+    y5_pool pool = {NULL, 1};
+    uint32_t threads = 1;
+    if (state->torch.parallel_for != NULL && !is_fork_child(state) &&
+        state->torch.get_num_threads(&threads) == 0 && threads > 1) {
+        pool.run = state->torch.parallel_for;
+        pool.threads = threads < MOST_THREADS ? (int32_t)threads : MOST_THREADS;
+    }
+    return pool;
+}
+
 y5_run
 y5_torch_run(const y5_state *state, int64_t bytes)
 {
     y5_run run = {.level = atomic_load(&state->level), .pool = {NULL, 1}};
-    uint32_t threads = 1;
-    if (state->torch.parallel_for != NULL && bytes >= atomic_load(&state->parallel_bytes) &&
-        !is_fork_child(state) && state->torch.get_num_threads(&threads) == 0 && threads > 1) {
-        run.pool.run = state->torch.parallel_for;
-        run.pool.threads = threads < 1024 ? (int32_t)threads : 1024;
+    if (bytes >= atomic_load(&state->parallel_bytes)) {
+        run.pool = y5_torch_pool(state);
     }
     return run;
+}
+
+/* Who asks, and what the answer depends on, as one number. */
+static uint64_t
+question(const y5_state *state)
+{
+    uint32_t threads = 0;
+    if (state->torch.get_num_threads(&threads) != 0) {
+        return 0;
+    }
+    uint64_t who = (uint64_t)this_thread() * MIXER + threads;
+    return (who * MIXER ^ y5_float_state_get()) * MIXER;
+}
+
+y5_status
+y5_torch_check_pool(const y5_state *state, const y5_run *run, int64_t bytes, y5_error *error)
+{
+    if (state->torch.parallel_for == NULL || (bytes < DEALT_OUT_BYTES && run->pool.run == NULL)) {
+        return Y5_OK;
+    }
+    uint64_t asked = question(state);
+    _Atomic uint64_t *answered = &state->agreed[asked >> 60];
+    if (run->pool.run == NULL && asked == atomic_load(answered)) {
+        return Y5_OK;
+    }
+    y5_pool pool = y5_torch_pool(state);
+    if (!y5_pool_agrees(&pool)) {
+        return y5_fail(error, Y5_UNSUPPORTED, "",
+                       "threads of torch's pool flush or round otherwise than this one");
+    }
+    atomic_store(answered, asked);
+    return Y5_OK;
 }

@@ -27,7 +27,7 @@ dim3 gridDim;
 namespace y5_emulator {
 
 static y5_emulated_machine the_machine = {
-    13000, 1, 0, 4, 90, Y5_ASCENDING, Y5_ASCENDING, 1, "", 0, 0, 0, 0, NULL, -1,
+    13000, 1, 0, 4, 90, Y5_ASCENDING, Y5_ASCENDING, 1, "", 0, 0, 0, 0, NULL, -1, NULL, NULL,
 };
 static cudaError_t last_error = cudaSuccess;
 unsigned long long lane_values[32][32];
@@ -199,6 +199,14 @@ prepare(fiber *made)
 }
 
 static void
+let_others_write()
+{
+    if (the_machine.meanwhile != NULL) {
+        the_machine.meanwhile(the_machine.context);
+    }
+}
+
+static void
 run_block(unsigned int threads, const std::vector<unsigned int> &sequence)
 {
     for (unsigned int i = 0; i < threads; i++) {
@@ -211,6 +219,7 @@ run_block(unsigned int threads, const std::vector<unsigned int> &sequence)
                 switch_to_fiber(&fibers[i]);
             }
         }
+        let_others_write();
     } while (!open_barriers(threads));
 }
 
@@ -231,6 +240,7 @@ launch(const char *name, dim3 grid, dim3 block, const void *stream,
         fibers.emplace_back();
         fibers.back().stack = map_stack();
     }
+    let_others_write();
     running_body = &body;
     running_name = name;
     blockDim = block;

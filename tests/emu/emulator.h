@@ -29,6 +29,11 @@ typedef struct {
     int64_t blocks_run;
     const void *last_stream;
     int32_t last_device; /* that was current at the last launch */
+
+    /* Called where a launch begins and whenever all threads of a block wait or have ended, as if
+     * others had written to memory meanwhile; NULL for nothing. */
+    void (*meanwhile)(void *context);
+    void *context;
 } y5_emulated_machine;
 
 y5_emulated_machine *y5_emulated(void);

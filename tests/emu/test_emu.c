@@ -94,7 +94,7 @@ main(int argc, char **argv)
     } groups[] = {
         {"geometry", test_geometry}, {"ema", test_ema},           {"sparsity", test_sparsity},
         {"fuse", test_fuse},         {"prune", test_prune},       {"scale_img", test_scale_img},
-        {"refusals", test_refusals}, {"failures", test_failures},
+        {"refusals", test_refusals}, {"failures", test_failures}, {"changing", test_changing},
     };
     api = y5_cuda_api_get();
     CHECK(api->abi_version == Y5_CUDA_ABI_VERSION && api->struct_bytes == sizeof(y5_cuda_api),

@@ -7,7 +7,7 @@
 #include "native/support.h"
 #include "y5_cuda.h"
 
-/* One function per operation, the last two over all of them. */
+/* One function per operation, the last three over all of them. */
 void test_ema(void);
 void test_sparsity(void);
 void test_fuse(void);
@@ -15,6 +15,7 @@ void test_prune(void);
 void test_scale_img(void);
 void test_refusals(void);
 void test_failures(void);
+void test_changing(void);
 void test_geometry(void);
 
 /* The emulated library's table; device 0, the default stream; the core's best level, one thread. */

@@ -17,6 +17,7 @@ CUDA = ROOT / "cuda"
 NATIVE = ROOT / "tests" / "native"
 GROUPS = (
     "geometry", "ema", "sparsity", "fuse", "prune", "scale_img", "refusals", "failures",
+    "changing",
 )  # fmt: skip
 SANITIZED = ("-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 INCLUDES = [f"-I{HERE}", f"-I{ROOT / 'tests'}", f"-I{NATIVE}", f"-I{ROOT / 'csrc'}"]

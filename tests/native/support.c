@@ -12,6 +12,7 @@ const small_float float16 = {10, 15};
 const small_float bfloat16 = {7, 127};
 
 bool brief = false;
+bool simulated = false;
 
 static uint64_t random_state = 0;
 
@@ -195,9 +196,10 @@ int32_t
 pool_run(int64_t begin, int64_t end, int64_t grain, void (*body)(int64_t, int64_t, void *),
          void *context)
 {
-    CHECK(begin == 0 && end >= 1 && grain == 1, "%lld to %lld", (long long)begin, (long long)end);
+    CHECK(begin == 0 && end >= 1 && grain >= 1, "%lld to %lld", (long long)begin, (long long)end);
     calls++;
-    int64_t threads = end < pool_threads ? end : pool_threads;
+    int64_t most = (end + grain - 1) / grain;
+    int64_t threads = most < pool_threads ? most : pool_threads;
     pthread_t started[MAX_THREADS];
     part parts[MAX_THREADS];
     for (int64_t i = 0; i < threads; i++) {

@@ -26,6 +26,9 @@ extern bool brief;
  */
 void seed_random(const char *group);
 
+/* True on a simulated CPU, as valgrind's, on which a fault cannot be repaired and gone on from. */
+extern bool simulated;
+
 /* One random number after another; the same on every machine. */
 uint64_t random_bits(void);
 

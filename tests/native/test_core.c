@@ -1,7 +1,7 @@
 /* The core's tests without Python, one line of output per group:
- *     test_core [--brief] [LEVEL]       the levels up to LEVEL, by default all this CPU runs
- *     test_core --plant overrun|overflow|race|leak    does what a checker must report
- * Ends with status 1 at the first failed check. */
+ *     test_core [--brief] [--simulated] [LEVEL]      the levels up to LEVEL, by default all this
+ * CPU runs test_core --plant overrun|overflow|race|leak    does what a checker must report Ends
+ * with status 1 at the first failed check. */
 #include "core/levels.h"
 #include "core/ops.h"
 #include "support.h"
@@ -105,6 +105,7 @@ run_level(y5_level level, y5_level highest)
         {"scale_img", test_scale_img},
         {"fuse", test_fuse},
         {"mt19937", test_mt19937},
+        {"races", test_races},
     };
     const char *name = y5_level_name(level);
     if (!y5_level_compiled(level)) {
@@ -132,6 +133,8 @@ main(int count, char **arguments)
     for (int i = 1; i < count; i++) {
         if (strcmp(arguments[i], "--brief") == 0) {
             brief = true;
+        } else if (strcmp(arguments[i], "--simulated") == 0) {
+            simulated = true;
         } else {
             highest = y5_level_by_name(arguments[i]);
             CHECK(highest >= 0, "%s is no level", arguments[i]);

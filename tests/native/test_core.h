@@ -19,5 +19,6 @@ void test_prune_ties(y5_level level);
 void test_scale_img(y5_level level);
 void test_fuse(y5_level level);
 void test_mt19937(y5_level level);
+void test_races(y5_level level); /* all operations */
 
 #endif

@@ -27,7 +27,7 @@ from .building import (
 
 LEVELS = ("portable", "avx2", "avx512")
 QUICKLY = ("-O0", "-w")  # where neither speed nor warnings matter
-OPERATIONS = ("ema", "sparsity", "prune", "prune_ties", "scale_img", "fuse", "mt19937")
+OPERATIONS = ("ema", "sparsity", "prune", "prune_ties", "scale_img", "fuse", "mt19937", "races")
 GROUPS = ("address_set", "half", "geometry", "overlap", "parallel", "levels")
 
 
@@ -65,7 +65,7 @@ WAYS = {
     "valgrind": Way(
         "gcc",
         prefix=("valgrind", "-q", "--error-exitcode=99", "--leak-check=full"),
-        arguments=("--brief", "avx2"),  # valgrind's CPU has no AVX-512
+        arguments=("--brief", "--simulated", "avx2"),  # valgrind's CPU has no AVX-512
         reports={"overrun": "Invalid read", "leak": "definitely lost"},
     ),
 }
@@ -200,7 +200,11 @@ SLIPS = (
     ("parallel.c", "drain(0, 1, &work);", "", "test_parallel.c"),
     ("parallel.c", TAKE_A_TASK, "int64_t task = 0;", "test_parallel.c"),
     ("parallel.c", "begin > starts[i] ? begin - starts[i] : 0", "0", "test_parallel.c"),
-    ("levels.c", "0x8040U", "0x8000U", "test_core.c"),
+    ("parallel.c", "y5_float_state_swap(work->state)", "work->state", "test_parallel.c"),
+    ("parallel.c", "return !work.differs;", "return true;", "test_parallel.c"),
+    ("levels.c", "0x6000U", "0", "test_parallel.c"),
+    ("ema.c", "update_part(0, first,", "update_part(0, 0,", "test_ema.c"),
+    ("levels.c", "0x8040U", "0x8000U", "test_parallel.c"),
     ("ema.c", "1.0 - decay", "1.0F - (float)decay", "test_ema.c"),
     ("ema.c", "step <= reach", "step < reach", "test_ema.c"),
     ("ema.inc", "float kept = average[i] *", "double kept = (double)average[i] *", "test_ema.c"),
@@ -211,6 +215,7 @@ SLIPS = (
     ("sparsity.c", "FLOAT8] = {1, 1, 0x7fU}", "FLOAT8] = {1, 1, 0xffU}", "test_sparsity.c"),
     ("prune_words.inc", "wanted < last.equal", "wanted <= last.equal", "test_prune.c"),
     ("prune_words.inc", "&& limit != 0 &&", "&&", "test_prune.c"),
+    ("prune_words.inc", "wanted > 0 && length < count", "wanted > 0", "test_races.c"),
     ("prune.c", DRAW_A_LAYER, DRAW_A_LAYER.replace("= ", "= 1 + "), "test_prune.c"),
     ("prune_ties.c", "last[-1 - i] < beyond", "last[-1 - i] < lowest", "test_prune_ties.c"),
     ("prune_ties.c", "cut <= nth", "cut < nth", "test_prune_ties.c"),

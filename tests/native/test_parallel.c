@@ -1,4 +1,5 @@
 /* core/parallel.c on pools of the test's own: every task and every element exactly once. */
+#include "core/levels.h"
 #include "core/parallel.h"
 #include "support.h"
 #include "test_core.h"
@@ -171,6 +172,78 @@ check_every_element_once(void)
     }
 }
 
+/* A state that neither rounds to nearest nor keeps subnormal numbers; 0 where none is known. */
+#if Y5_X86
+#define ODD_STATE 0xc040U
+#elif defined(__aarch64__)
+#define ODD_STATE 0x01400000U
+#else
+#define ODD_STATE 0U
+#endif
+
+typedef struct {
+    void (*body)(int64_t, int64_t, void *);
+    void *context;
+} wrapped;
+
+static void
+run_in_odd_state(int64_t begin, int64_t end, void *context)
+{
+    const wrapped *work = context;
+    y5_float_state own = y5_float_state_swap(ODD_STATE);
+    work->body(begin, end, work->context);
+    CHECK(y5_float_state_swap(own) == ODD_STATE, "a worker's state did not come back");
+}
+
+/* A pool whose threads were started in another state. */
+static int32_t
+odd_pool_run(int64_t begin, int64_t end, int64_t grain, void (*body)(int64_t, int64_t, void *),
+             void *context)
+{
+    wrapped work = {body, context};
+    return pool_run(begin, end, grain, run_in_odd_state, &work);
+}
+
+static void
+compute(int64_t task, void *context)
+{
+    const y5_float_state *expected = context;
+    volatile float least = 0x1p-149F;
+    volatile float one = 1.0F;
+    bool odd = *expected == ODD_STATE;
+    CHECK(y5_float_state_get() == *expected, "task %d: another state", (int)task);
+    CHECK((least * 2.0F == 0.0F) == odd, "task %d: subnormal numbers", (int)task);
+    CHECK((one + 0x1p-30F > 1.0F) == odd, "task %d: rounding", (int)task);
+}
+
+/* Whoever takes a task computes as the caller does, and afterwards as before. */
+static void
+check_float_state(void)
+{
+    y5_float_state usual = y5_float_state_get();
+    (void)y5_float_state_swap(ODD_STATE);
+    bool settable = y5_flushes_subnormals();
+    y5_float_state odd = y5_float_state_swap(usual);
+    if (!settable) {
+        printf("SKIP the floating-point state: cannot be set here, as under valgrind\n");
+        return;
+    }
+    CHECK(odd == ODD_STATE, "%llx", (unsigned long long)odd);
+    static const y5_pool_function both[] = {pool_run, odd_pool_run};
+    for (int32_t round = 0; round < 40; round++) {
+        int32_t threads = (int32_t)random_between(1, 4);
+        y5_pool pool = {both[round % 2], threads};
+        pool_set_threads(threads);
+        y5_float_state state = round % 4 < 2 ? usual : ODD_STATE;
+        y5_float_state found = y5_float_state_swap(state);
+        bool agrees = y5_pool_agrees(&pool);
+        y5_parallel_for(&pool, 9, compute, &state);
+        CHECK(y5_float_state_swap(found) == state, "the caller's state did not come back");
+        /* Those of pool_run inherit the caller's. */
+        CHECK(agrees == (round % 4 != 1 || threads == 1), "round %d", round);
+    }
+}
+
 void
 test_parallel(void)
 {
@@ -178,4 +251,5 @@ test_parallel(void)
     check_plain_loop();
     check_side_by_side();
     check_every_element_once();
+    check_float_state();
 }

@@ -17,16 +17,18 @@ bool y5_cuda_set_path(y5_state *state, const char *path);
 void y5_cuda_stop(y5_state *state);
 
 /* Sets *api to the table, once the library is open and has agreed to run on the device. Otherwise
- * Y5_UNSUPPORTED, with a sentence that stays the same until another path is set; or what the device
- * failed of this time, for which it is asked again. Releases the GIL while it asks: a device is
- * started, and code may be compiled for it. */
+ * Y5_UNSUPPORTED, with a sentence that stays the same until another path is set where the refusal is
+ * for good; or Y5_DEVICE_FAILED. Of any other refusal, and of a failure, the library is asked again
+ * by the next call. Releases the GIL while it asks: a device is started, and code may be compiled
+ * for it. */
 y5_status y5_cuda_find(const y5_state *state, int32_t device_index, const y5_cuda_api **api,
                        y5_error *error);
 
 /* True where y5_cuda_find() has the answer already, and keeps the GIL. */
 bool y5_cuda_is_known(const y5_state *state, int32_t device_index);
 
-/* What became of a call into the library. */
+/* What became of a call into the library: Y5_UNSUPPORTED for all that only the library minds, of
+ * which torch's own operations know nothing, and Y5_DEVICE_FAILED where they cannot take over. */
 y5_status y5_cuda_status_of(y5_cuda_status status, const y5_cuda_error *told, y5_error *error);
 
 /* A new dict for info(): problem, or else architectures and toolkit. Opens the library; asks it for

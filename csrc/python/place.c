@@ -9,15 +9,15 @@ device_kind(y5_device device)
     return device == Y5_CUDA ? "cuda" : "cpu";
 }
 
-/* Asks the library about the tensor's device, and borrows the tensor again. What the library keeps
- * refusing is said by y5_place_open. */
+/* Asks the library about the tensor's device, and borrows the tensor again. What the library refuses
+ * for good is said by y5_place_open; what only this time, here. */
 static y5_status
 ask(const y5_state *state, PyObject *object, y5_tensor *tensor, y5_loan *loan, y5_error *error)
 {
     const y5_cuda_api *api = NULL;
     y5_return(loan);
     y5_status status = y5_cuda_find(state, tensor->device_index, &api, error);
-    return status == Y5_OK || status == Y5_UNSUPPORTED
+    return status == Y5_OK || y5_cuda_is_known(state, tensor->device_index)
                ? y5_borrow_anywhere(state, object, tensor, loan, error)
                : status;
 }

@@ -106,7 +106,7 @@ SLIPS = (
     ("launch.cuh", "table->count < (uint32_t)Table::capacity", "true", "ema", ""),
     ("launch.cuh", "(void)&launched<Kernel>;", "", "ema", "were not loaded before"),
     ("api.cu", "status = capture.enter(device, error);", "", "failures", "in a capture"),
-    ("api.cu", "driver < oldest_driver(CUDART_VERSION)", "driver == 0", "failures", "status"),
+    ("api.cu", "driver < oldest_driver(CUDART_VERSION)", "driver == 0", "failures", "check_device"),
     ("runtime.cu", "case 221:", "", "failures", "status 3"),
     ("runtime.cu", "case 810:", "", "failures", "status 3"),
     ("runtime.cu", "return Y5_CUDA_NOT_NOW;", "return Y5_CUDA_FAILED;", "failures", "status 5"),

@@ -67,7 +67,7 @@ static void
 check_others(int32_t spared)
 {
     static _Alignas(256) char workspace[1 << 16];
-    static int64_t zeros[MOST];
+    int64_t zeros = 0;
     static y5_cuda_zero_count items[MOST];
     y5_emulated_machine *machine = y5_emulated();
     y5_cuda_prune_layer layer = {averages, sources, 20, 7, Y5_CUDA_FLOAT32, 0};
@@ -79,25 +79,25 @@ check_others(int32_t spared)
     machine->failing = "launch";
     machine->failure = 2;
     machine->spared = spared;
-    y5_cuda_status status = api->sparsity_count(&here, items, MOST, zeros, MOST, &error);
+    y5_cuda_status status = api->sparsity_count(&here, items, MOST, &zeros, 1, &error);
     CHECK(status == Y5_CUDA_NOT_NOW, "sparsity: status %d", (int)status);
     machine->spared = spared;
     status = api->prune(&here, &layer, 1, workspace, sizeof(workspace), &error);
     CHECK(status == Y5_CUDA_NOT_NOW, "prune: status %d", (int)status);
     machine->failing = "cudaMemsetAsync";
     machine->spared = 0;
-    status = api->sparsity_count(&here, items, MOST, zeros, MOST, &error);
+    status = api->sparsity_count(&here, items, MOST, &zeros, 1, &error);
     CHECK(status == Y5_CUDA_NOT_NOW, "clearing: status %d", (int)status);
     machine->failing = "";
     check_updated(MOST, 0);
-    expect_ok(api->sparsity_count(&here, items, MOST, zeros, MOST, &error), &error, "afterwards");
+    expect_ok(api->sparsity_count(&here, items, MOST, &zeros, 1, &error), &error, "afterwards");
 }
 
 void
 test_halfway(void)
 {
     static const int32_t codes[] = {2, 209, 400, 700, 901, 999};
-    for (int round = 0; round < 40; round++) {
+    for (int round = 0; round < 8; round++) {
         shake_machine();
         check_ema(random_between(1, MOST), (int32_t)random_between(0, 3),
                   codes[random_between(0, 5)]);

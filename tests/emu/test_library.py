@@ -122,8 +122,10 @@ def test_every_error_of_the_runtime_has_a_verdict() -> None:
         pytest.skip("nvcc is not installed")
     rows = re.findall(r"X\((\w+), (\d+), (\w+)\)", (HERE / "errors.inc").read_text())
     verdicts = {int(number): status for _, number, status in rows}
-    header = Path(nvcc).resolve().parent.parent / "include" / "driver_types.h"
-    listed = re.search(r"enum \w+ cudaError\b(.*?)\n};", header.read_text(), re.DOTALL)
+    header = re.search(r"\S+/driver_types\.h", succeed(nvcc, "-M", "-x", "cu", "/dev/null"))
+    assert header is not None
+    text = Path(header[0]).read_text()
+    listed = re.search(r"enum \w+ cudaError\b(.*?)\n};", text, re.DOTALL)
     assert listed is not None
     errors = re.findall(r"/\*\*(.*?)\*/\s*,?\s*(\w+)\s*=\s*(\d+)", listed[1], re.DOTALL)
     assert len(errors) > 100

@@ -9,8 +9,8 @@ device_kind(y5_device device)
     return device == Y5_CUDA ? "cuda" : "cpu";
 }
 
-/* Asks the library about the tensor's device, and borrows the tensor again. What the library refuses
- * for good is said by y5_place_open; what only this time, here. */
+/* Asks the library about the tensor's device, and borrows the tensor again. What the library
+ * refuses for good is said by y5_place_open; what only this time, here. */
 static y5_status
 ask(const y5_state *state, PyObject *object, y5_tensor *tensor, y5_loan *loan, y5_error *error)
 {

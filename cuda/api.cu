@@ -4,24 +4,64 @@
 
 namespace y5 {
 
+/* As long as it lives, this thread may do what CUDA takes for a mistake while a graph is captured
+ * here or in another thread, and would end the capture for: to load code. */
+class capture_guard {
+  public:
+    ~capture_guard()
+    {
+        if (entered_ && cudaThreadExchangeStreamCaptureMode(&mode_) != cudaSuccess) {
+            (void)cudaGetLastError(); /* nobody is left to be told */
+        }
+    }
+
+    y5_cuda_status enter(int32_t device, y5_cuda_error *error)
+    {
+        y5_cuda_status status = check(cudaThreadExchangeStreamCaptureMode(&mode_),
+                                      "allowing to load code", device, error);
+        entered_ = status == Y5_CUDA_OK;
+        return status;
+    }
+
+  private:
+    cudaStreamCaptureMode mode_ = cudaStreamCaptureModeRelaxed; /* later the one before */
+    bool entered_ = false;
+};
+
+/* A driver that is too old for this build, which the runtime itself may not notice. */
+static y5_cuda_status
+check_driver(int32_t device, y5_cuda_error *error)
+{
+    int driver = 0; /* stays 0 where there is none */
+    y5_cuda_status status =
+        check(cudaDriverGetVersion(&driver), "asking for the driver", device, error);
+    return status == Y5_CUDA_OK && driver < oldest_driver(CUDART_VERSION)
+               ? check(cudaErrorInsufficientDriver, "asking for the driver", device, error)
+               : status;
+}
+
 y5_cuda_status
 check_device(int32_t device, y5_cuda_error *error)
 {
     y5_cuda_where where = {NULL, device, 0};
     int count = 0;
-    y5_cuda_status status = check(cudaGetDeviceCount(&count), "counting devices", device, error);
+    y5_cuda_status status = check_driver(device, error);
+    if (status == Y5_CUDA_OK) {
+        status = check(cudaGetDeviceCount(&count), "counting devices", device, error);
+    }
     if (status == Y5_CUDA_OK && (device < 0 || device >= count)) {
         return fail(error, Y5_CUDA_BAD_ARGUMENT, "there is no device %d, only %d in all",
                     (int)device, count);
     }
+    capture_guard capture;
     device_guard guard;
+    if (status == Y5_CUDA_OK) {
+        status = capture.enter(device, error);
+    }
     if (status == Y5_CUDA_OK) {
         status = guard.enter(&where, error);
     }
-    if (status == Y5_CUDA_OK) { /* loads the code for this chip, or finds that there is none */
-        status = load_a_kernel(device, error);
-    }
-    return status;
+    return status == Y5_CUDA_OK ? launched_kernel::load_all(device, error) : status;
 }
 
 static_assert(sizeof(y5_cuda_where) == 16 && sizeof(y5_cuda_ema_pair) == 32, "the ABI");

@@ -44,27 +44,36 @@ fill_entry(const y5_cuda_ema_pair *pair, ema_entry *entry)
  */
 template <typename Table>
 static y5_cuda_status
-launch(const y5_cuda_where *where, const Table &table, const ema_scalars &scalars, int32_t type,
-       int64_t multiprocessors, y5_cuda_error *error)
+launch_table(const y5_cuda_where *where, const Table &table, const ema_scalars &scalars,
+             int32_t type, int64_t multiprocessors, y5_cuda_error *error)
 {
     dim3 grid = blocks(blocks_for(table.chunks, multiprocessors));
     switch (type) {
     case Y5_CUDA_FLOAT32:
-        Y5_LAUNCH((ema_kernel<ema_of_one_type<float>, Table>), grid, where->stream, table, scalars);
-        break;
+        return launch<ema_kernel<ema_of_one_type<float>, Table>>(where, "ema", grid, error, table,
+                                                                 scalars);
     case Y5_CUDA_FLOAT16:
-        Y5_LAUNCH((ema_kernel<ema_of_one_type<half_bits>, Table>), grid, where->stream, table,
-                  scalars);
-        break;
+        return launch<ema_kernel<ema_of_one_type<half_bits>, Table>>(where, "ema", grid, error,
+                                                                     table, scalars);
     case Y5_CUDA_BFLOAT16:
-        Y5_LAUNCH((ema_kernel<ema_of_one_type<bfloat16_bits>, Table>), grid, where->stream, table,
-                  scalars);
-        break;
+        return launch<ema_kernel<ema_of_one_type<bfloat16_bits>, Table>>(where, "ema", grid, error,
+                                                                         table, scalars);
     default:
-        Y5_LAUNCH((ema_kernel<ema_of_any_types, Table>), grid, where->stream, table, scalars);
-        break;
+        return launch<ema_kernel<ema_of_any_types, Table>>(where, "ema", grid, error, table,
+                                                           scalars);
     }
-    return check_launch("ema", where, error);
+}
+
+/* The failure of a launch behind others: whoever began again would average their pairs twice. */
+static y5_cuda_status
+fail_halfway(int64_t updated, int64_t count, y5_cuda_error *error)
+{
+    y5_cuda_error told = *error;
+    y5_cuda_status status =
+        fail(error, Y5_CUDA_FAILED, "%lld of %lld tensors were updated and the others were not: %s",
+             (long long)updated, (long long)count, told.message);
+    error->code = told.code;
+    return status;
 }
 
 /* The one type of all tensors, or -1. */
@@ -98,11 +107,16 @@ ema_update(const y5_cuda_where *where, const y5_cuda_ema_pair *pairs, int64_t co
         return status;
     }
     int32_t type = common_type(pairs, count);
-    return launch_tables<ema_entry>(
+    int64_t updated = 0;
+    status = launch_tables<ema_entry>(
         count, [&](int64_t i, ema_entry *entry) { return fill_entry(&pairs[i], entry); },
-        [&](const auto &table, int64_t) {
-            return launch(where, table, scalars, type, guard.multiprocessors(), error);
+        [&](const auto &table, int64_t first) {
+            y5_cuda_status launched =
+                launch_table(where, table, scalars, type, guard.multiprocessors(), error);
+            updated = launched == Y5_CUDA_OK ? first + table.count : updated;
+            return launched;
         });
+    return status != Y5_CUDA_OK && updated > 0 ? fail_halfway(updated, count, error) : status;
 }
 
 } // namespace y5

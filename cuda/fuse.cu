@@ -78,9 +78,9 @@ fuse(const y5_cuda_where *where, const y5_cuda_fuse_pair *pairs, int64_t count, 
             return ceil_divide(pairs[i].channels * pairs[i].row_numel, fuse_chunk_elements);
         },
         [&](const auto &table, int64_t) {
-            int64_t grid = blocks_for(table.chunks, guard.multiprocessors());
-            Y5_LAUNCH(fuse_kernel, blocks(grid), where->stream, table);
-            return check_launch("fuse", where, error);
+            dim3 grid = blocks(blocks_for(table.chunks, guard.multiprocessors()));
+            return launch<fuse_kernel<std::decay_t<decltype(table)>>>(where, "fuse", grid, error,
+                                                                      table);
         });
 }
 

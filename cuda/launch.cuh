@@ -1,5 +1,5 @@
-/* What the launchers share: checks of arguments, tables of items, the device's guard, errors as
- * sentences. Host code only; knows no operation. */
+/* What the launchers share: checks of arguments, tables of items, the device's guard, the one way
+ * to launch, errors as sentences. Host code only; knows no operation. */
 #ifndef Y5_LAUNCH_CUH
 #define Y5_LAUNCH_CUH
 
@@ -9,15 +9,7 @@
 
 #include <cuda_runtime.h>
 
-/* The emulator counts launches and runs them; nvcc's own syntax is not C++. */
-#ifdef Y5_EMULATED
-#define Y5_LAUNCH(kernel, grid, stream, ...)                                                       \
-    y5_emulator::launch(#kernel, grid, dim3(y5::block_threads), stream,                            \
-                        [&]() { kernel(__VA_ARGS__); })
-#else
-#define Y5_LAUNCH(kernel, grid, stream, ...)                                                       \
-    kernel<<<grid, y5::block_threads, 0, (cudaStream_t)(stream)>>>(__VA_ARGS__)
-#endif
+#include <type_traits>
 
 #if CUDART_VERSION < 12010
 #error "CUDA 12.1 or newer is needed: older ones have 4 KiB for a kernel's arguments"
@@ -58,11 +50,40 @@ class device_guard {
     int multiprocessors_ = 0;
 };
 
-/* What the launch itself reported. */
-inline y5_cuda_status
-check_launch(const char *operation, const y5_cuda_where *where, y5_cuda_error *error)
+/* A kernel that launch() launches somewhere. All of them are chained when the library is opened,
+ * which is the only time that the chain changes. */
+class launched_kernel {
+  public:
+    explicit launched_kernel(const void *kernel) : kernel_(kernel), next_(first)
+    {
+        first = this;
+    }
+
+    /* Loads the code of all kernels onto the current device, `device`: CUDA would load each when it
+     * is first launched, which may be where a graph is captured and nothing can be loaded. */
+    static y5_cuda_status load_all(int32_t device, y5_cuda_error *error);
+
+  private:
+    const void *kernel_;
+    const launched_kernel *next_;
+    static const launched_kernel *first;
+};
+template <auto Kernel> inline const launched_kernel launched((const void *)Kernel);
+
+/* Launches a kernel on `where`'s stream. `attempt` names it in a sentence. */
+template <auto Kernel, typename... Arguments>
+y5_cuda_status
+launch(const y5_cuda_where *where, const char *attempt, dim3 grid, y5_cuda_error *error,
+       const Arguments &...arguments)
 {
-    return check(cudaGetLastError(), operation, where->device, error);
+    (void)&launched<Kernel>;
+#ifdef Y5_EMULATED /* nvcc's syntax is not C++ */
+    y5_emulator::launch((const void *)Kernel, __PRETTY_FUNCTION__, grid, dim3(block_threads),
+                        where->stream, [&]() { Kernel(arguments...); });
+#else
+    Kernel<<<grid, block_threads, 0, (cudaStream_t)where->stream>>>(arguments...);
+#endif
+    return check(cudaGetLastError(), attempt, where->device, error);
 }
 
 /* A pointer that may be read as elements of `bytes` bytes. */
@@ -94,9 +115,8 @@ blocks(int64_t x)
     return dim3((unsigned int)x);
 }
 
-/* Fills tables with items one after another and launches each full one. `Launcher` has
- *     y5_cuda_status operator()(const Table &table)
- * for few_items<Entry> and many_items<Entry>; `fill(i, &entry)` returns the item's chunks. */
+/* Fills a table with items from `first` on; returns the first that is left. `fill(i, &entry)`
+ * returns the item's chunks. */
 template <typename Table, typename Fill>
 int64_t
 fill_table(Table *table, int64_t first, int64_t count, Fill fill)
@@ -116,7 +136,10 @@ fill_table(Table *table, int64_t first, int64_t count, Fill fill)
     return i;
 }
 
-/* All items in as few launches as their number allows: one for up to many_items' capacity. */
+/* All items in as few launches as their number allows: one for up to many_items' capacity.
+ * `launcher` has, for few_items<Entry> and many_items<Entry>, y5_cuda_status operator()(const Table
+ * &table, int64_t first) All launches of a call are of one kernel, stream and size of arguments, so
+ * that what is wrong with any of these fails the first, when nothing is written yet. */
 template <typename Entry, typename Fill, typename Launcher>
 y5_cuda_status
 launch_tables(int64_t count, Fill fill, Launcher launcher)

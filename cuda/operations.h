@@ -8,11 +8,16 @@ namespace y5 {
 
 extern const char *const architectures;
 
+/* The oldest release of CUDA whose driver runs this library if built with `toolkit`: the runtime
+ * wants the driver's major release to be its own, and more than 4 KiB of a kernel's arguments want
+ * the driver of 12.1. Numbers like CUDART_VERSION. */
+constexpr int
+oldest_driver(int toolkit)
+{
+    return toolkit >= 13000 ? toolkit / 1000 * 1000 : 12010;
+}
+
 y5_cuda_status check_device(int32_t device, y5_cuda_error *error);
-
-/* Loads a kernel's code onto the current device, or says that there is none for its chip. */
-y5_cuda_status load_a_kernel(int32_t device, y5_cuda_error *error);
-
 y5_cuda_status ema_update(const y5_cuda_where *where, const y5_cuda_ema_pair *pairs, int64_t count,
                           double decay, y5_cuda_error *error);
 y5_cuda_status sparsity_count(const y5_cuda_where *where, const y5_cuda_zero_count *items,

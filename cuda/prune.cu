@@ -96,16 +96,15 @@ prune_table(const y5_cuda_where *where, const Table &table, char *memory, int64_
         check(cudaMemsetAsync(memory, 0, (size_t)layout.chunk_equals, (cudaStream_t)where->stream),
               "prune: clearing the workspace", where->device, error);
     for (int digit = 0; digit < digits && status == Y5_CUDA_OK; digit++) {
-        Y5_LAUNCH(prune_digit_kernel, grid, where->stream, table, workspace, digit);
-        status = check_launch("prune: selecting", where, error);
+        status = launch<prune_digit_kernel<Table>>(where, "prune: selecting", grid, error, table,
+                                                   workspace, digit);
     }
     if (status == Y5_CUDA_OK && digits > 0) {
-        Y5_LAUNCH(prune_ties_kernel, grid, where->stream, table, workspace);
-        status = check_launch("prune: ties", where, error);
+        status =
+            launch<prune_ties_kernel<Table>>(where, "prune: ties", grid, error, table, workspace);
     }
     if (status == Y5_CUDA_OK) {
-        Y5_LAUNCH(prune_apply_kernel, grid, where->stream, table, workspace);
-        status = check_launch("prune", where, error);
+        status = launch<prune_apply_kernel<Table>>(where, "prune", grid, error, table, workspace);
     }
     return status;
 }

@@ -25,37 +25,79 @@ fail(y5_cuda_error *error, y5_cuda_status status, const char *format, ...)
     return status;
 }
 
+/* What an error of the runtime means, by cudaError_t's numbers, since older toolkits lack some
+ * names. torch has a runtime and kernels of its own, which often mind nothing of what fails here;
+ * where they do, torch raises. */
 static y5_cuda_status
-fail_with_code(cudaError_t code, y5_cuda_error *error, y5_cuda_status status)
+verdict_on(cudaError_t code)
 {
-    error->code = (int32_t)code;
-    return status;
+    switch ((int)code) {
+    case 34:  /* the driver is a stub */
+    case 35:  /* older than the runtime */
+    case 36:  /* older than a call needs */
+    case 100: /* no device */
+    case 803: /* not of its own libraries' release */
+    case 804: /* of a release that the chip is not for */
+        return Y5_CUDA_NO_DRIVER;
+    case 98:  /* no such function */
+    case 200: /* a bad image */
+    case 209: /* no image for the chip */
+    case 218: /* bad PTX */
+    case 221: /* no compiler for PTX */
+    case 222: /* PTX that is too new */
+    case 223: /* compiling is switched off */
+    case 224: /* a share of the device that it cannot give */
+    case 225: /* PTX that synchronises */
+    case 300: /* bad source */
+    case 801: /* not supported */
+        return Y5_CUDA_NO_KERNEL;
+    case 101: /* no such device */
+        return Y5_CUDA_BAD_ARGUMENT;
+    case 214:                  /* memory */
+    case 220:                  /* NVLink */
+    case 226:                  /* a contained error */
+    case 700:                  /* an illegal address */
+    case 702:                  /* a kernel that ran too long */
+    case 710:                  /* an assertion */
+    case 714:                  /* the call stack */
+    case 715:                  /* an illegal instruction */
+    case 716:                  /* a misaligned address */
+    case 717:                  /* an address space */
+    case 718:                  /* the program counter */
+    case 719:                  /* any other fault of a kernel */
+    case 721:                  /* tensor memory */
+    case 810:                  /* the server of the device has ended this process' work */
+    case 911:                  /* another device */
+        return Y5_CUDA_FAILED; /* the process can use no device any more */
+    default:
+        return Y5_CUDA_NOT_NOW;
+    }
 }
 
-/* No driver, no device, or a driver that this build's toolkit is too new for. */
+/* No driver, no device, or a driver that is too old. */
 static y5_cuda_status
 fail_without_driver(cudaError_t code, y5_cuda_error *error)
 {
     int driver = 0;
-    cudaDriverGetVersion(&driver); /* 0 where there is none */
-    const char *reason = cudaGetErrorString(code);
     if (code != cudaErrorInsufficientDriver) {
-        return fail(error, Y5_CUDA_NO_DRIVER, "no CUDA device can be used: %s (cudaError %d)",
-                    reason, (int)code);
+        return fail(error, Y5_CUDA_NO_DRIVER, "no CUDA device can be used: %s (%s, cudaError %d)",
+                    cudaGetErrorString(code), cudaGetErrorName(code), (int)code);
     }
-    int major = CUDART_VERSION / 1000;
-    int minor = CUDART_VERSION % 1000 / 10;
-    if (driver == 0) {
+    constexpr int needed = oldest_driver(CUDART_VERSION);
+    const int major = needed / 1000;
+    const int minor = needed % 1000 / 10;
+    if (cudaDriverGetVersion(&driver) != cudaSuccess || driver == 0) {
         return fail(error, Y5_CUDA_NO_DRIVER,
-                    "no NVIDIA driver is installed (cudaError %d); the CUDA library was built with "
-                    "CUDA %d.%d and needs a driver for it",
+                    "no NVIDIA driver is installed (cudaError %d); the CUDA library needs one for "
+                    "CUDA %d.%d or newer",
                     (int)code, major, minor);
     }
     return fail(error, Y5_CUDA_NO_DRIVER,
-                "the NVIDIA driver is for CUDA %d.%d and older than the CUDA library, which was "
-                "built with CUDA %d.%d (cudaError %d): update the driver, or build with an older "
-                "toolkit",
-                driver / 1000, driver % 1000 / 10, major, minor, (int)code);
+                "the NVIDIA driver is for CUDA %d.%d and the CUDA library, built with CUDA %d.%d, "
+                "needs one for %d.%d or newer (cudaError %d): update the driver, or build with an "
+                "older toolkit",
+                driver / 1000, driver % 1000 / 10, CUDART_VERSION / 1000,
+                CUDART_VERSION % 1000 / 10, major, minor, (int)code);
 }
 
 static y5_cuda_status
@@ -66,47 +108,27 @@ fail_without_kernel(cudaError_t code, int32_t device, y5_cuda_error *error)
     cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
     cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device);
     return fail(error, Y5_CUDA_NO_KERNEL,
-                "no kernel image for device %d, an sm_%d%d chip: the CUDA library was built for %s "
-                "(cudaError %d); build it again with TORCH_CUDA_ARCH_LIST=%d.%d",
-                (int)device, major, minor, architectures, (int)code, major, minor);
+                "the CUDA library does not run on device %d, an sm_%d%d chip: %s (%s, cudaError "
+                "%d); it was built for %s, and is for this chip with TORCH_CUDA_ARCH_LIST=%d.%d",
+                (int)device, major, minor, cudaGetErrorString(code), cudaGetErrorName(code),
+                (int)code, architectures, major, minor);
 }
 
 /* A status and a sentence for what the runtime reported. */
 static y5_cuda_status
 describe(cudaError_t code, const char *attempt, int32_t device, y5_cuda_error *error)
 {
-    switch (code) {
-    case cudaErrorInsufficientDriver:
-    case cudaErrorNoDevice:
-    case cudaErrorStubLibrary:
-    case cudaErrorSystemDriverMismatch:
-    case cudaErrorCompatNotSupportedOnDevice:
-        return fail_with_code(code, error, fail_without_driver(code, error));
-    case cudaErrorNoKernelImageForDevice:
-    case cudaErrorInvalidDeviceFunction:
-    case cudaErrorInvalidKernelImage:
-    case cudaErrorUnsupportedPtxVersion:
-        return fail_with_code(code, error, fail_without_kernel(code, device, error));
-    case cudaErrorMemoryAllocation:
-        return fail_with_code(
-            code, error,
-            fail(error, Y5_CUDA_NO_MEMORY, "%s: device %d is out of memory", attempt, (int)device));
-    case cudaErrorInvalidDevice:
-        return fail_with_code(
-            code, error,
-            fail(error, Y5_CUDA_BAD_ARGUMENT, "%s: there is no device %d", attempt, (int)device));
-    case cudaErrorInvalidResourceHandle:
-    case cudaErrorContextIsDestroyed:
-        return fail_with_code(code, error,
-                              fail(error, Y5_CUDA_FAILED,
-                                   "%s: the stream is not one of device %d, or its context is gone "
-                                   "(%s, cudaError %d)",
-                                   attempt, (int)device, cudaGetErrorString(code), (int)code));
+    y5_cuda_status status = verdict_on(code);
+    switch (status) {
+    case Y5_CUDA_NO_DRIVER:
+        return fail_without_driver(code, error);
+    case Y5_CUDA_NO_KERNEL:
+        return fail_without_kernel(code, device, error);
+    case Y5_CUDA_BAD_ARGUMENT:
+        return fail(error, status, "%s: there is no device %d", attempt, (int)device);
     default:
-        return fail_with_code(code, error,
-                              fail(error, Y5_CUDA_FAILED, "%s on device %d: %s (%s, cudaError %d)",
-                                   attempt, (int)device, cudaGetErrorString(code),
-                                   cudaGetErrorName(code), (int)code));
+        return fail(error, status, "%s on device %d: %s (%s, cudaError %d)", attempt, (int)device,
+                    cudaGetErrorString(code), cudaGetErrorName(code), (int)code);
     }
 }
 
@@ -117,7 +139,23 @@ check(cudaError_t code, const char *attempt, int32_t device, y5_cuda_error *erro
         return Y5_CUDA_OK;
     }
     y5_cuda_status status = describe(code, attempt, device, error);
+    error->code = (int32_t)code;
     (void)cudaGetLastError(); /* told: the next launch must not find it and take it for its own */
+    return status;
+}
+
+const launched_kernel *launched_kernel::first = NULL;
+
+y5_cuda_status
+launched_kernel::load_all(int32_t device, y5_cuda_error *error)
+{
+    y5_cuda_status status = Y5_CUDA_OK;
+    for (const launched_kernel *each = first; each != NULL && status == Y5_CUDA_OK;
+         each = each->next_) {
+        cudaFuncAttributes attributes;
+        status = check(cudaFuncGetAttributes(&attributes, each->kernel_), "loading the kernels",
+                       device, error);
+    }
     return status;
 }
 

@@ -46,14 +46,6 @@ check_job(const y5_cuda_scale_img *job, y5_cuda_error *error)
     return Y5_CUDA_OK;
 }
 
-y5_cuda_status
-load_a_kernel(int32_t device, y5_cuda_error *error)
-{
-    cudaFuncAttributes attributes;
-    return check(cudaFuncGetAttributes(&attributes, scale_img_kernel<float>), "loading the kernels",
-                 device, error);
-}
-
 static scale_axis
 axis_of(int64_t input, int64_t resized, int64_t output)
 {
@@ -93,16 +85,12 @@ scale_img(const y5_cuda_where *where, const y5_cuda_scale_img *job, y5_cuda_erro
     dim3 grid((unsigned int)size.x, (unsigned int)size.y, (unsigned int)size.z);
     switch (job->dtype) {
     case Y5_CUDA_FLOAT16:
-        Y5_LAUNCH(scale_img_kernel<half_bits>, grid, where->stream, work);
-        break;
+        return launch<scale_img_kernel<half_bits>>(where, "scale_img", grid, error, work);
     case Y5_CUDA_BFLOAT16:
-        Y5_LAUNCH(scale_img_kernel<bfloat16_bits>, grid, where->stream, work);
-        break;
+        return launch<scale_img_kernel<bfloat16_bits>>(where, "scale_img", grid, error, work);
     default:
-        Y5_LAUNCH(scale_img_kernel<float>, grid, where->stream, work);
-        break;
+        return launch<scale_img_kernel<float>>(where, "scale_img", grid, error, work);
     }
-    return check_launch("scale_img", where, error);
 }
 
 } // namespace y5

@@ -124,10 +124,9 @@ sparsity_count(const y5_cuda_where *where, const y5_cuda_zero_count *items, int6
             return fill_entry(&items[i], zeros_count == 1 ? 0 : (uint32_t)i, entry);
         },
         [&](const auto &table, int64_t) {
-            int64_t grid = blocks_for(table.chunks, guard.multiprocessors());
-            Y5_LAUNCH(sparsity_kernel, blocks(grid), where->stream, table,
-                      (unsigned long long *)zeros);
-            return check_launch("sparsity", where, error);
+            dim3 grid = blocks(blocks_for(table.chunks, guard.multiprocessors()));
+            return launch<sparsity_kernel<std::decay_t<decltype(table)>>>(
+                where, "sparsity", grid, error, table, (unsigned long long *)zeros);
         });
 }
 
@@ -150,13 +149,11 @@ sparsity_sum(const y5_cuda_where *where, const int64_t *zeros, int64_t count, in
     if (status != Y5_CUDA_OK) {
         return status;
     }
-    if (dtype == Y5_CUDA_FLOAT64) {
-        Y5_LAUNCH(sparsity_sum_kernel<double>, blocks(1), where->stream, zeros, count,
-                  (double *)sum);
-    } else {
-        Y5_LAUNCH(sparsity_sum_kernel<float>, blocks(1), where->stream, zeros, count, (float *)sum);
-    }
-    return check_launch("sparsity", where, error);
+    return dtype == Y5_CUDA_FLOAT64
+               ? launch<sparsity_sum_kernel<double>>(where, "sparsity", blocks(1), error, zeros,
+                                                     count, (double *)sum)
+               : launch<sparsity_sum_kernel<float>>(where, "sparsity", blocks(1), error, zeros,
+                                                    count, (float *)sum);
 }
 
 } // namespace y5

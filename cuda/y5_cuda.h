@@ -3,13 +3,17 @@
  *
  * Rules that hold for every function below unless it says otherwise:
  *   - It checks its arguments, launches on `where`'s stream and returns: the library allocates
- *     nothing, waits for nothing and keeps no pointer. What failed before a launch wrote nothing.
+ *     nothing, waits for nothing and keeps no pointer.
+ *   - Where it fails, results and workspaces, which are memory apart from all inputs, may hold
+ *     anything. Averages, the only memory that is read and written, are as they were, unless the
+ *     status is Y5_CUDA_FAILED and its sentence says how many were updated.
  *   - Lists of items lie in host memory and may go as soon as the function has returned.
  *   - Pointers inside items, results and workspaces are device memory of `where`'s device. They
  *     must stay allocated until the stream has passed the launch; memory that torch's allocator
  *     took for the stream may be released right after the call.
  *   - The calling thread's current device is the same before and after.
- *   - All of it may be captured into a CUDA graph.
+ *   - All of it may be captured into a CUDA graph: check_device, to be called first, has loaded all
+ *     kernels. A graph keeps the arguments, `decay` among them, of the call that was captured.
  *   - A fault inside a kernel surfaces at the caller's next synchronisation, not here. */
 #ifndef Y5_CUDA_H
 #define Y5_CUDA_H
@@ -21,18 +25,19 @@ extern "C" {
 #endif
 
 /* Raised when a slot or a struct changes its meaning. Slots are only appended, which leaves it. */
-#define Y5_CUDA_ABI_VERSION 2
+#define Y5_CUDA_ABI_VERSION 3
 
 /* The one exported symbol: y5_cuda_get_api_function. */
 #define Y5_CUDA_SYMBOL "y5_cuda_api_get"
 
+/* Behind all but the last, torch's own operations may do what was asked. */
 typedef enum {
     Y5_CUDA_OK = 0,
-    Y5_CUDA_NO_DRIVER,    /* no driver, one older than the toolkit of this build, or no device */
-    Y5_CUDA_NO_KERNEL,    /* nothing in this build runs on the device's chip */
-    Y5_CUDA_NO_MEMORY,    /* the device is out of memory */
-    Y5_CUDA_BAD_ARGUMENT, /* the caller's mistake; nothing was launched */
-    Y5_CUDA_FAILED,       /* any other error of the CUDA runtime */
+    Y5_CUDA_NO_DRIVER,    /* no driver, one older than this build needs, or no device: for good */
+    Y5_CUDA_NO_KERNEL,    /* nothing in this build runs on the device: for good */
+    Y5_CUDA_NOT_NOW,      /* any other refusal of the runtime, want of memory among them */
+    Y5_CUDA_BAD_ARGUMENT, /* the caller's mistake: for good */
+    Y5_CUDA_FAILED,       /* the device has failed, or an update stopped halfway */
 } y5_cuda_status;
 
 /* A sentence that names the problem; written by a function that does not return Y5_CUDA_OK. */
@@ -157,7 +162,8 @@ typedef struct {
     const char *architectures; /* built for, e.g. "sm_80 sm_90 compute_120"; static */
 
     /* Y5_CUDA_OK where this build's kernels run on the device. Starts the runtime on the device if
-     * nobody did; to be asked once per device. */
+     * nobody did and loads all kernels, also while a graph is captured; to be asked once per device
+     * and before the device's first call. */
     y5_cuda_status (*check_device)(int32_t device, y5_cuda_error *error);
 
     /* average = round(round(average * decay) + round(source * (1 - decay))), as y5_ema_update().

@@ -51,7 +51,6 @@ typedef enum {
     Y5_BAD_VALUE,     /* becomes ValueError */
     Y5_BAD_BUFFER,    /* becomes BufferError */
     Y5_NO_MEMORY,     /* becomes MemoryError */
-    Y5_DEVICE_FULL,   /* becomes MemoryError with the device's sentence */
     Y5_DEVICE_FAILED, /* becomes RuntimeError */
     Y5_PYTHON_RAISED, /* a Python exception is set already */
     Y5_SKIP,          /* only from a plan's take(): this tensor and the next are not wanted */

@@ -32,17 +32,8 @@ y5_refuse(y5_error *error, const char *reason)
 y5_status
 y5_cuda_status_of(y5_cuda_status status, const y5_cuda_error *told, y5_error *error)
 {
-    switch (status) {
-    case Y5_CUDA_OK:
-        return Y5_OK;
-    case Y5_CUDA_NO_DRIVER:
-    case Y5_CUDA_NO_KERNEL:
-        return y5_fail(error, Y5_UNSUPPORTED, "", "%s", told->message);
-    case Y5_CUDA_NO_MEMORY:
-        return y5_fail(error, Y5_DEVICE_FULL, "", "%s", told->message);
-    case Y5_CUDA_BAD_ARGUMENT:
-    case Y5_CUDA_FAILED:
-        break;
-    }
-    return y5_fail(error, Y5_DEVICE_FAILED, "", "%s", told->message);
+    return status == Y5_CUDA_OK
+               ? Y5_OK
+               : y5_fail(error, status == Y5_CUDA_FAILED ? Y5_DEVICE_FAILED : Y5_UNSUPPORTED, "",
+                         "%s", told->message);
 }

@@ -51,7 +51,9 @@ const char *y5_not_aligned(const y5_tensor *tensor);
 /* Y5_OK for no reason, else Y5_UNSUPPORTED with it. */
 y5_status y5_refuse(y5_error *error, const char *reason);
 
-/* What became of a call into the CUDA library. */
+/* What became of a call into the CUDA library: Y5_UNSUPPORTED for all that only the library minds,
+ * of which torch's own operations know nothing, and Y5_DEVICE_FAILED where they cannot take over.
+ */
 y5_status y5_cuda_status_of(y5_cuda_status status, const y5_cuda_error *told, y5_error *error);
 
 #endif

@@ -169,8 +169,7 @@ y5_cuda_is_known(const y5_state *state, int32_t device_index)
 static bool
 is_final(y5_cuda_status status)
 {
-    return status == Y5_CUDA_OK || status == Y5_CUDA_NO_DRIVER || status == Y5_CUDA_NO_KERNEL ||
-           status == Y5_CUDA_BAD_ARGUMENT;
+    return status != Y5_CUDA_NOT_NOW && status != Y5_CUDA_FAILED;
 }
 
 /* Asks the library whether it runs on the device, and remembers an answer that is final. */
@@ -190,7 +189,7 @@ ask(struct y5_cuda *cuda, int32_t device_index, y5_error *error)
         cuda->runs[device_index] = status == Y5_CUDA_OK;
         cuda->refusals[device_index] = status != Y5_CUDA_OK ? copy_text(told.message) : NULL;
     }
-    return status == Y5_CUDA_OK ? Y5_OK : y5_fail(error, Y5_UNSUPPORTED, "", "%s", told.message);
+    return y5_cuda_status_of(status, &told, error);
 }
 
 y5_status

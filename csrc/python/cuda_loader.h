@@ -16,9 +16,10 @@ bool y5_cuda_set_path(y5_state *state, const char *path);
 void y5_cuda_stop(y5_state *state);
 
 /* Sets *api to the table, once the library is open and has agreed to run on the device. Otherwise
- * Y5_UNSUPPORTED, with a sentence that stays the same until another path is set; or what the device
- * failed of this time, for which it is asked again. Releases the GIL while it asks: a device is
- * started, and code may be compiled for it. */
+ * Y5_UNSUPPORTED, with a sentence that stays the same until another path is set where the refusal
+ * is for good; or Y5_DEVICE_FAILED. Of any other refusal, and of a failure, the library is asked
+ * again by the next call. Releases the GIL while it asks: a device is started, and code may be
+ * compiled for it. */
 y5_status y5_cuda_find(const y5_state *state, int32_t device_index, const y5_cuda_api **api,
                        y5_error *error);
 

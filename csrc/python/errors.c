@@ -22,9 +22,6 @@ y5_raise(const y5_state *state, y5_status status, const y5_error *error)
     case Y5_BAD_BUFFER:
         type = PyExc_BufferError;
         break;
-    case Y5_DEVICE_FULL:
-        type = PyExc_MemoryError;
-        break;
     case Y5_DEVICE_FAILED:
         type = PyExc_RuntimeError;
         break;

@@ -17,7 +17,7 @@ from torch import nn
 from yolov5_utils import _C
 
 from .stand_in import Facts
-from .test_loader import FAILED, NO_KERNEL, NO_MEMORY, Built, Start, model, pair_to_fuse
+from .test_loader import FAILED, NO_KERNEL, NOT_NOW, Built, Start, model, pair_to_fuse
 
 Made = tuple[Callable[[], object], list[Any]]
 
@@ -59,9 +59,9 @@ CALLS = {f.__name__: f for f in (ema, zeros, sums, prune, fuse, image)}
 LIBRARIES = {
     "good": [],
     "failing": [f"FAKE_STATUS={FAILED}"],
-    "full": [f"FAKE_STATUS={NO_MEMORY}"],
+    "full": [f"FAKE_STATUS={NOT_NOW}"],
     "no kernel": [f"FAKE_CHECK_STATUS={NO_KERNEL}"],
-    "never ready": [f"FAKE_CHECK_STATUS={NO_MEMORY}"],
+    "never ready": [f"FAKE_CHECK_STATUS={NOT_NOW}"],
     "moving": ["FAKE_MOVING"],
     "without memory": ["FAKE_WITHOUT_MEMORY"],
 }

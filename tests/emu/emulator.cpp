@@ -10,6 +10,8 @@
 #include <sys/mman.h>
 #include <ucontext.h>
 
+#include <set>
+#include <utility>
 #include <vector>
 
 #if defined(__SANITIZE_ADDRESS__)
@@ -27,9 +29,13 @@ dim3 gridDim;
 namespace y5_emulator {
 
 static y5_emulated_machine the_machine = {
-    13000, 1, 0, 4, 90, Y5_ASCENDING, Y5_ASCENDING, 1, "", 0, 0, 0, 0, NULL, -1, NULL, NULL,
+    13000, 1, 0, 4, 90, Y5_ASCENDING, Y5_ASCENDING, 1, "", 0, 0, 0, 0, 0, 0, 0, 0, 0, NULL, -1,
+    NULL, NULL,
 };
 static cudaError_t last_error = cudaSuccess;
+static cudaStreamCaptureMode capture_mode = cudaStreamCaptureModeGlobal;
+static std::set<std::pair<int32_t, const void *>> loaded_kernels; /* by device */
+static std::set<const void *> run_kernels;
 unsigned long long lane_values[32][32];
 
 /* What a fiber waits for. */
@@ -223,18 +229,54 @@ run_block(unsigned int threads, const std::vector<unsigned int> &sequence)
     } while (!open_barriers(threads));
 }
 
+/* Returns the result of a call, which stays behind as the last error where it is one. */
+static cudaError_t
+remember(cudaError_t result)
+{
+    last_error = result != cudaSuccess ? result : last_error;
+    return result;
+}
+
+/* Success, or the failure that a test asked this call for. */
+static cudaError_t
+outcome(const char *call)
+{
+    y5_emulated_machine &on = the_machine;
+    bool failing = strcmp(on.failing, call) == 0 && on.spared-- <= 0;
+    return remember(failing ? (cudaError_t)on.failure : cudaSuccess);
+}
+
+/* Loads a kernel onto the current device, unless it is there; `late` where it is being launched. */
+static cudaError_t
+load(const void *kernel, bool late)
+{
+    y5_emulated_machine &on = the_machine;
+    std::pair<int32_t, const void *> loading(on.current_device, kernel);
+    if (loaded_kernels.count(loading) != 0) {
+        return cudaSuccess;
+    }
+    if (on.capturing != 0 && capture_mode != cudaStreamCaptureModeRelaxed) {
+        return remember(cudaErrorStreamCaptureUnsupported);
+    }
+    loaded_kernels.insert(loading);
+    on.loaded++;
+    on.late_loaded += late;
+    return cudaSuccess;
+}
+
 void
-launch(const char *name, dim3 grid, dim3 block, const void *stream,
+launch(const void *kernel, const char *name, dim3 grid, dim3 block, const void *stream,
        const std::function<void()> &body)
 {
     y5_emulated_machine &on = the_machine;
     on.launches++;
     on.last_stream = stream;
     on.last_device = on.current_device;
-    if (strcmp(on.failing, "launch") == 0) {
-        last_error = (cudaError_t)on.failure;
+    if (outcome("launch") != cudaSuccess || load(kernel, true) != cudaSuccess) {
         return;
     }
+    run_kernels.insert(kernel);
+    on.kernels_run = (int64_t)run_kernels.size();
     unsigned int threads = block.x;
     while (fibers.size() < threads) {
         fibers.emplace_back();
@@ -252,22 +294,6 @@ launch(const char *name, dim3 grid, dim3 block, const void *stream,
         run_block(threads, sequence);
         on.blocks_run++;
     }
-}
-
-/* Returns the result of a call, which stays behind as the last error where it is one. */
-static cudaError_t
-remember(cudaError_t result)
-{
-    last_error = result != cudaSuccess ? result : last_error;
-    return result;
-}
-
-/* Success, or the failure that a test asked this call for. */
-static cudaError_t
-outcome(const char *call)
-{
-    return remember(strcmp(the_machine.failing, call) == 0 ? (cudaError_t)the_machine.failure
-                                                           : cudaSuccess);
 }
 
 } // namespace y5_emulator
@@ -296,7 +322,7 @@ cudaError_t
 cudaDriverGetVersion(int *version)
 {
     *version = the_machine.driver_version;
-    return cudaSuccess;
+    return outcome("cudaDriverGetVersion");
 }
 
 cudaError_t
@@ -353,8 +379,19 @@ cudaMemsetAsync(void *data, int value, size_t bytes, cudaStream_t)
 }
 
 cudaError_t
-emulated_function_attributes(cudaFuncAttributes *attributes)
+cudaFuncGetAttributes(cudaFuncAttributes *attributes, const void *kernel)
 {
     attributes->numRegs = 32;
-    return outcome("cudaFuncGetAttributes");
+    cudaError_t result = outcome("cudaFuncGetAttributes");
+    return result == cudaSuccess ? load(kernel, false) : result;
+}
+
+cudaError_t
+cudaThreadExchangeStreamCaptureMode(cudaStreamCaptureMode *mode)
+{
+    cudaError_t result = outcome("cudaThreadExchangeStreamCaptureMode");
+    if (result == cudaSuccess) {
+        std::swap(*mode, capture_mode);
+    }
+    return result;
 }

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import torch
 
-ABI_VERSION = 2
+ABI_VERSION = 3
 SCALE_VARIANTS = 54
 SCALE_LIKELY = 27
 SCALE_LIKELY_CHANNELS_LAST = 29
@@ -33,7 +33,7 @@ DTYPES = {
     torch.float8_e4m3fnuz: 12,
     torch.float8_e5m2fnuz: 12,
 }
-STATUS = ("OK", "NO_DRIVER", "NO_KERNEL", "NO_MEMORY", "BAD_ARGUMENT", "FAILED")
+STATUS = ("OK", "NO_DRIVER", "NO_KERNEL", "NOT_NOW", "BAD_ARGUMENT", "FAILED")
 
 Pointer = ctypes.c_void_p
 Int32 = ctypes.c_int32

@@ -95,10 +95,14 @@ main(int argc, char **argv)
         {"geometry", test_geometry}, {"ema", test_ema},           {"sparsity", test_sparsity},
         {"fuse", test_fuse},         {"prune", test_prune},       {"scale_img", test_scale_img},
         {"refusals", test_refusals}, {"failures", test_failures}, {"changing", test_changing},
+        {"halfway", test_halfway},
     };
     api = y5_cuda_api_get();
     CHECK(api->abi_version == Y5_CUDA_ABI_VERSION && api->struct_bytes == sizeof(y5_cuda_api),
           "the ABI");
+    y5_cuda_error error;
+    expect_ok(api->check_device(0, &error), &error, "check_device");
+    const int64_t kernels = y5_emulated()->loaded;
     if (argc > 2 && strcmp(argv[1], "--plant") == 0) {
         seed_random(argv[2]);
         return plant(argv[2]);
@@ -111,5 +115,10 @@ main(int argc, char **argv)
             (void)fflush(stdout);
         }
     }
+    const y5_emulated_machine *machine = y5_emulated();
+    CHECK(machine->late_loaded == 0, "%d kernels were not loaded before their first launch",
+          (int)machine->late_loaded);
+    CHECK(argc > 1 || machine->kernels_run == kernels, "%d of %d kernels ran",
+          (int)machine->kernels_run, (int)kernels);
     return 0;
 }

@@ -16,6 +16,7 @@ void test_scale_img(void);
 void test_refusals(void);
 void test_failures(void);
 void test_changing(void);
+void test_halfway(void);
 void test_geometry(void);
 
 /* The emulated library's table; device 0, the default stream; the core's best level, one thread. */

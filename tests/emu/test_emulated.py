@@ -18,6 +18,7 @@ NATIVE = ROOT / "tests" / "native"
 GROUPS = (
     "geometry", "ema", "sparsity", "fuse", "prune", "scale_img", "refusals", "failures",
     "changing",
+    "halfway",
 )  # fmt: skip
 SANITIZED = ("-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 INCLUDES = [f"-I{HERE}", f"-I{ROOT / 'tests'}", f"-I{NATIVE}", f"-I{ROOT / 'csrc'}"]
@@ -105,6 +106,14 @@ SLIPS = (
     ("runtime.cu", "cudaSetDevice(previous_)", "cudaSuccess", "failures", "left on device"),
     ("runtime.cu", "(void)cudaGetLastError(); /* told", "/*", "failures", "a good call after"),
     ("launch.cuh", "table->count < (uint32_t)Table::capacity", "true", "ema", ""),
+    ("launch.cuh", "(void)&launched<Kernel>;", "", "ema", "were not loaded before"),
+    ("api.cu", "status = capture.enter(device, error);", "", "failures", "in a capture"),
+    ("api.cu", "driver < oldest_driver(CUDART_VERSION)", "driver == 0", "failures", "check_device"),
+    ("runtime.cu", "case 221:", "", "failures", "status 3"),
+    ("runtime.cu", "case 810:", "", "failures", "status 3"),
+    ("runtime.cu", "return Y5_CUDA_NOT_NOW;", "return Y5_CUDA_FAILED;", "failures", "status 5"),
+    ("ema.cu", "return status != Y5_CUDA_OK && updated > 0", "return false", "halfway", "status"),
+    ("ema.cu", "first + table.count", "table.count", "halfway", "tensors were updated"),
 )  # fmt: skip
 
 

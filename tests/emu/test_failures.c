@@ -143,17 +143,53 @@ failing(const char *call, int32_t code, y5_cuda_status wanted, const char *words
     CHECK(status == Y5_CUDA_OK, "a good call after %s %d: %s", call, (int)code, error.message);
 }
 
-/* Calls of the runtime that other operations make. */
+/* The same for the question whether the library runs on a device. */
 static void
-failing_elsewhere(void)
+failing_check(const char *call, int32_t code, y5_cuda_status wanted, const char *words)
 {
     y5_emulated_machine *machine = y5_emulated();
+    machine->current_device = 1;
+    machine->failing = call;
+    machine->failure = code;
     y5_cuda_error error;
-    machine->failing = "cudaMemsetAsync";
-    machine->failure = 1;
-    CHECK(api->sparsity_count(&here, &good_item, 1, numbers, 1, &error) == Y5_CUDA_FAILED, "clear");
+    y5_cuda_status status = api->check_device(0, &error);
+    CHECK(status == wanted && error.code == code, "%s %d: status %d", call, (int)code, (int)status);
+    CHECK(strstr(error.message, words) != NULL, "'%s' is not in '%s'", words, error.message);
+    CHECK(machine->current_device == 1, "%s: left on device %d", call,
+          (int)machine->current_device);
     machine->failing = "";
-    expect_ok(api->sparsity_count(&here, &good_item, 1, numbers, 1, &error), &error, "afterwards");
+    expect_ok(api->check_device(0, &error), &error, call);
+}
+
+/* Every error that the runtime has, and some that it has not, out of every call. */
+static void
+all_errors(void)
+{
+    static const struct {
+        int32_t code;
+        y5_cuda_status status;
+    } errors[] = {
+#define X(name, code, status) {code, Y5_CUDA_##status},
+#include "errors.inc"
+#undef X
+        {998, Y5_CUDA_NOT_NOW},
+        {-1, Y5_CUDA_NOT_NOW},
+        {INT32_MAX, Y5_CUDA_NOT_NOW},
+    };
+    static const char *const calls[] = {"cudaGetDevice", "cudaSetDevice", "cudaDeviceGetAttribute",
+                                        "launch"};
+    static const char *const checks[] = {
+        "cudaDriverGetVersion",  "cudaGetDeviceCount",
+        "cudaGetDevice",         "cudaThreadExchangeStreamCaptureMode",
+        "cudaFuncGetAttributes", "cudaSetDevice"};
+    for (size_t i = 0; i < sizeof(errors) / sizeof(errors[0]); i++) {
+        for (size_t j = 0; j < sizeof(calls) / sizeof(calls[0]); j++) {
+            failing(calls[j], errors[i].code, errors[i].status, "");
+        }
+        for (size_t j = 0; j < sizeof(checks) / sizeof(checks[0]); j++) {
+            failing_check(checks[j], errors[i].code, errors[i].status, "");
+        }
+    }
 }
 
 static void
@@ -164,22 +200,55 @@ check_device_failures(void)
     expect_ok(api->check_device(1, &error), &error, "check_device");
     CHECK(api->check_device(2, &error) == Y5_CUDA_BAD_ARGUMENT, "there are two");
     CHECK(api->check_device(-1, &error) == Y5_CUDA_BAD_ARGUMENT, "device -1");
-    machine->failing = "cudaFuncGetAttributes";
-    machine->failure = 209;
     machine->compute_capability = 61;
-    CHECK(api->check_device(0, &error) == Y5_CUDA_NO_KERNEL, "%s", error.message);
-    CHECK(strstr(error.message, "sm_61") != NULL && strstr(error.message, api->architectures), "%s",
-          error.message);
-    machine->failing = "cudaGetDeviceCount";
-    machine->failure = 35;
+    failing_check("cudaFuncGetAttributes", 209, Y5_CUDA_NO_KERNEL, "sm_61");
+    failing_check("cudaFuncGetAttributes", 221, Y5_CUDA_NO_KERNEL, api->architectures);
+    machine->compute_capability = 90;
     machine->driver_version = 0;
     CHECK(api->check_device(0, &error) == Y5_CUDA_NO_DRIVER, "%s", error.message);
     CHECK(strstr(error.message, "no NVIDIA driver is installed") != NULL, "%s", error.message);
-    machine->driver_version = 12020;
+    machine->driver_version = 12080; /* which the emulated runtime itself does not mind */
     CHECK(api->check_device(0, &error) == Y5_CUDA_NO_DRIVER, "%s", error.message);
-    CHECK(strstr(error.message, "is for CUDA 12.2 and older") != NULL, "%s", error.message);
+    CHECK(strstr(error.message, "is for CUDA 12.8 and the CUDA library, built with CUDA 13.0, "
+                                "needs one for 13.0 or newer") != NULL,
+          "%s", error.message);
     machine->driver_version = 13000;
-    machine->failing = "";
+    expect_ok(api->check_device(0, &error), &error, "the oldest driver");
+}
+
+/* One call of each operation on three items. */
+static void
+call_each(void)
+{
+    static _Alignas(256) char workspace[1 << 16];
+    static double sum;
+    const y5_cuda_ema_pair pairs[] = {good_pair, good_pair, good_pair};
+    const y5_cuda_zero_count items[] = {good_item, good_item, good_item};
+    const y5_cuda_fuse_pair fused[] = {good_fuse, good_fuse, good_fuse};
+    const y5_cuda_prune_layer layers[] = {good_layer, good_layer, good_layer};
+    y5_cuda_where where = {NULL, 1, 0};
+    y5_cuda_error error;
+    expect_ok(api->ema_update(&where, pairs, 3, 0.5, &error), &error, "ema");
+    expect_ok(api->sparsity_count(&where, items, 3, numbers, 3, &error), &error, "sparsity");
+    expect_ok(api->sparsity_sum(&where, numbers, 3, Y5_CUDA_FLOAT64, &sum, &error), &error, "sum");
+    expect_ok(api->fuse(&where, fused, 3, NULL, &error), &error, "fuse");
+    expect_ok(api->prune(&where, layers, 3, workspace, sizeof(workspace), &error), &error, "prune");
+    expect_ok(api->scale_img(&where, &good_job, &error), &error, "scale_img");
+}
+
+/* A device that is used for the first time while a graph is captured. */
+static void
+check_capture(void)
+{
+    y5_emulated_machine *machine = y5_emulated();
+    y5_cuda_error error;
+    int64_t loaded = machine->loaded;
+    machine->devices = 2;
+    machine->capturing = 1;
+    expect_ok(api->check_device(1, &error), &error, "check_device in a capture");
+    CHECK(machine->loaded > loaded, "nothing was loaded");
+    call_each();
+    machine->capturing = 0;
 }
 
 /* The launch happens on the tensors' device and stream, whichever device is current. */
@@ -203,17 +272,15 @@ void
 test_failures(void)
 {
     shake_machine();
+    check_capture();
     failing("cudaGetDevice", 35, Y5_CUDA_NO_DRIVER, "driver");
     failing("cudaGetDevice", 100, Y5_CUDA_NO_DRIVER, "no CUDA device can be used");
-    failing("cudaSetDevice", 2, Y5_CUDA_NO_MEMORY, "device 0 is out of memory");
     failing("cudaSetDevice", 101, Y5_CUDA_BAD_ARGUMENT, "there is no device 0");
-    failing("cudaDeviceGetAttribute", 1, Y5_CUDA_FAILED, "asking for the multiprocessors");
-    failing("launch", 2, Y5_CUDA_NO_MEMORY, "ema: device 0 is out of memory");
-    failing("launch", 209, Y5_CUDA_NO_KERNEL, "no kernel image for device 0, an sm_90 chip");
-    failing("launch", 400, Y5_CUDA_FAILED, "the stream is not one of device 0");
-    failing("launch", 709, Y5_CUDA_FAILED, "its context is gone");
+    failing("cudaDeviceGetAttribute", 1, Y5_CUDA_NOT_NOW, "asking for the multiprocessors");
+    failing("launch", 2, Y5_CUDA_NOT_NOW, "ema on device 0: what the runtime says");
+    failing("launch", 209, Y5_CUDA_NO_KERNEL, "does not run on device 0, an sm_90 chip");
     failing("launch", 700, Y5_CUDA_FAILED, "ema on device 0: what the runtime says");
-    failing_elsewhere();
+    all_errors();
     check_device_failures();
     check_guard();
     y5_emulated()->current_device = 0;

@@ -1,5 +1,6 @@
 /* How many blocks a launch has: bounds, full use of small devices and large ones, no overflow. */
 #include "geometry.h"
+#include "operations.h"
 
 extern "C" {
 #include "native/support.h"
@@ -8,6 +9,19 @@ void test_geometry(void);
 }
 
 using namespace y5;
+
+/* Drivers run what was built with any toolkit of their major release, but 12.0 takes too few
+ * arguments. */
+static void
+check_drivers()
+{
+    static const int toolkits[][2] = {{12010, 12010}, {12020, 12010}, {12090, 12010},
+                                      {13000, 13000}, {13010, 13000}, {13030, 13000},
+                                      {14020, 14000}};
+    for (const int *pair : toolkits) {
+        CHECK(oldest_driver(pair[0]) == pair[1], "%d: %d", pair[0], oldest_driver(pair[0]));
+    }
+}
 
 static void
 check_lists()
@@ -48,5 +62,6 @@ test_geometry(void)
     CHECK(ceil_divide(0, 4) == 0 && ceil_divide(1, 4) == 1 && ceil_divide(4, 4) == 1, "rounding");
     CHECK(ceil_divide(INT64_MAX, 2) == INT64_MAX / 2 + 1, "no overflow");
     check_lists();
+    check_drivers();
     check_planes();
 }

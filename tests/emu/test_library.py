@@ -14,6 +14,7 @@ from tests.native.building import ROOT, need, succeed
 
 from .library import ABI_VERSION, Library, LibraryError
 
+HERE = Path(__file__).parent
 BUILD = runpy.run_path(str(ROOT / "cuda" / "build.py"))
 LARGEST_BYTES = 4_000_000
 FUNCTION = re.compile(
@@ -100,6 +101,46 @@ def test_it_needs_nothing_but_the_system(built: Built) -> None:
     needed = re.findall(r"NEEDED.*\[(.+)\]", listed)
     assert needed
     assert [name for name in needed if not name.startswith(SYSTEM)] == []
+
+
+@pytest.mark.long
+def test_all_kernels_are_loaded_at_first_use(built: Built) -> None:
+    """Each has its link in the chain that check_device goes along."""
+    links = re.findall(r" [bB] (_ZN2y58launchedI\S+)", succeed(need("nm"), built.library))
+    compiled = {name for name, *_ in FUNCTION.findall(built.report)}
+    assert len(links) == len(compiled) > 20
+    for kernel in compiled:  # the link's name holds the kernel's, but for substitutions in it
+        stem = re.match(r"_ZN2y5\d+(\w+?_kernel)", kernel)
+        assert stem is not None
+        assert any(stem[1] in link for link in links), kernel
+
+
+def test_there_is_one_way_to_launch() -> None:
+    sources = [*(ROOT / "cuda").glob("*.cu"), *(ROOT / "cuda").glob("*.cuh")]
+    launches = [path.name for path in sources for _ in re.findall(r"<<<", path.read_text())]
+    assert launches == ["launch.cuh"]
+
+
+def test_every_error_of_the_runtime_has_a_verdict() -> None:
+    """Those of the installed toolkit; and all that end a process' use of CUDA are failures."""
+    nvcc = BUILD["find_nvcc"]()
+    if nvcc is None:
+        pytest.skip("nvcc is not installed")
+    rows = re.findall(r"X\((\w+), (\d+), (\w+)\)", (HERE / "errors.inc").read_text())
+    verdicts = {int(number): status for _, number, status in rows}
+    header = re.search(r"\S+/driver_types\.h", succeed(nvcc, "-M", "-x", "cu", "/dev/null"))
+    assert header is not None
+    text = Path(header[0]).read_text()
+    listed = re.search(r"enum \w+ cudaError\b(.*?)\n};", text, re.DOTALL)
+    assert listed is not None
+    errors = re.findall(r"/\*\*(.*?)\*/\s*,?\s*(\w+)\s*=\s*(\d+)", listed[1], re.DOTALL)
+    assert len(errors) > 100
+    unknown = [name for _, name, number in errors if int(number) not in {0, *verdicts}]
+    assert unknown == []
+    ended = "process must be\\s+(\\*\\s+)?terminated|process must(\\s+\\*)? be terminated"
+    final = {int(number) for text, _, number in errors if re.search(ended, text)}
+    assert len(final) > 5
+    assert {number: verdicts[number] for number in final} == dict.fromkeys(final, "FAILED")
 
 
 @pytest.mark.long

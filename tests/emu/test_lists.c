@@ -55,29 +55,32 @@ ema_trial(int64_t trial)
 
 /* `count` pairs of 3 elements: what they become, and in how many launches. */
 static void
-ema_launches(int64_t count, int64_t launches)
+ema_launches(int64_t count, int64_t launches, y5_dtype to, y5_dtype from)
 {
     static y5_cuda_ema_pair pairs[MANY];
-    float *average = allocate(count * 3 * (int64_t)sizeof(float));
-    float *source = allocate(count * 3 * (int64_t)sizeof(float));
+    static y5_ema_pair expected[MANY];
+    static int64_t starts[MANY + 1];
+    array averages = array_of(count * 3, to);
+    array copies = copy_of(&averages);
+    array sources = array_of(count * 3, from);
+    int64_t to_bytes = 3 * (int64_t)y5_dtype_bytes(to);
+    int64_t from_bytes = 3 * (int64_t)y5_dtype_bytes(from);
     for (int64_t i = 0; i < count; i++) {
-        pairs[i] = (y5_cuda_ema_pair){average + i * 3, source + i * 3, 3, Y5_CUDA_FLOAT32,
-                                      Y5_CUDA_FLOAT32};
-    }
-    for (int64_t i = 0; i < count * 3; i++) {
-        average[i] = (float)i;
-        source[i] = -1.0F;
+        char *source = sources.data + i * from_bytes;
+        pairs[i] = (y5_cuda_ema_pair){averages.data + i * to_bytes, source, 3, to, from};
+        expected[i] = (y5_ema_pair){copies.data + i * to_bytes, source, NULL, to, from};
+        starts[i + 1] = starts[i] + 3;
     }
     shake_machine();
     y5_cuda_error error;
-    expect_ok(api->ema_update(&here, pairs, count, 0.5, &error), &error, "ema");
+    expect_ok(api->ema_update(&here, pairs, count, 0.9, &error), &error, "ema");
     CHECK(y5_emulated()->launches == launches, "%d pairs: %d launches", (int)count,
           (int)y5_emulated()->launches);
-    for (int64_t i = 0; i < count * 3; i++) {
-        CHECK(average[i] == (float)i * 0.5F - 0.5F, "element %d: %f", (int)i, (double)average[i]);
-    }
-    free(average);
-    free(source);
+    y5_ema_update(&core, expected, starts, count, 0.9);
+    check_same(averages.data, copies.data, count * 3, to, "ema, many");
+    free(averages.block);
+    free(copies.block);
+    free(sources.block);
 }
 
 void
@@ -90,10 +93,12 @@ test_ema(void)
     /* Floating entries of YOLOv5 n and s, m, l, x: one launch each. */
     static const int64_t models[] = {1, 2, 141, 142, 292, 402, 512, 622, 1165};
     for (size_t i = 0; i < sizeof(models) / sizeof(models[0]); i++) {
-        ema_launches(models[i], 1);
+        ema_launches(models[i], 1, Y5_FLOAT32, Y5_FLOAT32);
     }
-    ema_launches(1166, 2);
-    ema_launches(2500, 3);
+    for (int32_t to = 0; to < Y5_FLOATING_COUNT; to++) {
+        ema_launches(1166, 2, floats[to], floats[to]);
+        ema_launches(2500, 3, floats[to], floats[random_between(0, 3)]);
+    }
 }
 
 /* Bytes, of which many elements are zero under one mask or another. */

@@ -36,23 +36,11 @@ extern dim3 blockDim;
 extern dim3 gridDim;
 
 /* The runtime: the functions the launchers call. */
-typedef enum {
+typedef enum : int { /* the runtime has many more */
     cudaSuccess = 0,
-    cudaErrorInvalidValue = 1,
-    cudaErrorMemoryAllocation = 2,
-    cudaErrorStubLibrary = 34,
     cudaErrorInsufficientDriver = 35,
-    cudaErrorInvalidDeviceFunction = 98,
-    cudaErrorNoDevice = 100,
     cudaErrorInvalidDevice = 101,
-    cudaErrorInvalidKernelImage = 200,
-    cudaErrorNoKernelImageForDevice = 209,
-    cudaErrorUnsupportedPtxVersion = 222,
-    cudaErrorInvalidResourceHandle = 400,
-    cudaErrorContextIsDestroyed = 709,
-    cudaErrorIllegalAddress = 700,
-    cudaErrorSystemDriverMismatch = 803,
-    cudaErrorCompatNotSupportedOnDevice = 804,
+    cudaErrorStreamCaptureUnsupported = 900,
 } cudaError_t;
 
 typedef struct CUstream_st *cudaStream_t;
@@ -61,6 +49,11 @@ typedef enum {
     cudaDevAttrComputeCapabilityMajor = 75,
     cudaDevAttrComputeCapabilityMinor = 76,
 } cudaDeviceAttr;
+typedef enum {
+    cudaStreamCaptureModeGlobal = 0,
+    cudaStreamCaptureModeThreadLocal = 1,
+    cudaStreamCaptureModeRelaxed = 2,
+} cudaStreamCaptureMode;
 struct cudaFuncAttributes {
     int numRegs;
 };
@@ -74,20 +67,15 @@ cudaError_t cudaSetDevice(int device);
 cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr attribute, int device);
 cudaError_t cudaGetLastError(void);
 cudaError_t cudaMemsetAsync(void *data, int value, size_t bytes, cudaStream_t stream);
-cudaError_t emulated_function_attributes(cudaFuncAttributes *attributes);
-
-template <typename Function>
-cudaError_t
-cudaFuncGetAttributes(cudaFuncAttributes *attributes, Function *)
-{
-    return emulated_function_attributes(attributes);
-}
+cudaError_t cudaFuncGetAttributes(cudaFuncAttributes *attributes, const void *kernel);
+cudaError_t cudaThreadExchangeStreamCaptureMode(cudaStreamCaptureMode *mode);
 
 namespace y5_emulator {
 
 /* Runs a kernel: block after block, the threads of a block as fibers that switch at barriers.
- * Ends the process where threads of a block wait at different barriers. */
-void launch(const char *name, dim3 grid, dim3 block, const void *stream,
+ * Ends the process where threads of a block wait at different barriers. Loads the kernel if nobody
+ * did, which fails while a graph is captured. */
+void launch(const void *kernel, const char *name, dim3 grid, dim3 block, const void *stream,
             const std::function<void()> &body);
 
 /* Each thread waits until all of the block, or of its warp, have come as far. */

@@ -1,0 +1,137 @@
+"""What only the CUDA library minds never reaches the user: torch does what was asked, with its own
+bits, whichever call of the library was refused, and every call asks again where that may help."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from yolov5_utils import _C, _native
+from yolov5_utils.ops import prune as prune_module
+from yolov5_utils.ops.prune import prune_layers
+from yolov5_utils.ops.sparsity import share_on_gpu
+from yolov5_utils.torch_utils import ModelEMA, fuse_conv_and_bn, scale_img, sparsity
+
+from .stand_in import record_of
+from .test_loader import (
+    BAD_ARGUMENT,
+    FAILED,
+    NO_DRIVER,
+    NO_KERNEL,
+    NOT_NOW,
+    Built,
+    Start,
+    model,
+)
+
+OURS = (NO_DRIVER, NO_KERNEL, NOT_NOW, BAD_ARGUMENT)
+WHERE = ("FAKE_CHECK_STATUS", "FAKE_STATUS")  # when the device is asked, and in each call
+
+
+def results() -> list[torch.Tensor]:
+    """Of every operation, on models and images of drawn numbers."""
+    ema, counted, pruned, pair = ModelEMA(model()), model(2), model(3), model(4).eval()
+    ema.update(model(1))
+    assert ema.updates == 1
+    with torch.no_grad():
+        counted[0].weight.view(-1)[::3] = 0
+        prune_layers(pruned, 0.3)
+        fused = fuse_conv_and_bn(pair[0], pair[1])
+    image = torch.rand(1, 3, 64, 96, generator=torch.Generator().manual_seed(5))
+    return [
+        *ema.ema.state_dict().values(),
+        sparsity(counted),
+        *pruned.state_dict().values(),
+        fused.weight,
+        fused.bias,
+        scale_img(image, 0.83),
+    ]
+
+
+@pytest.mark.parametrize("where", WHERE)
+@pytest.mark.parametrize("status", OURS)
+def test_torch_does_it(built: Built, gpu: Start, status: int, where: str) -> None:
+    expected = copy.deepcopy(results())
+    library = built("fake_library.c", f"{where}={status}", "FAKE_TAKEOVER")
+    gpu(library)
+    names = ("ema", "sparsity", "prune", "scale_img")
+    before = {name: dict(_native.HOT_PATHS[name].calls) for name in names}
+    for found, wanted in zip(results(), expected, strict=True):
+        assert torch.equal(found, wanted)
+    for name in names:
+        calls = _native.HOT_PATHS[name].calls
+        assert calls == {**before[name], "torch": before[name]["torch"] + 1}, name
+        reasons = _native.HOT_PATHS[name].reasons
+        assert any(why.endswith(f"the fake library says {status}") for why in reasons), name
+
+
+def test_a_sum_is_torchs_where_only_the_count_was_the_librarys(built: Built, gpu: Start) -> None:
+    library = built("fake_library.c", f"FAKE_STATUS={NOT_NOW}", "FAKE_SUM")
+    zeros = torch.tensor([(1 << 24) + 1, 1, 1, 5])
+    total = torch.zeros(())
+    for number in zeros:
+        total += number
+    gpu(library)
+    assert torch.equal(share_on_gpu(zeros, 7, torch.float32), total / 7.0)
+    assert record_of(library).calls == 1
+
+
+def test_a_refusal_behind_pruned_layers(
+    built: Built, gpu: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A weight of two layers takes two calls, and only the first succeeds. torch prunes both."""
+    library = built("fake_library.c", f"FAKE_STATUS={NOT_NOW}", "FAKE_CALLS_GOOD=1")
+    expected, pruned = shared(), shared()
+    prune_layers(expected, 0.3)
+    gpu(library)
+    fill = prune_module._fill
+
+    def filled(batch: list[prune_module._Layer], ties: str) -> tuple[list[torch.Tensor], object]:
+        """With what the library would have left: the fake one computes nothing."""
+        tensors, answer = fill(batch, ties)
+        for tensor, layer in zip(tensors, batch, strict=True):
+            tensor.copy_(prune_module._prune_as_torch(layer.weight, layer.pruned))
+        return tensors, answer
+
+    monkeypatch.setattr(prune_module, "_fill", filled)
+    prune_layers(pruned, 0.3)
+    assert record_of(library).calls == 2
+    for found, wanted in zip(pruned.parameters(), expected.parameters(), strict=True):
+        assert torch.equal(found, wanted)
+
+
+def shared() -> nn.Module:
+    """A model of two convolutions with one weight."""
+    made = nn.Sequential(nn.Conv2d(8, 8, 3), nn.Conv2d(8, 8, 3), nn.Conv2d(3, 8, 3))
+    generator = torch.Generator().manual_seed(6)
+    with torch.no_grad():
+        for tensor in made.parameters():
+            tensor.copy_(torch.rand(tensor.shape, generator=generator))
+    made[1].weight = made[0].weight
+    return made
+
+
+def test_an_update_that_stopped_halfway_is_an_error(built: Built, gpu: Start) -> None:
+    """torch must not average again what was averaged."""
+    gpu(built("fake_library.c", f"FAKE_STATUS={FAILED}", "FAKE_HALFWAY"))
+    ema, source = ModelEMA(model()), model(1)
+    calls = dict(_native.HOT_PATHS["ema"].calls)
+    with pytest.raises(RuntimeError, match=f"^the fake library says {FAILED}$"):
+        ema.update(source)
+    assert ema.updates == 0
+    assert _native.HOT_PATHS["ema"].calls == calls
+
+
+def test_a_refusal_for_now_says_its_own_words(built: Built, gpu: Start) -> None:
+    """Also where the tensors had to be borrowed again after the device was asked."""
+    library = built("fake_library.c", f"FAKE_CHECK_STATUS={NOT_NOW}", "FAKE_CHECKS_FAILED=2")
+    gpu(library)
+    weight: nn.Parameter = model()[0].weight
+    for _ in range(2):
+        with pytest.raises(_C.Unsupported, match=f"the fake library says {NOT_NOW}$"):
+            _C.prune([weight], [torch.empty_like(weight)], [1])
+    assert _C.prune([weight], [torch.empty_like(weight)], [1]) == 0
+    assert (record_of(library).checks, record_of(library).calls) == (3, 1)

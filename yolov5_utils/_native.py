@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch.utils.dlpack import to_dlpack
 
-from . import remedy, switches
+from . import probe, remedy, switches
 
 try:
     from . import _C as _C
@@ -72,17 +72,12 @@ def run(function: Callable[..., Any], *args: Any) -> tuple[str | None, Any]:
     """Run `function(*args)` in C and count nothing: why not, or None, and its result."""
     if not _USE_C:
         return f"{switches.BACKEND.name}=torch", None
-    if is_compiling():
+    if probe.is_compiling():
         return "inside torch.compile", None
     try:
         return None, function(*args)
     except Unsupported as why:
         return str(why), None
-
-
-def is_compiling() -> bool:
-    """True while torch.compile reads this code instead of running it."""
-    return hasattr(torch, "compiler") and torch.compiler.is_compiling()
 
 
 def note_cuda(operation: str) -> None:
@@ -105,7 +100,7 @@ def note_torch(operation: str, reason: str, count: int = 1) -> None:
     path = HOT_PATHS[operation]
     if _STRICT and _USE_C and refusal(operation) is None:
         raise RuntimeError(f"{operation}: C cannot run this call ({reason}), and STRICT is on")
-    if is_compiling():
+    if probe.is_compiling():
         return  # a graph that counts is compiled anew for each number, in the end not at all
     path.calls["torch"] += count
     path.reasons[reason] = path.reasons.get(reason, 0) + count
@@ -134,12 +129,8 @@ def _allocate(size_bytes: int, device_index: int) -> torch.Tensor:
 
 def _find_bump_versions() -> Callable[[list[torch.Tensor]], None]:
     """The quickest way this torch has to raise the version counters of a list of tensors."""
-    try:
-        torch._C._increment_version([torch.zeros(1)])
-    except (AttributeError, TypeError):
-        return _bump_each
-    bump: Callable[[list[torch.Tensor]], None] = torch._C._increment_version
-    return bump
+    bump: Callable[[list[torch.Tensor]], None] = probe.find("_C._increment_version")
+    return bump if probe.takes(bump, []) else _bump_each  # torch 2.1 to 2.4 takes a tensor
 
 
 class TorchFacts:
@@ -155,21 +146,7 @@ class TorchFacts:
         self.empty_like = torch.empty_like
         self.is_grad_enabled = torch.is_grad_enabled
         self.ordered_dict_type = OrderedDict  # of modules before torch 2.4
-        # Where one of these answers with something true, torch itself has to run.
-        self.guards = tuple(
-            (getattr(owner, name), reason)
-            for owner, name, reason in (
-                (torch._C, "_len_torch_function_stack", "a torch function mode is active"),
-                (torch._C, "_len_torch_dispatch_stack", "a torch dispatch mode is active"),
-                (torch._C, "_get_tracing_state", "inside torch.jit.trace"),
-                (
-                    getattr(torch._C, "_functorch", None),
-                    "peek_interpreter_stack",
-                    "inside a torch.func transform",
-                ),
-            )
-            if hasattr(owner, name)
-        )
+        self.guards = probe.GUARDS  # where one answers with something true, torch has to run
         # What time_synchronized looks at, as it is now: what differs later is called as it is.
         self.clock = (
             *(torch, torch._C, torch.cuda, time),
@@ -177,10 +154,9 @@ class TorchFacts:
         )
         self.bump_versions = _find_bump_versions()
         self.to_dlpack = _capsule
-        major, minor = (int(part) for part in torch.__version__.split(".")[:2])
-        self.half_scalars_stay_float32 = (major, minor) >= (2, 1)
+        self.half_scalars_stay_float32 = probe.release() >= (2, 1)
         # CUDA device index -> its current stream, where the exchange table does not tell.
-        self.current_stream = getattr(torch._C, "_cuda_getCurrentRawStream", None)
+        self.current_stream = probe.find("_C._cuda_getCurrentRawStream")
         self.allocate = _allocate
         self.use_exchange = use_exchange  # False: the capsule way of torch before 2.10
 

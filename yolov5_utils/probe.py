@@ -48,17 +48,26 @@ def release() -> tuple[int, int]:
     return (numbers[0], numbers[1]) if numbers is not None and len(numbers) == 2 else (0, 0)
 
 
-def _find_guards() -> tuple[Guard, ...]:
-    """The functions that this torch has; one that cannot be asked counts as if it said yes."""
-    found = [(find(name), reason) for name, reason in _GUARDS.items()]
-    return tuple(
-        (function, reason) if takes(function) else (lambda: True, f"no telling whether {reason}")
-        for function, reason in found
-        if function is not None
-    )
+def _yes() -> bool:
+    return True
 
 
-GUARDS = _find_guards()
+def _no() -> bool:
+    return False
+
+
+def _guard(name: str) -> Callable[[], Any]:
+    """The function that tells of a mode; where this torch has it but does not tell, a yes."""
+    function = find(name)
+    return _no if function is None else function if takes(function) else _yes
+
+
+_ACTIVE = {name: _guard(name) for name in _GUARDS}
+GUARDS: tuple[Guard, ...] = tuple(
+    (is_active, f"no telling whether {reason}" if is_active is _yes else reason)
+    for is_active, reason in zip(_ACTIVE.values(), _GUARDS.values(), strict=True)
+    if is_active is not _no
+)
 
 
 def is_watched() -> bool:
@@ -66,21 +75,19 @@ def is_watched() -> bool:
     return any(is_active() for is_active, _ in GUARDS)
 
 
-def _no() -> bool:
-    return False
-
-
-_peek: Callable[[], Any] = find("_C._functorch.peek_interpreter_stack") or (lambda: None)
-
-
 def in_transform() -> bool:
     """True inside a transform of torch.func."""
-    return _peek() is not None
+    return bool(_ACTIVE["_C._functorch.peek_interpreter_stack"]())
 
 
 # True while torch.compile reads the code that asks, instead of running it.
-is_compiling: Callable[[], bool] = (
-    find("compiler.is_compiling") or find("_utils.is_compiling") or _no
+is_compiling: Callable[[], bool] = next(
+    (
+        asked
+        for asked in map(find, ("compiler.is_compiling", "_utils.is_compiling"))
+        if takes(asked)
+    ),
+    _no,
 )
 
 

@@ -24,7 +24,10 @@ _GUARDS = {
 
 
 def answer(function: Callable[..., Any], *args: Any, otherwise: Any = None, **named: Any) -> Any:
-    """What `function` answers, or `otherwise` where it raises anything but an interrupt."""
+    """What `function` answers, or `otherwise` where it raises anything but an interrupt.
+
+    For questions and banners: in a hot path it would also swallow what a signal handler raises.
+    """
     try:
         return function(*args, **named)
     except Exception:
@@ -91,10 +94,12 @@ is_compiling: Callable[[], bool] = next(
 )
 
 
+_FORWARD_MODE = find("autograd.forward_ad")
+
+
 def in_forward_mode() -> bool:
     """True inside forward-mode differentiation."""
-    level = find("autograd.forward_ad._current_level")
-    return level is not None and level >= 0
+    return getattr(_FORWARD_MODE, "_current_level", -1) >= 0
 
 
 def autocast(device: str) -> Callable[[], bool]:

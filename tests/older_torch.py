@@ -73,7 +73,7 @@ def reason(test_id: str) -> str | None:
         (
             why
             for first_with, patterns in SKIPPED.items()
-            if RELEASE < first_with
+            if first_with > RELEASE
             for pattern, why in patterns.items()
             if re.search(pattern, test_id)
         ),

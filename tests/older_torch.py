@@ -45,9 +45,7 @@ SKIPPED: dict[tuple[int, int], dict[str, str]] = {
         r"test_benchmark_models\.py::": NOT_THERE,
     },
     (2, 2): {
-        r"test_scale_img\.py::test_torch_of_other_cpus\[default": NAMED_OTHERWISE,
         r"test_scale_img_ways\.py::test_compile_keeps_the_operations": NO_GENERATORS,
-        r"test_ema_refusals\.py::test_float8": "this torch refuses it with a RuntimeError",
     },
     (2, 3): {
         r"test_prune_models\.py::(test_as_torch_leaves_it|test_ties_as_).*torch\.float16": NO_HALF,
@@ -58,6 +56,10 @@ SKIPPED: dict[tuple[int, int], dict[str, str]] = {
         r"test_prune_ties\.py::test_any_few_values": NO_HALF,
         r"test_inspection\.py::TestProfile::test_half_input": NO_HALF,
         r"test_scale_img_ways\.py::test_runs_as_torch\[float16": NO_HALF,
+    },
+    (2, 5): {
+        r"test_scale_img\.py::test_torch_of_other_cpus\[default": NAMED_OTHERWISE,
+        r"test_ema_refusals\.py::test_float8": "this torch refuses it with a RuntimeError",
     },
     (2, 10): {
         r"test_sparsity\.py::test_every_float8_value": NO_FLOAT8,

@@ -311,8 +311,7 @@ def one_bit_more(function: Any) -> Any:
         result = function(*args, **named)
         value = result if isinstance(result, torch.Tensor) else result.weight
         if value.numel():
-            # Where there is more than one element, of one alone.
-            last = value.detach().view(-1)[-1:]
+            last = value.detach()[(-1,) * value.dim()]  # a 0-d view
             last.copy_(torch.nextafter(last.float(), torch.tensor(9.0)).to(last.dtype))
         return result
 

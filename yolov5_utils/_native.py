@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from . import remedy, switches
+from . import probe, remedy, switches
 
 try:
     from . import _C as _C
@@ -71,17 +71,12 @@ def run(function: Callable[..., Any], *args: Any) -> tuple[str | None, Any]:
     """Run `function(*args)` in C and count nothing: why not, or None, and its result."""
     if not _USE_C:
         return f"{switches.BACKEND.name}=torch", None
-    if is_compiling():
+    if probe.is_compiling():
         return "inside torch.compile", None
     try:
         return None, function(*args)
     except Unsupported as why:
         return str(why), None
-
-
-def is_compiling() -> bool:
-    """True while torch.compile reads this code instead of running it."""
-    return hasattr(torch, "compiler") and torch.compiler.is_compiling()
 
 
 def note_cuda(operation: str) -> None:
@@ -104,7 +99,7 @@ def note_torch(operation: str, reason: str, count: int = 1) -> None:
     path = HOT_PATHS[operation]
     if _STRICT and _USE_C and refusal(operation) is None:
         raise RuntimeError(f"{operation}: C cannot run this call ({reason}), and STRICT is on")
-    if is_compiling():
+    if probe.is_compiling():
         return  # a graph that counts is compiled anew for each number, in the end not at all
     path.calls["torch"] += count
     path.reasons[reason] = path.reasons.get(reason, 0) + count
@@ -114,17 +109,6 @@ def _allocate(size_bytes: int, device_index: int) -> torch.Tensor:
     """Memory of a CUDA device, from torch's allocator."""
     device = torch.device("cuda", device_index)
     return torch.empty(max(size_bytes, 1), dtype=torch.uint8, device=device)
-
-
-def _accepts(function: Callable[[Any], Any] | None, argument: Any) -> bool:
-    """Whether a function of torch's is there and takes this: whatever it raises means no."""
-    try:
-        if function is None:
-            return False
-        function(argument)
-    except Exception:
-        return False
-    return True
 
 
 class TorchFacts:
@@ -141,39 +125,25 @@ class TorchFacts:
         self.empty_like = torch.empty_like
         self.is_grad_enabled = torch.is_grad_enabled
         self.ordered_dict_type = OrderedDict  # of modules before torch 2.4
-        # Where one of these answers with something true, torch itself has to run.
-        self.guards = tuple(
-            (getattr(owner, name), reason)
-            for owner, name, reason in (
-                (torch._C, "_len_torch_function_stack", "a torch function mode is active"),
-                (torch._C, "_len_torch_dispatch_stack", "a torch dispatch mode is active"),
-                (torch._C, "_get_tracing_state", "inside torch.jit.trace"),
-                (
-                    getattr(torch._C, "_functorch", None),
-                    "peek_interpreter_stack",
-                    "inside a torch.func transform",
-                ),
-            )
-            if hasattr(owner, name)
-        )
+        self.guards = probe.GUARDS  # where one answers with something true, torch has to run
         # What time_synchronized looks at, as it is now: what differs later is called as it is.
         self.clock = (
             *(torch, torch._C, torch.cuda, time),
             *(torch.cuda.is_available, torch.cuda.synchronize, time.time),
         )
         # Raises the version of a tensor (torch 2.1 and later), or of each in a list (2.5).
-        increment = getattr(torch._C, "_increment_version", None)
-        self.increments_lists = _accepts(increment, [torch.zeros(1, device="cpu")])
-        one = self.increments_lists or _accepts(increment, torch.zeros(1, device="cpu"))
-        self.increment_version = increment if one else None
+        increment: Any = probe.find("_C._increment_version")
+        self.increments_lists = probe.takes(increment, [])
+        one = torch.empty(0, device="cpu")
+        takes_one = self.increments_lists or probe.takes(increment, one)
+        self.increment_version = increment if takes_one else None
         base: Any = self.tensor_base
         self.version_methods = (base.detach, base.as_strided, base.zero_)
-        self.to_dlpack = getattr(torch._C, "_to_dlpack", None)
+        self.to_dlpack = probe.find("_C._to_dlpack")
         self.byte_types = (torch.int8, torch.uint8, torch.bool)  # other types of 8 bits have fewer
-        major, minor = (int(part) for part in torch.__version__.split(".")[:2])
-        self.half_scalars_stay_float32 = (major, minor) >= (2, 1)
+        self.half_scalars_stay_float32 = probe.release() >= (2, 1)
         # CUDA device index -> its current stream, where the exchange table does not tell.
-        self.current_stream = getattr(torch._C, "_cuda_getCurrentRawStream", None)
+        self.current_stream = probe.find("_C._cuda_getCurrentRawStream")
         self.allocate = _allocate
         self.use_exchange = use_exchange  # False: the capsule way of torch before 2.10
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import reference
+from . import probe, reference
 
 Pair = tuple[Tensor, Tensor]
 
@@ -34,7 +34,7 @@ def are_independent(pairs: list[Pair], decay: float) -> bool:
     """True where the pairs may be updated in any order, and torch is sure to update them all."""
     return (
         hasattr(torch, "_foreach_copy_")  # torch 2.1 and later
-        and not is_watched()
+        and not probe.is_watched()
         and all(type(tensor) is Tensor for pair in pairs for tensor in pair)
         and _fits_float32(decay)
         and not any(reference.may_fail(value, new, decay) for value, new in pairs)
@@ -50,12 +50,6 @@ def _fits_float32(decay: float) -> bool:
         not math.isfinite(scalar) or abs(scalar) <= torch.finfo(torch.float32).max
         for scalar in (decay, 1 - decay)
     )
-
-
-def is_watched() -> bool:
-    """True inside modes and traces, which are to see the original's operations."""
-    names = ("_len_torch_function_stack", "_len_torch_dispatch_stack", "_get_tracing_state")
-    return any(getattr(torch._C, name, bool)() for name in names)
 
 
 def _overlap(pairs: list[Pair]) -> bool:
@@ -131,7 +125,7 @@ def is_exact(parameters: list[nn.Parameter]) -> bool:
     """True where no sum of zeros is rounded, so that the order of adding does not show."""
     exact = {torch.float32: 1 << 24, torch.float64: 1 << 53}.get(torch.get_default_dtype(), 0)
     return (
-        not is_watched()
+        not probe.is_watched()
         and all(
             type(p) is nn.Parameter
             and p.layout is torch.strided

@@ -15,22 +15,33 @@ from pathlib import Path
 
 import torch
 
+from . import probe
+
 logger = logging.getLogger(f"{__package__}.torch_utils")
 
 
 def _running_file() -> Path:
-    """The file that runs as `__main__`, or where there is none (-c, notebooks) the package's."""
-    running = getattr(sys.modules.get("__main__"), "__file__", None)
-    if running and os.path.isfile(running):  # a zip application names a file that is none
-        return Path(running)
-    return Path(__file__).with_name("__init__.py")
+    """The file that runs as `__main__`, or where there is none (-c, notebooks) the package's.
+
+    In a frozen program neither may be on the disk: there it is the program itself.
+    """
+    package = globals().get("__file__")
+    candidates = [
+        getattr(sys.modules.get("__main__"), "__file__", None),
+        package and Path(package).with_name("__init__.py"),
+        package,
+    ]
+    # A zip application names a file that is none.
+    found = (file for file in candidates if file and os.path.isfile(file))
+    return Path(next(found, sys.executable or ""))
 
 
 def date_modified(path: str | os.PathLike[str] | None = None) -> str:
     """The day a file was last written, local time, without leading zeros: '2021-3-26'.
 
-    `path` defaults to the file that runs as `__main__`, else the package's. FileNotFoundError for
-    a path that does not exist. Source: YOLOv5 5.0, where the default is torch_utils.py.
+    `path` defaults to the file that runs as `__main__`, else the package's, else the program.
+    FileNotFoundError for a path that does not exist. Source: YOLOv5 5.0, where the default is
+    torch_utils.py.
     """
     path = _running_file() if path is None else path
     day = datetime.date.fromtimestamp(os.stat(path).st_mtime)
@@ -50,7 +61,7 @@ def git_describe(path: str | os.PathLike[str] | None = None) -> str:
         said = subprocess.run(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
         )
-    except OSError:
+    except (OSError, ValueError):  # no git; a name that no file can have
         return ""
     return said.stdout.decode(errors="replace").strip() if said.returncode == 0 else ""
 
@@ -79,11 +90,14 @@ def select_device(
     `batch_size` (images) is checked when several GPUs are listed; None, 0 and less are not.
     `newline` False leaves out the line break at the banner's end.
 
-    AssertionError for a requested GPU where CUDA (or MPS) is unavailable, and for a batch size that
-    the number of listed GPUs does not divide. Source: YOLOv5 of July 2021 (5.0 takes text alone;
-    `newline` is from 6.1, 'mps' from 6.2, where it means the CPU when MPS is unavailable).
+    AssertionError for a requested GPU where CUDA (or MPS) is unavailable, for more GPUs than CUDA
+    sees, and for a batch size that the number of listed GPUs does not divide; for nothing that only
+    the banner needs, which leaves out what it cannot learn. Source: YOLOv5 of July 2021 (5.0 takes
+    text alone; `newline` is from 6.1, 'mps' from 6.2, where it means the CPU when MPS is
+    unavailable).
     """
-    banner = f"YOLOv5 🚀 {git_describe() or date_modified()} torch {torch.__version__} "
+    code = probe.answer(git_describe) or probe.answer(date_modified)
+    banner = " ".join(["YOLOv5 🚀", *([code] if code else []), f"torch {torch.__version__} "])
     wanted = _requested(device)
     if wanted in ("cpu", "mps"):
         os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
@@ -149,10 +163,13 @@ def require(condition: bool, text: str) -> None:
 
 def _gpu_lines(numbers: list[str], indent: int) -> str:
     """One line per requested GPU; CUDA numbers the visible ones from 0, in the order requested."""
+    seen = torch.cuda.device_count()
+    require(len(numbers) <= seen, f"{len(numbers)} GPUs requested, of which CUDA sees {seen}")
     lines = []
     for position, number in enumerate(numbers):
-        gpu = torch.cuda.get_device_properties(position)
-        lines.append(f"CUDA:{number} ({gpu.name}, {gpu.total_memory / 1024**2}MB)\n")
+        gpu = probe.answer(torch.cuda.get_device_properties, position)
+        size = probe.answer(lambda gpu=gpu: f" ({gpu.name}, {gpu.total_memory / 1024**2}MB)")
+        lines.append(f"CUDA:{number}{size or ''}\n")
     return (" " * indent).join(lines)
 
 

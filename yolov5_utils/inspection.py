@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from . import probe
 from .device import logger, select_device
 from .ops.time_synchronized import time_synchronized
 
@@ -75,7 +76,8 @@ def profile(
     place = torch.device(device) if isinstance(device, str) else device
     tensor: Any = x.to(place)  # type: ignore[union-attr]
     tensor.requires_grad = True
-    gpu = torch.cuda.get_device_properties(0) if place.type == "cuda" else ""
+    cuda = place.type == "cuda"
+    gpu = probe.answer(torch.cuda.get_device_properties, 0, otherwise="") if cuda else ""
     print(torch.__version__, place.type, gpu)
     print(
         f"\n{'Params':>12}{'GFLOPs':>12}{'forward (ms)':>16}{'backward (ms)':>16}"
@@ -177,8 +179,8 @@ def model_info(
     if verbose:
         _print_parameters(model)
     layers = len(list(model.modules()))
-    parameters = sum(p.numel() for p in model.parameters())
-    gradients = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    parameters = sum(map(_numel, model.parameters()))
+    gradients = sum(_numel(p) for p in model.parameters() if p.requires_grad)
     try:
         suffix = f", {_image_gflops(model, img_size):.1f} GFLOPs"
     except Exception:  # reporting must never stop a run
@@ -186,6 +188,11 @@ def model_info(
     logger.info(
         f"Model Summary: {layers} layers, {parameters} parameters, {gradients} gradients{suffix}"
     )
+
+
+def _numel(parameter: nn.Parameter) -> int:
+    """Its elements; none of a lazy one that has not seen an input yet."""
+    return int(probe.answer(parameter.numel, otherwise=0))
 
 
 def _print_parameters(model: nn.Module) -> None:
@@ -196,10 +203,15 @@ def _print_parameters(model: nn.Module) -> None:
     )
     for row, (name, parameter) in enumerate(model.named_parameters()):
         name = name.replace("module_list.", "")
-        mean, deviation = parameter.detach().mean().item(), parameter.detach().std().item()
+        shape = probe.answer(lambda p=parameter: list(p.shape), otherwise="?")
+        # No number where torch has none, as of integers or on the meta device.
+        mean, deviation = (
+            probe.answer(lambda p=parameter, of=of: of(p.detach()).item(), otherwise=float("nan"))
+            for of in (torch.mean, torch.std)
+        )
         print(
-            f"{row:5} {name:>40} {parameter.requires_grad!s:>9} {parameter.numel():12g} "
-            f"{list(parameter.shape)!s:>20} {mean:10.3g} {deviation:10.3g}"
+            f"{row:5} {name:>40} {parameter.requires_grad!s:>9} {_numel(parameter):12g} "
+            f"{shape!s:>20} {mean:10.3g} {deviation:10.3g}"
         )
 
 

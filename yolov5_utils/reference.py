@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import prune as torch_prune
 
+from . import probe
+
 USUAL_DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
@@ -54,7 +56,6 @@ def update_pairs(pairs: list[tuple[Tensor, Tensor]], decay: float) -> None:
 
 def may_fail(value: Tensor, new: Tensor, decay: float) -> bool:
     """False for pairs of which torch is sure to update all: the usual ones."""
-    transforms = getattr(getattr(torch._C, "_functorch", None), "peek_interpreter_stack", None)
     return (
         not isinstance(decay, (int, float))
         or any(
@@ -68,7 +69,7 @@ def may_fail(value: Tensor, new: Tensor, decay: float) -> bool:
         or value.device != new.device
         or value.shape != new.shape
         or 0 in value.stride()
-        or (transforms is not None and transforms() is not None)
+        or probe.in_transform()
     )
 
 

@@ -9,6 +9,7 @@ import platform
 import site
 import sys
 from collections.abc import Callable, Iterator
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,7 +42,8 @@ def explain(name: str | None = None, *args: Any) -> Explanation | list[Explanati
 
     `name` is a hot path's or a client's: "ema" or "ModelEMA.update", "fuse" or "fuse_conv_and_bn".
     With the arguments of a call (of the average: the ModelEMA and the model) the answer is for that
-    call, which is not made: no tensor is changed and no call counted. ValueError for another name.
+    call, which is not made: no tensor is changed and no call counted. Without them it is for a call
+    as YOLOv5 makes it, on the CPU, which is tried. ValueError for another name.
 
     The way is that of the package's own function. What the overlay did of that name in the clients
     of this process, and where such a call would go another way there, is added to the reason.
@@ -82,30 +84,41 @@ def _form(module: str, name: str) -> Form:
 
 
 def _of_the_package(name: str, operation: str, args: tuple[Any, ...]) -> Explanation:
-    """Which way the package's own function takes."""
-    way, why = _way(operation)
-    if not args or way == "torch":
-        return Explanation(name, way, why)
+    """Which way the package's own function takes with these arguments, or with usual ones."""
+    refusal = _native.refusal(operation)
+    if refusal is not None:
+        return Explanation(name, "torch", refusal)
     try:
-        with _uncounted(operation):
-            _TRIALS[operation](*args)
-    except _native.Unsupported as reason:
-        return Explanation(name, "torch", str(reason))
+        with _uncounted(operation), torch.random.fork_rng(devices=[]):
+            reason, _ = _native.run(_TRIALS[operation], *(args or _usual(operation)))
     except Exception as error:
         return Explanation(name, "error", f"{type(error).__name__}: {error}")
+    if reason is not None:
+        return Explanation(name, "torch", reason)
+    if not args:
+        return Explanation(name, "C", _usual_way(operation))
     device = _gpu_of(args)
     if device is not None:
         return Explanation(name, "CUDA", f"the CUDA library on {device}")
     return Explanation(name, "C", f"level {_C.info()['level']}")
 
 
-def _way(operation: str) -> tuple[str, str]:
-    refusal = _native.refusal(operation)
-    if refusal is not None:
-        return "torch", refusal
+def _usual(operation: str) -> tuple[Any, ...]:
+    """The arguments of a small call as YOLOv5 makes it, on the CPU."""
+    place: dict[str, Any] = {"device": "cpu", "dtype": torch.float32}
+    if operation == "scale_img":
+        return torch.zeros(1, 3, 77, 80, **place), 0.83
+    conv = torch.nn.Conv2d(3, 4, 3, **place).requires_grad_(False)
+    others = {"ema": [deepcopy(conv)], "fuse": [torch.nn.BatchNorm2d(4, **place)]}
+    others["fuse"][0].requires_grad_(False)
+    return () if operation == "time_synchronized" else (conv, *others.get(operation, []))
+
+
+def _usual_way(operation: str) -> str:
+    """In words, what runs calls that C does not refuse."""
     if operation == "time_synchronized":
-        return "C", "asks torch for a CUDA device and waits for it, then reads the clock"
-    return "C", f"dense CPU tensors, level {_C.info()['level']}; {_elsewhere()}"
+        return "asks torch for a CUDA device and waits for it, then reads the clock"
+    return f"dense CPU tensors, level {_C.info()['level']}; {_elsewhere()}"
 
 
 def _gpu_of(args: tuple[Any, ...]) -> torch.device | None:
@@ -147,11 +160,10 @@ def _uncounted(operation: str) -> Iterator[None]:
 
 
 def _try_fuse(conv: Any, bn: Any) -> None:
-    """The call itself, which leaves its arguments alone; what it draws is put back."""
+    """The call itself, which leaves its arguments alone."""
     path = _native.HOT_PATHS["fuse"]
     reasons = dict(path.reasons)
-    with torch.random.fork_rng(devices=[]):
-        ops_fuse.fuse_conv_and_bn(conv, bn)
+    ops_fuse.fuse_conv_and_bn(conv, bn)
     new = [why for why, count in path.reasons.items() if count != reasons.get(why)]
     if new:
         raise _native.Unsupported(new[0])
@@ -217,16 +229,17 @@ def cuda_library(ask_gpus: bool = False) -> dict[str, Any]:
 
 
 def hot_paths() -> dict[str, dict[str, Any]]:
-    """For each hot path: the way it runs ("C" or "torch"), why, and this process's calls so far.
+    """For each hot path: the way of a usual call, why, and this process's calls so far.
 
+    The way is "C", "torch", or "error" where such a call raises: it is tried, and not counted.
     `calls` counts calls by way taken, `reasons` why calls that could have run in C took torch.
     """
     result = {}
     for operation, path in _native.HOT_PATHS.items():
-        way, why = _way(operation)
+        found = _of_the_package(operation, operation, ())
         result[operation] = {
-            "way": way,
-            "why": why,
+            "way": found.way,
+            "why": found.why,
             "calls": _native.calls(operation),
             "reasons": dict(path.reasons),
         }

@@ -244,20 +244,21 @@ def smart_resume(
 class EarlyStopping:
     """Tells when a training has not improved for `patience` epochs (0 or None: never).
 
-    `best_fitness` and `best_epoch` are of the best epoch so far, the last one among equally good
-    ones; `possible_stop` is True when the next epoch may be the last. Source: YOLOv5 6.1 to 7.0
-    (from July 2026 on an equally good epoch is no improvement).
+    `best_fitness` and `best_epoch` are of the best epoch so far, the first one among equally good
+    ones: a plateau, of zeros too, is no improvement. `possible_stop` is True when the next epoch
+    may be the last. Fitness is from 0 to 1 in YOLOv5; of any above −1 the first is an improvement.
+    Source: YOLOv5 6.1, as mended in July 2026 (until then a plateau never stopped).
     """
 
     def __init__(self, patience: float | None = 30) -> None:
-        self.best_fitness = 0.0
+        self.best_fitness = -1.0  # below every fitness, so that the first epoch is the best so far
         self.best_epoch = 0
         self.patience = patience or float("inf")
         self.possible_stop = False
 
     def __call__(self, epoch: int, fitness: float) -> bool:
         """True, with a message, when training should stop after `epoch` (from 0, ascending)."""
-        if fitness >= self.best_fitness:
+        if fitness > self.best_fitness:
             self.best_epoch = epoch
             self.best_fitness = fitness
         without_improvement = epoch - self.best_epoch

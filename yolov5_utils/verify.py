@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import prune as torch_prune
 
-from . import _native, reference, switches
+from . import _native, probe, reference, switches
 
 ON = switches.VERIFY.on()
 
@@ -96,7 +96,7 @@ def clock(function: Callable[[], float]) -> Callable[[], float]:
 
 def _torch_must_run() -> bool:
     """True where C refuses every call, and a copy would be traced, compiled or intercepted."""
-    if _native.is_compiling():
+    if probe.is_compiling():
         return True
     return any(is_active() for is_active, _ in _native.TORCH.guards)
 

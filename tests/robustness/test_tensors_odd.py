@@ -251,7 +251,9 @@ def test_storage_that_was_taken_away(function: str) -> None:
         "count_zeros": lambda: _C.count_zeros(emptied()),
         "count_zeros_of_subclass": lambda: _C.count_zeros(emptied().as_subclass(Wrapped)),
     }
-    with pytest.raises((_native.Unsupported, BufferError), match="resized to 0 bytes"):
+    # Before 2.9, torch's own maker of capsules finds it, and raises what passes through.
+    errors = (_native.Unsupported, BufferError, RuntimeError)
+    with pytest.raises(errors, match="resized to 0 bytes|storage of size 0"):
         calls[function]()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import compileall
 import datetime
 import logging
 import os
@@ -192,6 +193,33 @@ class TestSelectDevice:
         select_device()
         assert banner() == f"YOLOv5 🚀 2021-3-26 torch {torch.__version__} CPU\n"
 
+    @pytest.mark.parametrize(
+        "error", [FileNotFoundError, PermissionError, ValueError, UnicodeError, NameError]
+    )
+    def test_nothing_that_the_banner_needs_stops_it(self, gpus, banner, monkeypatch, error):
+        def refuse(*_):
+            raise error("no such thing here")
+
+        for name in ("git_describe", "date_modified"):
+            monkeypatch.setattr(device_module, name, refuse)
+        monkeypatch.setattr(torch.cuda, "get_device_properties", refuse)
+        assert select_device("0,1") == torch.device("cuda:0")
+        text = f"YOLOv5 🚀 torch {torch.__version__} "
+        assert banner() == f"{text}CUDA:0\n{' ' * len(text)} CUDA:1\n"
+
+    @pytest.mark.parametrize("interrupt", [KeyboardInterrupt, SystemExit])
+    def test_an_interrupt_does(self, no_gpu, monkeypatch, interrupt):
+        def stop():
+            raise interrupt
+
+        monkeypatch.setattr(device_module, "git_describe", stop)
+        with pytest.raises(interrupt):
+            select_device()
+
+    def test_more_gpus_than_there_are(self, gpus):
+        with pytest.raises(AssertionError, match="^5 GPUs requested, of which CUDA sees 4$"):
+            select_device("0,1,2,3,4")
+
     def test_windows_consoles_get_ascii(self, no_gpu, banner, monkeypatch):
         monkeypatch.setattr("platform.system", lambda: "Windows")
         select_device()
@@ -274,6 +302,48 @@ def test_without_a_running_file_they_speak_of_the_package(main, monkeypatch):
     with pytest.raises(ZeroDivisionError):
         git_describe()
     assert asked == [str(package)]
+
+
+# Programs without the package's source: its byte code alone, as a frozen program has it, and then
+# also without a file of any kind, an executable of which Python can name the path.
+FROZEN = """
+import sys; sys.path.insert(0, {folder!r})
+from yolov5_utils import device, torch_utils
+assert torch_utils.__file__.endswith(".pyc"), torch_utils.__file__
+for file in (device.__file__, "/nowhere/app/device.pyc", "nul\\0", None):
+    device.__file__ = file
+    print(torch_utils.select_device("cpu"), torch_utils.git_describe(), torch_utils.date_modified())
+del device.__file__
+sys.modules["__main__"].__file__ = b"bytes"
+print(torch_utils.select_device("cpu"), torch_utils.git_describe(), torch_utils.date_modified())
+sys.executable = None
+print(torch_utils.select_device("cpu"), torch_utils.git_describe())
+"""
+
+
+def test_a_frozen_program(tmp_path, monkeypatch):
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    shutil.copytree(
+        Path(device_module.__file__).parent,
+        tmp_path / "yolov5_utils",
+        ignore=shutil.ignore_patterns("__pycache__"),
+    )
+    compileall.compile_dir(tmp_path, quiet=2, legacy=True)
+    for source in tmp_path.rglob("*.py"):
+        source.unlink()
+    ran = subprocess.run(
+        [sys.executable, "-c", FROZEN.format(folder=str(tmp_path))],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert ran.stdout.count("cpu") == 6
+
+
+def test_names_that_no_file_can_have():
+    assert git_describe("a\0b") == ""
+    assert git_describe("\ud800") == ""
 
 
 class TestDateModified:

@@ -32,10 +32,10 @@ def test_without_a_name_every_hot_path_is_explained() -> None:
     rows = yolov5_utils.explain()
     assert [row.name for row in rows] == list(_native.HOT_PATHS)
     for row in rows:
-        refusal = _native.refusal(row.name)
-        assert row.way == ("torch" if refusal else "C")
-        known = "the clock" if row.name == "time_synchronized" else f"level {_C.info()['level']}"
-        assert row.why == refusal if refusal else known in row.why
+        way, known = SCALED if row.name == "scale_img" else ("C", f"level {_C.info()['level']}")
+        known = "the clock" if row.name == "time_synchronized" else known
+        assert row.way == way
+        assert known in row.why
         assert str(row) == f"{row.name}: {row.way}: {row.why}"
 
 

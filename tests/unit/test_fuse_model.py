@@ -181,8 +181,21 @@ def test_the_bar(monkeypatch: Any, after_s: float, is_terminal: bool) -> None:
         assert screen.written == ""
 
 
-def test_no_stderr(monkeypatch: Any) -> None:
-    monkeypatch.setattr(sys, "stderr", None)
+class Broken(Terminal):
+    def write(self, text: str) -> None:
+        raise BrokenPipeError
+
+
+def closed() -> io.StringIO:
+    stream = io.StringIO()
+    stream.close()
+    return stream
+
+
+@pytest.mark.parametrize("stream", [None, object(), closed(), Broken(True)])
+def test_a_stderr_without_a_bar(monkeypatch: Any, stream: Any) -> None:
+    monkeypatch.setattr(sys, "stderr", stream)
+    monkeypatch.setattr(file, "_BAR_AFTER_S", 0.0)
     fuse_model(small())
 
 

@@ -326,6 +326,15 @@ class TestModelInfo:
             "                  [2]          0          0\n"
         )
 
+    def test_a_table_of_what_has_no_mean(self, no_thop, summary, capsys):
+        model = nn.Sequential(nn.LazyLinear(3), nn.Linear(2, 2, device="meta"), nn.Module())
+        model[2].count = nn.Parameter(torch.arange(4), requires_grad=False)
+        model_info(model, verbose=True)
+        rows = capsys.readouterr().out.splitlines()[1:]
+        assert len(rows) == 5
+        assert all(row.endswith("nan        nan") for row in rows)
+        assert summary() == "Model Summary: 4 layers, 10 parameters, 6 gradients"
+
     @pytest.mark.parametrize("names", [{"img_size": 64}, {"imgsz": 64}])
     def test_names_of_the_image_size(self, thop, summary, names):
         model_info(Detector(), **names)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import random
 from copy import deepcopy
 
 import pytest
@@ -122,7 +123,7 @@ class TestEarlyStopping:
     def test_stops_after_patience_epochs_without_improvement(self, messages):
         stopper = EarlyStopping(patience=3)
         assert vars(stopper) == {
-            "best_fitness": 0.0,
+            "best_fitness": -1.0,
             "best_epoch": 0,
             "patience": 3,
             "possible_stop": False,
@@ -143,10 +144,26 @@ class TestEarlyStopping:
             "`--patience 0` to disable EarlyStopping."
         )
 
-    def test_an_equally_good_epoch_counts_as_the_best(self):
-        stopper = EarlyStopping(patience=2)
-        assert not any(stopper(epoch, 0.0) for epoch in range(50))
-        assert stopper.best_epoch == 49
+    @pytest.mark.parametrize("fitness", [0.0, 0.3])
+    def test_a_plateau_stops(self, messages, fitness):
+        stopper = EarlyStopping(patience=3)
+        assert [stopper(epoch, fitness) for epoch in range(4)] == [False, False, False, True]
+        assert (stopper.best_epoch, stopper.best_fitness) == (0, fitness)
+        assert "Best results observed at epoch 0, " in messages()[0]
+
+    def test_any_course_of_a_training(self):
+        """Stops where the best epoch, the first of equals, lies `patience` epochs back."""
+        draw = random.Random(15)
+        for _ in range(300):
+            patience = draw.randint(1, 6)
+            fitness = [draw.choice((0.0, 0.25, 0.5, 0.75)) for _ in range(draw.randint(1, 30))]
+            stopper = EarlyStopping(patience=patience)
+            for epoch, value in enumerate(fitness):
+                best = max(fitness[: epoch + 1])
+                since = epoch - fitness.index(best)
+                assert stopper(epoch, value) is (since >= patience)
+                assert stopper.possible_stop is (since >= patience - 1)
+                assert (stopper.best_epoch, stopper.best_fitness) == (epoch - since, best)
 
     @pytest.mark.parametrize("patience", [0, None])
     def test_no_patience_never_stops(self, patience):

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import functools
 from collections import OrderedDict
-from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, cast
 
 import torch
 from torch import nn
-from torch.autograd import forward_ad
 from torch.nn.modules import module as torch_module
 
-from .. import _native, reference, verify
+from .. import _native, probe, reference, verify
 from . import fuse_gpu
 
 # Kinds of a pattern's entries, and the numbers of the fields: as csrc/python/fused_module.h and
@@ -71,7 +69,7 @@ def refusal() -> str | None:
         return "autocast is on"
     if _precision_is_lowered():
         return "float32 matrix products run at a lower precision"
-    if getattr(forward_ad, "_current_level", -1) >= 0:
+    if probe.in_forward_mode():
         return "inside forward-mode differentiation"
     return None
 
@@ -108,26 +106,8 @@ def _fuse_all_on_gpu(convs: list[nn.Conv2d], bns: list[nn.BatchNorm2d]) -> list[
 _CONVOLUTION = nn.Conv2d
 
 
-def _find_autocast_check() -> Callable[[], bool]:
-    """Whether autocast changes operations on CPU tensors, as this torch is asked."""
-    try:
-        torch.is_autocast_enabled("cpu")
-    except TypeError:  # before torch 2.4
-        return getattr(torch, "is_autocast_cpu_enabled", lambda: False)
-    return functools.partial(torch.is_autocast_enabled, "cpu")
-
-
-def _find_precision_check() -> Callable[[], bool]:
-    """Whether matrix products of float32 may use a shorter type inside, as this torch is asked."""
-    getter = getattr(torch._C, "_get_fp32_precision_getter", None)
-    if getter is not None:  # torch 2.9 and later
-        return lambda: getter("mkldnn", "matmul") not in ("none", "ieee")
-    legacy = getattr(torch, "get_float32_matmul_precision", None)
-    return (lambda: legacy() != "highest") if legacy is not None else (lambda: False)
-
-
-_autocast_is_on = _find_autocast_check()
-_precision_is_lowered = _find_precision_check()
+_autocast_is_on = probe.autocast("cpu")
+_precision_is_lowered = probe.lower_precision("mkldnn")
 
 
 def _construct(conv: nn.Conv2d, device: torch.device | None = None) -> nn.Conv2d:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .. import _native, batched, reference, verify
+from .. import _native, batched, probe, reference, verify
 
 Construct = Callable[[nn.Conv2d, torch.device], nn.Conv2d]
 Note = Callable[[str, str], None]
@@ -45,7 +44,7 @@ def fuse(
     reason, _ = _native.run(_native._C.fuse_on_gpu, pairs, flags)
     if reason is None:
         _native.HOT_PATHS["fuse"].calls["CUDA"] += len(pairs)
-    elif batched.is_watched() or not batched.fuse_pairs(pairs, flags):
+    elif probe.is_watched() or not batched.fuse_pairs(pairs, flags):
         refused("fuse", reason)
         return None
     else:
@@ -92,22 +91,5 @@ def _refusal(pairs: list[tuple[Any, ...]], bns: list[nn.BatchNorm2d]) -> str | N
     return None
 
 
-def _find_autocast_check() -> Callable[[], bool]:
-    """Whether autocast changes operations on CUDA tensors, as this torch is asked."""
-    try:
-        torch.is_autocast_enabled("cuda")
-    except TypeError:  # before torch 2.4
-        return torch.is_autocast_enabled
-    return functools.partial(torch.is_autocast_enabled, "cuda")
-
-
-def _find_precision_check() -> Callable[[], bool]:
-    """Whether matrix products of float32 may use a shorter type inside, as this torch is asked."""
-    getter = getattr(torch._C, "_get_fp32_precision_getter", None)
-    if getter is not None:  # torch 2.9 and later
-        return lambda: getter("cuda", "matmul") not in ("none", "ieee")
-    return lambda: bool(torch.backends.cuda.matmul.allow_tf32)
-
-
-_autocast_is_on = _find_autocast_check()
-_precision_is_lowered = _find_precision_check()
+_autocast_is_on = probe.autocast("cuda")
+_precision_is_lowered = probe.lower_precision("cuda")

@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.modules import module as torch_module
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from .. import probe
 from .fuse import fuse_conv_and_bn, fuse_in_c
 from .fuse_gpu import is_on_gpu
 
@@ -129,7 +130,8 @@ class _Bar:
         self.total = total
         self.shown = False
         self.start = time.perf_counter()
-        self.wanted = sys.stderr is not None and sys.stderr.isatty()
+        # Of a stream that is closed, missing or no file at all, as of any that fails: no bar.
+        self.wanted = bool(probe.answer(lambda: sys.stderr.isatty()))
 
     def show(self, done: int) -> None:
         """Draw the bar anew."""
@@ -137,9 +139,9 @@ class _Bar:
             self.shown = True
             marks = "#" * (_BAR_WIDTH * done // self.total)
             line = f"\rfusing [{marks:<{_BAR_WIDTH}}] {done}/{self.total} layers"
-            print(line, end="", file=sys.stderr, flush=True)
+            probe.answer(print, line, end="", file=sys.stderr, flush=True)
 
     def close(self) -> None:
         """End the line."""
         if self.shown:
-            print(file=sys.stderr)
+            probe.answer(print, file=sys.stderr)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 from torch.nn.utils import prune as torch_prune
 
-from .. import _native, batched, reference, verify
+from .. import _native, probe, reference, verify
 from .sparsity import sparsity
 
 TIES = ("position", "torch")
@@ -136,7 +136,7 @@ def _run(model: nn.Module, layers: list[_Layer], ties: str) -> bool:
 
 def _run_on_gpu_in_torch(layers: list[_Layer]) -> bool:
     """Prune layers on GPUs by the operations of torch's pruning that matter, or return False."""
-    if not layers or batched.is_watched():
+    if not layers or probe.is_watched():
         return False
     for _, _, weight, _ in layers:
         usual = weight.dtype in reference.USUAL_DTYPES and weight.is_contiguous()

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.nn import init
 
-from .. import _native
+from .. import _native, probe
 
 # What draws when nn.Conv2d is constructed, as torch has it.
 _DRAWING = tuple(
@@ -30,12 +30,12 @@ _DRAWING = tuple(
 # Numbers to draw on trial: at the ends of vectors and blocks, and more than torch gives one thread.
 _TRIED = (1, 15, 16, 17, 623, 624, 625, 5000, 40_000)
 
-_default_device: Callable[[], str] = getattr(torch._C, "_get_default_device", lambda: "cpu")
+_default_device: Callable[[], str] = probe.find("_C._get_default_device") or (lambda: "cpu")
 
 
 def refusal() -> str | None:
     """Why a new convolution may not draw from the CPU's generator as torch's own does, or None."""
-    if _native.is_compiling():
+    if probe.is_compiling():
         return None  # nothing is run, and nothing drawn
     if any(getattr(owner, name) is not function for owner, name, function in _DRAWING):
         return "the initialisation of nn.Conv2d was replaced"

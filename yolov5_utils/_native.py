@@ -80,9 +80,10 @@ def run(function: Callable[..., Any], *args: Any) -> tuple[str | None, Any]:
         return str(why), None
 
 
-def is_compiling() -> bool:
-    """True while torch.compile reads this code instead of running it."""
-    return hasattr(torch, "compiler") and torch.compiler.is_compiling()
+# True while torch.compile reads this code instead of running it.
+is_compiling: Callable[[], bool] = getattr(
+    getattr(torch, "compiler", None), "is_compiling", lambda: False
+)
 
 
 def note_cuda(operation: str) -> None:

@@ -249,7 +249,7 @@ def emulate(img: Tensor, size: tuple[int, int], variant: int) -> Tensor:
     if way:
         weighted = [(q, up * right), (p, up * left), (u, down * left), (v, down * right)]
         sums = []
-        for order in ((0, 1, 2, 3), (2, 3, 1, 0) if way > 1 else (0, 1, 2, 3)):
+        for order in ((0, 1, 2, 3), (2, 3, 0, 1) if way > 1 else (0, 1, 2, 3)):
             (tap, weight), *others = (weighted[i] for i in order)
             total = rounded(tap * rounded(weight))
             for tap, weight in others:

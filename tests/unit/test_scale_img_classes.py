@@ -90,7 +90,9 @@ def test_probes_tell_all_variants_apart(channels: int) -> None:
             size = (int(rows * ratio), int(width * ratio))
             assert (sum(size) <= OP._SMALL) == small
             image = OP._probe(channels, rows, width, False)
-            outputs = {variant: torch.empty(1, channels, *size) for variant in OP.variants(channels)}
+            outputs = {
+                variant: torch.empty(1, channels, *size) for variant in OP.variants(channels)
+            }
             for variant, output in outputs.items():
                 _C.scale_img(image, output, size, variant)
             for pair in itertools.combinations(outputs, 2):

@@ -12,8 +12,8 @@ from .. import _native, reference, verify
 
 # torch takes another kernel for resized images whose height and width add up to at most this.
 _SMALL = 128
-# (height, width, ratio) of the images tried, by whether that makes them small: at the border and far
-# from it, of sizes at which no two variants give the same bits; ones that keep their height, or
+# (height, width, ratio) of the images tried, by whether that makes them small: at the border and
+# far from it, of sizes at which no two variants give the same bits; ones that keep their height, or
 # both sides; and long thin ones.
 _PROBES = {
     True: (
@@ -58,7 +58,7 @@ class Calibration:
 
     def __init__(self) -> None:
         self._found: dict[tuple[bool, int, bool, bool], int] = {}
-        self.refused: set[tuple[bool, int, bool]] = set()  # in both orders
+        self.refused: set[tuple[bool, int, bool]] = set()  # known to be never, in both orders
 
     def variant(self, channels: int, channels_last: bool, small: bool) -> int:
         """The variant to use now, or _NEVER."""
@@ -72,10 +72,6 @@ class Calibration:
         if (*key, channels_last) not in self._found:
             self._found[(*key, channels_last)] = self._try_all(*key[1:], channels_last)
         return self._found[(*key, channels_last)]
-
-    def refuses(self, channels: int, small: bool) -> bool:
-        """True where both orders in memory are known to be left to torch now."""
-        return (torch.get_num_threads() == 1, channels, small) in self.refused
 
     @staticmethod
     def _try_all(channels: int, small: bool, channels_last: bool) -> int:
@@ -229,9 +225,11 @@ def _known_refusal(img: Tensor, ratio: float) -> str | None:
         return "image: not float32"
     if img.requires_grad and torch.is_grad_enabled():
         return "img requires grad"
-    if _calibration.refused and not _native.is_compiling():
-        _, channels, height, width = img.shape
-        if _calibration.refuses(channels, int(height * ratio) + int(width * ratio) <= _SMALL):
+    refused, shape = _calibration.refused, img.shape
+    if refused and len(shape) == 4 and not _native.is_compiling():
+        _, channels, height, width = shape
+        small = int(height * ratio) + int(width * ratio) <= _SMALL
+        if (torch.get_num_threads() == 1, channels, small) in refused:
             return _NO_VARIANT
     return None
 

@@ -15,6 +15,7 @@ from . import (
     bench_import,
     bench_memory,
     bench_prune,
+    bench_refusals,
     bench_scale_img,
     bench_sparsity,
     bench_time_sync,
@@ -43,6 +44,7 @@ def run(quick: bool) -> list[harness.Table]:
         bench_gil.table(names, seconds),
         bench_cuda_host.table(names, seconds / 3),
         bench_import.table(3 if quick else 9),
+        bench_refusals.table(seconds / 4),
     ]
 
 

@@ -96,13 +96,13 @@ def calls(operation: str) -> dict[str, int]:
 
 def note_torch(operation: str, reason: str, count: int = 1) -> None:
     """Count calls that run as torch operations; RuntimeError under YOLOV5_UTILS_STRICT=1."""
-    path = HOT_PATHS[operation]
     if _STRICT and _USE_C and refusal(operation) is None:
         raise RuntimeError(f"{operation}: C cannot run this call ({reason}), and STRICT is on")
     if probe.is_compiling():
         return  # a graph that counts is compiled anew for each number, in the end not at all
-    path.calls["torch"] += count
-    path.reasons[reason] = path.reasons.get(reason, 0) + count
+    _, calls, reasons = HOT_PATHS[operation]
+    calls["torch"] += count
+    reasons[reason] = reasons.get(reason, 0) + count
 
 
 def _allocate(size_bytes: int, device_index: int) -> torch.Tensor:

@@ -93,12 +93,15 @@ typedef struct {
 void y5_prune(const y5_run *run, y5_prune_layer *layers, int64_t count, bool like_torch);
 
 /* torch's bilinear kernels differ in three independent ways, and so do the bits of their results.
- * A variant is a sum of these; a variant below 2^3 exists. */
+ * A variant is a sum of the first two and 0 to 4 times the third. */
 #define Y5_SCALE_FUSED_INDEX                                                                       \
     1 /* where an output lies among the inputs: one FMA, or two roundings */
 #define Y5_SCALE_FUSED_BLEND 2 /* sums of products by FMA, or every product rounded */
-#define Y5_SCALE_FOUR_TAPS 4   /* weights multiplied with each other, or columns before rows */
-#define Y5_SCALE_VARIANTS 8
+/* Not at all: columns before rows. Once: four taps, each with the product of its two weights. 2, 3
+ * or 4 times: the same, added up from the last tap on in channels that fill vectors of 4, 8 or 16,
+ * as torch's kernel does that has all channels of a pixel side by side. */
+#define Y5_SCALE_FOUR_TAPS 4
+#define Y5_SCALE_VARIANTS 20
 
 /* One axis: elements of the input, of the resized image, of the padded (or cropped) output. */
 typedef struct {
@@ -115,6 +118,8 @@ typedef struct {
     float *output;
     int64_t planes;
     int64_t interleaved;
+    int64_t channels;
+    int64_t turned_channels; /* the first ones, whose taps are added up from the last on */
     y5_axis rows;
     y5_axis columns;
     int64_t used_columns; /* elements of an output row that come from the image */
@@ -132,8 +137,9 @@ y5_status y5_scale_img_plan(y5_scale_img *job, const y5_tensor *image, const y5_
                             const int64_t resized[2], int32_t variant, y5_error *error);
 
 /* Bilinear, corners not aligned; 0.447 to the right and below. Reads the input about once, writes
- * the output once; under 64 KiB of stack a thread, no other memory. They must not overlap. */
-void y5_scale_img_run(const y5_run *run, const y5_scale_img *job);
+ * the output once, they must not overlap. 17 KiB of memory a thread and 41 KiB of its own;
+ * Y5_NO_MEMORY, with nothing written, where they are not to be had. */
+y5_status y5_scale_img_run(const y5_run *run, const y5_scale_img *job, y5_error *error);
 
 /* Where the elements of a convolution's weight lie that are not in one gapless row-major order. */
 typedef struct {

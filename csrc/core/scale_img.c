@@ -1,16 +1,19 @@
 /* scale_img: checks shapes, cuts the padded output into bands of rows and hands them to the active
- * level. Everything a band needs lies on its thread's stack; knows neither ratios nor Python. */
+ * level. What threads need lies on the heap, since a Python thread's stack may have 64 KiB; knows
+ * neither ratios nor Python. */
 #include "core/ops.h"
 #include "core/pages.h"
 
 #include <math.h>
+#include <stdatomic.h>
+#include <stdlib.h>
 #include <string.h>
 
 /* What the padding holds: 0.447 rounded as torch rounds a fill value. */
 #define PAD_VALUE 0.447F
 
-/* Elements of a resized row worked on at a time. Their taps (20 bytes each) and the two rows that a
- * thread keeps (8 bytes) lie on stacks. A multiple of every vector width. */
+/* Elements of a resized row worked on at a time, with taps of 20 bytes each, and two rows of 4 in
+ * every thread. A multiple of every vector width. */
 #define TILE_COLUMNS 2048
 
 /* Elements a task writes, 128 KiB: enough of them to keep threads evenly busy. */
@@ -23,16 +26,14 @@ typedef struct {
     float weight;
 } y5_tap;
 
-/* The taps of a tile's columns, and per block of a vector's width its first input. Where
- * `windowed`, taps count from there. */
+/* The taps of a tile's columns, first and second, and per block of a vector's width its first
+ * input. Where `windowed`, taps count from there. */
 typedef struct {
     int32_t count;
     bool windowed;
     int32_t nearby[TILE_COLUMNS];
-    int32_t first[TILE_COLUMNS];
-    int32_t second[TILE_COLUMNS];
-    float left[TILE_COLUMNS];
-    float right[TILE_COLUMNS];
+    int32_t inputs[2][TILE_COLUMNS];
+    float weights[2][TILE_COLUMNS];
 } y5_columns;
 
 /* What all threads read: elements of the resized rows from `begin` on. */
@@ -46,16 +47,18 @@ typedef struct {
     y5_columns columns;
 } y5_tile;
 
-/* What one task works with. */
+/* What a task works with. There are as many as threads run at once. */
 typedef struct {
+    atomic_flag taken;
     const y5_tile *tile;
+    bool turned;          /* four taps are added up from the last one on */
     const float *kept[2]; /* the input row that each of `rows` was made from */
     float rows[2][TILE_COLUMNS];
 } y5_band;
 
 typedef void (*column_filler)(y5_columns *columns, const y5_scale_img *job, int64_t begin,
                               int64_t end);
-typedef void (*row_scaler)(const y5_tile *tile, int64_t first, int64_t last);
+typedef void (*row_scaler)(y5_band *band, int64_t first, int64_t last);
 
 #define Y5_KERNEL_FILE "core/scale_img.inc"
 #include "core/levels.h"
@@ -143,6 +146,9 @@ y5_scale_img_plan(y5_scale_img *job, const y5_tensor *image, const y5_tensor *ou
     job->interleaved = interleaved ? channels : 1;
     job->planes = interleaved ? image->shape[0] : image->shape[0] * channels;
     job->variant = variant;
+    job->channels = channels;
+    int32_t order = variant / Y5_SCALE_FOUR_TAPS;
+    job->turned_channels = order < 2 ? 0 : channels >> order << order;
     if (!fill_axis(&job->rows, image->shape[2], resized[0], output->shape[2]) ||
         !fill_axis(&job->columns, image->shape[3], resized[1], output->shape[3]) ||
         resized[1] > SIDE_LIMIT / channels || output->shape[3] > SIDE_LIMIT / channels) {
@@ -154,8 +160,15 @@ y5_scale_img_plan(y5_scale_img *job, const y5_tensor *image, const y5_tensor *ou
     return Y5_OK;
 }
 
+/* All memory of one resize. */
 typedef struct {
-    const y5_tile *tile;
+    y5_tile tile;
+    y5_band bands[];
+} workspace;
+
+typedef struct {
+    workspace *space;
+    int32_t bands;
     row_scaler scale_rows;
     int64_t rows; /* of all planes */
     int64_t rows_per_task;
@@ -165,43 +178,61 @@ static void
 run_task(int64_t task, void *context)
 {
     const scale_work *work = context;
+    int32_t own = 0; /* no more tasks run at once than there are bands, so one is free */
+    while (
+        atomic_flag_test_and_set_explicit(&work->space->bands[own].taken, memory_order_acquire)) {
+        own = own + 1 < work->bands ? own + 1 : 0;
+    }
     int64_t first = task * work->rows_per_task;
     int64_t last = first + work->rows_per_task;
-    work->scale_rows(work->tile, first, last < work->rows ? last : work->rows);
+    work->scale_rows(&work->space->bands[own], first, last < work->rows ? last : work->rows);
+    atomic_flag_clear_explicit(&work->space->bands[own].taken, memory_order_release);
 }
 
 static void
-scale_tile(const y5_run *run, const y5_scale_img *job, int64_t begin)
+scale_tile(const y5_run *run, const y5_scale_img *job, int64_t begin, workspace *space,
+           int32_t bands)
 {
     int64_t end = begin + TILE_COLUMNS;
     bool is_last = end >= job->used_columns;
     int64_t output_elements = job->columns.output * job->interleaved;
-    y5_tile tile; /* not zeroed: 40 KiB that are filled as far as they are used */
-    tile.job = job;
-    tile.begin = begin;
-    tile.input_elements = job->columns.input * job->interleaved;
-    tile.input_ahead = 2 * tile.input_elements * (int64_t)sizeof(float);
-    tile.output_ahead = output_elements * (int64_t)sizeof(float);
-    tile.room = (int32_t)((is_last ? output_elements : end) - begin);
-    fillers[run->level](&tile.columns, job, begin, is_last ? job->used_columns : end);
+    y5_tile *tile = &space->tile;
+    tile->job = job;
+    tile->begin = begin;
+    tile->input_elements = job->columns.input * job->interleaved;
+    tile->input_ahead = 2 * tile->input_elements * (int64_t)sizeof(float);
+    tile->output_ahead = output_elements * (int64_t)sizeof(float);
+    tile->room = (int32_t)((is_last ? output_elements : end) - begin);
+    fillers[run->level](&tile->columns, job, begin, is_last ? job->used_columns : end);
 
-    bool serial = run->pool.run == NULL || run->pool.threads < 2;
     int64_t rows = job->planes * job->rows.output;
-    int64_t per_task = (TASK_ELEMENTS + tile.room - 1) / tile.room;
-    scale_work work = {&tile, scalers[run->level], rows, serial ? rows : per_task};
+    int64_t per_task = (TASK_ELEMENTS + tile->room - 1) / tile->room;
+    scale_work work = {space, bands, scalers[run->level], rows, bands < 2 ? rows : per_task};
     int64_t tasks = (rows + work.rows_per_task - 1) / work.rows_per_task;
     y5_parallel_for(&run->pool, tasks, run_task, &work);
 }
 
-void
-y5_scale_img_run(const y5_run *run, const y5_scale_img *job)
+y5_status
+y5_scale_img_run(const y5_run *run, const y5_scale_img *job, y5_error *error)
 {
     int64_t elements = job->planes * job->rows.output * job->columns.output * job->interleaved;
     if (elements == 0) {
-        return;
+        return Y5_OK;
+    }
+    int32_t bands = run->pool.run == NULL || run->pool.threads < 2 ? 1 : run->pool.threads;
+    workspace *space = malloc(sizeof(*space) + (size_t)bands * sizeof(space->bands[0]));
+    if (space == NULL) {
+        return y5_fail(error, Y5_NO_MEMORY, "image", "no memory for the rows of %d threads",
+                       (int)bands);
+    }
+    for (int32_t i = 0; i < bands; i++) {
+        atomic_flag_clear(&space->bands[i].taken);
+        space->bands[i].tile = &space->tile;
     }
     y5_advise_huge_pages(job->output, elements * (int64_t)sizeof(float));
     for (int64_t begin = 0; begin < job->used_columns; begin += TILE_COLUMNS) {
-        scale_tile(run, job, begin);
+        scale_tile(run, job, begin, space, bands);
     }
+    free(space);
+    return Y5_OK;
 }

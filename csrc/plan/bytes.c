@@ -21,14 +21,16 @@ take(void *data, int64_t index, const y5_tensor *tensor, y5_error *error)
                : y5_refuse(error, "not the bytes that are known here");
 }
 
-static void
-run(void *data, const y5_run *how, bool as_torch)
+static y5_status
+run(void *data, const y5_run *how, bool as_torch, y5_error *error)
 {
+    (void)error;
     (void)as_torch;
     (void)how;
     const y5_bytes_plan *self = data;
     memcpy(self->out != NULL ? self->out : self->data, self->out != NULL ? self->data : self->in,
            (size_t)self->count);
+    return Y5_OK;
 }
 
 y5_plan

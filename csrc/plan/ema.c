@@ -103,17 +103,19 @@ check(void *data, y5_overlap overlap, y5_demand *demand, y5_error *error)
                                                        : NULL);
 }
 
-static void
-run(void *data, const y5_run *how, bool as_torch)
+static y5_status
+run(void *data, const y5_run *how, bool as_torch, y5_error *error)
 {
+    (void)error;
     const y5_ema_plan *self = data;
     if (as_torch) {
         y5_ema_update_as_torch(how, self->items, self->starts, self->count, self->decay);
-        return;
+        return Y5_OK;
     }
     y5_run alone = {.level = how->level, .pool = {NULL, 1}};
     y5_ema_update(self->in_order ? &alone : how, self->items, self->starts, self->count,
                   self->decay);
+    return Y5_OK;
 }
 
 static y5_status

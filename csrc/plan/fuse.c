@@ -156,23 +156,27 @@ check(void *data, y5_overlap overlap, y5_demand *demand, y5_error *error)
     return y5_refuse(error, overlap != Y5_APART ? "torch gave memory that is in use" : NULL);
 }
 
-static void
-fill_variances(void *data, const y5_run *how, bool as_torch)
+static y5_status
+fill_variances(void *data, const y5_run *how, bool as_torch, y5_error *error)
 {
+    (void)error;
     (void)as_torch;
     (void)how;
     const y5_fuse_plan *self = data;
     for (int64_t i = 0; i < self->count; i++) {
         y5_fuse_variances(&self->items[i]);
     }
+    return Y5_OK;
 }
 
-static void
-run(void *data, const y5_run *how, bool as_torch)
+static y5_status
+run(void *data, const y5_run *how, bool as_torch, y5_error *error)
 {
+    (void)error;
     (void)as_torch;
     y5_fuse_plan *self = data;
     y5_fuse(how, self->items, self->starts, self->count);
+    return Y5_OK;
 }
 
 bool

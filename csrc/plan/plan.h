@@ -40,7 +40,7 @@ typedef struct {
     y5_status (*check)(void *data, y5_overlap overlap, y5_demand *demand, y5_error *error);
     /* Does it, on the CPU (with `as_torch` shared out as torch does) or on a GPU. Both NULL: the
      * call only checks. */
-    void (*run)(void *data, const y5_run *run, bool as_torch);
+    y5_status (*run)(void *data, const y5_run *run, bool as_torch, y5_error *error);
     y5_status (*launch)(void *data, const y5_gpu *gpu, y5_error *error);
 } y5_plan;
 

@@ -79,12 +79,14 @@ check(void *data, y5_overlap overlap, y5_demand *demand, y5_error *error)
                : y5_fail(error, Y5_BAD_VALUE, "pruned", "shares memory with another tensor");
 }
 
-static void
-run(void *data, const y5_run *how, bool as_torch)
+static y5_status
+run(void *data, const y5_run *how, bool as_torch, y5_error *error)
 {
+    (void)error;
     (void)as_torch;
     y5_prune_plan *self = data;
     y5_prune(how, self->items, self->count, self->like_torch);
+    return Y5_OK;
 }
 
 static y5_status

@@ -86,12 +86,12 @@ check(void *data, y5_overlap overlap, y5_demand *demand, y5_error *error)
                : Y5_OK;
 }
 
-static void
-run(void *data, const y5_run *how, bool as_torch)
+static y5_status
+run(void *data, const y5_run *how, bool as_torch, y5_error *error)
 {
     (void)as_torch;
     const y5_scale_plan *self = data;
-    y5_scale_img_run(how, &self->job);
+    return y5_scale_img_run(how, &self->job, error);
 }
 
 static y5_status

@@ -47,12 +47,14 @@ check(void *data, y5_overlap overlap, y5_demand *demand, y5_error *error)
                      overlap != Y5_APART ? "the counts share memory with a parameter" : NULL);
 }
 
-static void
-run(void *data, const y5_run *how, bool as_torch)
+static y5_status
+run(void *data, const y5_run *how, bool as_torch, y5_error *error)
 {
+    (void)error;
     (void)as_torch;
     y5_sparsity_plan *self = data;
     y5_sparsity_count(how, self->items, self->starts, self->count);
+    return Y5_OK;
 }
 
 static y5_status
@@ -124,12 +126,14 @@ take_one(void *data, int64_t index, const y5_tensor *tensor, y5_error *error)
     return Y5_OK;
 }
 
-static void
-count_one(void *data, const y5_run *how, bool as_torch)
+static y5_status
+count_one(void *data, const y5_run *how, bool as_torch, y5_error *error)
 {
+    (void)error;
     (void)as_torch;
     y5_count_plan *self = data;
     self->zeros = y5_sparsity_count_tensor(how->level, &self->tensor);
+    return Y5_OK;
 }
 
 static y5_status

@@ -289,14 +289,15 @@ find_threads(const y5_state *state, const y5_demand *demand, y5_run *how, bool *
     return *as_torch && how->pool.run != NULL ? Y5_OK : status;
 }
 
-static void
-run(const y5_plan *plan, const y5_run *how, bool as_torch, bool pinned)
+static y5_status
+run(const y5_plan *plan, const y5_run *how, bool as_torch, bool pinned, y5_error *error)
 {
     PyThreadState *released = pinned ? PyEval_SaveThread() : NULL;
-    plan->run(plan->data, how, as_torch);
+    y5_status status = plan->run(plan->data, how, as_torch, error);
     if (released != NULL) {
         PyEval_RestoreThread(released);
     }
+    return status;
 }
 
 /* From the first address to the last use of one. *asked: nothing was done yet, for want of
@@ -337,11 +338,8 @@ use_memory(const y5_state *state, y5_call *call, const y5_plan *plan, bool *aske
     if (status != Y5_OK || *asked || !acts) {
         return status;
     }
-    if (on_gpu) {
-        return plan->launch(plan->data, &gpu, error);
-    }
-    run(plan, &how, as_torch, pinned);
-    return Y5_OK;
+    return on_gpu ? plan->launch(plan->data, &gpu, error)
+                  : run(plan, &how, as_torch, pinned, error);
 }
 
 /* Answers one tensor's questions. Runs Python code. */

@@ -123,7 +123,7 @@ check_against_core(const y5_cuda_scale_img *job, int64_t batch, int64_t channels
     y5_error error;
     CHECK(y5_scale_img_plan(&plan, &image, &output, resized, variant, &error) == Y5_OK, "%s",
           error.message);
-    y5_scale_img_run(&core, &plan);
+    CHECK(y5_scale_img_run(&core, &plan, &error) == Y5_OK, "%s", error.message);
     check_same(job->output, expected.data, numel, Y5_FLOAT32, "scale_img");
     free(expected.block);
 }

@@ -229,6 +229,8 @@ SLIPS = (
     ("scale_img.inc", "(u, MULTIPLY(down, left))", "(MULTIPLY(u, down), left)", "test_scale_img.c"),
     ("scale_img.c", "is_last ? job->used_columns : end", "end", "test_scale_img.c"),
     ("scale_img.c", "resized >= 1 &&", "", "test_scale_img.c"),
+    ("scale_img.inc", "plane % job->channels <", "plane <", "test_scale_img.c"),
+    ("scale_img.inc", "? weight : 1.0F - weight", "? 1.0F - weight : weight", "test_scale_img.c"),
     ("mt19937.c", "draws < left", "draws <= left", "test_mt19937.c"),
     ("mt19937.c", "left == 1 &&", "", "test_mt19937.c"),
     ("mt19937.c", "1 + behind / Y5_MT19937_WORDS", "draws / Y5_MT19937_WORDS", "test_mt19937.c"),

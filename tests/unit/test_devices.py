@@ -436,9 +436,9 @@ def test_variants_are_tried_in_little_memory(
     monkeypatch.setattr(scale_img_module, "_probe", recorded)
     for channels in (3, 50):
         check_scale_img(torch.rand(1, channels, 99, 130), 0.83, device)
-    assert {image.shape[1] for image in tried} == {3, 32}
+    assert {image.shape[1] for image in tried} == {3, 50}
     assert max(image.numel() for image in tried) <= 3 * 1201 * 907
-    assert None not in untried._found.values()
+    assert min(untried._found.values()) >= 0
 
 
 @pytest.mark.parametrize(

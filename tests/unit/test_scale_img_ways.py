@@ -237,7 +237,7 @@ def test_bad_calls_of_the_extension() -> None:
         ((out.transpose(2, 3), (4, 4), 0), ValueError),
         ((out, (0, 4), 0), ValueError),
         ((out, (4, 2**40), 0), ValueError),
-        ((out, (4, 4), 8), ValueError),
+        ((out, (4, 4), 20), ValueError),
         ((out, (4, 4), -1), ValueError),
         ((out, (4, 4), 2**70), ValueError),
         ((out, [4, 4], 0), TypeError),
@@ -257,19 +257,6 @@ def fresh(monkeypatch: pytest.MonkeyPatch) -> dict[object, object]:
     return calibration._found
 
 
-def test_probes_tell_all_variants_apart(level: str) -> None:
-    for small, probes in OP._PROBES.items():
-        for (height, width, ratio), channels in itertools.product(probes, (1, 3)):
-            size = (int(height * ratio), int(width * ratio))
-            assert (sum(size) <= OP._SMALL) == small
-            outputs = [torch.empty(1, channels, *size) for _ in OP._VARIANTS]
-            image = OP._probe(channels, height, width, False)
-            for variant, output in enumerate(outputs):
-                _C.scale_img(image, output, size, variant)
-            for one, other in itertools.combinations(outputs, 2):
-                assert not torch.equal(one, other)
-
-
 def test_tries_each_class_once(
     fresh: dict[object, object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -282,9 +269,8 @@ def test_tries_each_class_once(
                 check(values(1, 3, size, size), 0.83)
     finally:
         torch.set_num_threads(before)
-    assert len(fresh) == 4
-    found = type(None) if older_torch.APPLIES else int
-    assert all(type(variant) is found for variant in fresh.values())
+    assert len(fresh) == (8 if older_torch.APPLIES else 4)  # where one is refused, so is the other
+    assert all((variant < 0) == older_torch.APPLIES for variant in fresh.values())
     monkeypatch.setattr(OP, "_agrees", None)  # would fail if it were called again
     check(values(1, 3, 40, 40), 0.83)
 

@@ -6,75 +6,109 @@ import math
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
-from .. import _native, reference, verify
+from .. import _native, probe, reference, verify
 
-# Variants of _native._C.scale_img: sums of 1 (fused index), 2 (fused blend), 4 (four taps).
-_VARIANTS = range(8)
 # torch takes another kernel for resized images whose height and width add up to at most this.
 _SMALL = 128
-# (height, width, ratio) of the images tried, by _is_small: next to the border and far from it, and
-# of sizes at which no two variants give the same bits.
+# (height, width, ratio) of the images tried, by whether that makes them small: at the border and
+# far from it, of sizes at which no two variants give the same bits; ones that keep their height, or
+# both sides; and long thin ones.
 _PROBES = {
-    True: ((41, 114, 0.83), (37, 45, 1.37)),
-    False: ((77, 80, 0.83), (61, 83, 1.37), (401, 307, 0.83)),
+    True: (
+        *((41, 114, 0.83), (37, 45, 1.37), (9, 57, 1.05), (9, 57, 1.01)),
+        *((1, 70, 1.37), (70, 1, 1.37)),
+    ),
+    False: (
+        *((77, 80, 0.83), (61, 83, 1.37), (19, 115, 1.05), (77, 80, 1.01)),
+        *((1, 1201, 1.37), (1201, 2, 0.83), (401, 307, 0.83)),
+    ),
 }
+# Elements of a wide probe, of which fewer rows are tried where there are more channels; on a GPU
+# they are 12 MiB in float32, and as much three times more for results: it may be almost full.
+_WIDE = 256
+_ELEMENTS = 3 * 401 * 307
+_GPU_ELEMENTS = 3 * 1201 * 907
+# Images of more channels are not tried.
+_MOST_CHANNELS = 128
+# torch's kernel for more channels side by side is not in C.
+_MOST_INTERLEAVED = 3
 # Variants of the CUDA library, numbered in cuda/y5_cuda.h; first those that torch is expected to
 # have, for contiguous images and for many channels side by side.
 _LIKELY_ON_GPU = (27, 29)
 _GPU_VARIANTS = (*_LIKELY_ON_GPU, *(v for v in range(54) if v not in _LIKELY_ON_GPU))
 # 16-bit results hide most differences between variants, so that it takes many of them.
 _GPU_PROBES = ((77, 80, 0.83), (401, 307, 0.83), (701, 503, 1.37), (1201, 907, 0.83))
-# Elements of the largest probe: of more channels fewer rows are tried, so that a GPU that is almost
-# full has room for it (12 MiB in float32, and as much three times more for results).
-_GPU_PROBE_ELEMENTS = 3 * 1201 * 907
-# torch takes other kernels on a GPU for more channels; where the change is differs by release.
-_GPU_CHANNELS = 32
+_BITS = {2: torch.int16, 4: torch.int32}  # by bytes per element
 # Of a GPU; torch before 1.13 has no type of its own for it.
 _OUT_OF_MEMORY: type[Exception] = getattr(torch.cuda, "OutOfMemoryError", MemoryError)
+# In place of a variant: none has torch's bits, or more than one.
+_NEVER = -1
+_NO_VARIANT = "no variant in C has the bits of this torch"
 
 
 class Calibration:
     """Which variant has the bits of the installed torch: found by trying, kept as numbers.
 
-    torch's choice depends on its release, the CPU, whether it runs on one thread, the number of
-    channels, their order in memory and the size, so each combination is tried when it first comes.
+    A class is what torch's own choice depends on (aten/src/ATen/native/cpu/UpSampleKernel.cpp,
+    upsample_bilinear2d_kernel_impl): whether it runs on one thread, the number of channels, whether
+    the result is small, the order in memory. Nothing else is looked at, and none is rounded.
     """
 
     def __init__(self) -> None:
-        self._found: dict[tuple[bool, int, bool, bool], int | None] = {}
+        self._found: dict[tuple[bool, int, bool, bool], int] = {}
+        self.refused: set[tuple[bool, int, bool]] = set()  # known to be never, in both orders
 
     def variant(self, channels: int, channels_last: bool, small: bool) -> int:
-        """The variant to use now; Unsupported where none has torch's bits, or more than one."""
-        key = (torch.get_num_threads() == 1, min(channels, 5), channels_last, small)
-        if key not in self._found:
-            self._found[key] = self._try_all(*key[1:])
-        variant = self._found[key]
-        if variant is None:
-            raise _native.Unsupported("no variant in C has the bits of this torch")
+        """The variant to use now, or _NEVER."""
+        key = (torch.get_num_threads() == 1, channels, small)
+        variant = self._tried(key, channels_last)
+        if variant == _NEVER and self._tried(key, not channels_last) == _NEVER:
+            self.refused.add(key)
         return variant
 
-    def _try_all(self, channels: int, channels_last: bool, small: bool) -> int | None:
-        left = list(_VARIANTS)
+    def _tried(self, key: tuple[bool, int, bool], channels_last: bool) -> int:
+        if (*key, channels_last) not in self._found:
+            self._found[(*key, channels_last)] = self._try_all(*key[1:], channels_last)
+        return self._found[(*key, channels_last)]
+
+    @staticmethod
+    def _try_all(channels: int, small: bool, channels_last: bool) -> int:
+        if channels > _MOST_CHANNELS or (channels_last and channels > _MOST_INTERLEAVED):
+            return _NEVER
+        left = variants(channels)
         for height, width, ratio in _PROBES[small]:
-            image = _probe(channels, height, width, channels_last)
+            rows = _rows(height, width, channels, _ELEMENTS)
+            image = _probe(channels, rows, width, channels_last)
             expected = reference.scale_img(image, ratio)
-            size = (int(height * ratio), int(width * ratio))
+            size = (int(rows * ratio), int(width * ratio))
             left = [variant for variant in left if _agrees(image, expected, size, variant)]
-        return left[0] if len(left) == 1 else None
+        return left[0] if len(left) == 1 else _NEVER
+
+
+def variants(channels: int) -> list[int]:
+    """The variants of _native._C.scale_img that differ for so many channels.
+
+    They are numbered in csrc/core/ops.h: sums of 1 (fused index), 2 (fused blend) and 4 times: 0
+    for columns before rows, 1 for four taps, or k for four taps that are added up from the last one
+    on in channels that fill vectors of 2ᵏ.
+    """
+    ways = {0: 1}  # channels added up from the last tap on -> how
+    for way in (2, 3, 4):
+        ways.setdefault(channels >> way << way, way)
+    return [4 * way + fused for way in (0, *ways.values()) for fused in range(4)]
 
 
 class GpuCalibration:
     """The same for torch's kernels on a GPU: by device, dtype, channels and order in memory."""
 
     def __init__(self) -> None:
-        self._found: dict[tuple[int, torch.dtype, int, bool], int | None] = {}
+        self._found: dict[tuple[int, torch.dtype, int, bool], int] = {}
 
     def variant(self, device: int, img: Tensor, channels_last: bool) -> int:
-        """The variant to use for `img` on a device; Unsupported where none has torch's bits."""
-        channels = min(img.shape[1], _GPU_CHANNELS)
-        key = (device, img.dtype, channels.bit_length(), channels_last)
+        """The variant to use for `img` on a device, or _NEVER."""
+        channels = img.shape[1]
+        key = (device, img.dtype, channels, channels_last)
         if key not in self._found:
             if img.is_cuda and torch.cuda.is_current_stream_capturing():
                 raise _native.Unsupported("not tried on this GPU before a graph was captured")
@@ -82,24 +116,23 @@ class GpuCalibration:
                 self._found[key] = self._choose(img, channels, channels_last)
             except (_OUT_OF_MEMORY, MemoryError) as problem:
                 raise _native.Unsupported("no memory to try the variants on this GPU") from problem
-        variant = self._found[key]
-        if variant is None:
-            raise _native.Unsupported("no variant of the CUDA library has the bits of this torch")
-        return variant
+        return self._found[key]
 
-    def _choose(self, img: Tensor, channels: int, channels_last: bool) -> int | None:
+    def _choose(self, img: Tensor, channels: int, channels_last: bool) -> int:
+        if channels > _MOST_CHANNELS:
+            return _NEVER
         left = self._try_all(img, channels, channels_last)
         if len(left) > 1 and img.dtype != torch.float32:
             # torch has one source for all dtypes, and float32 tells the variants apart.
             exact = self._try_all(img.new_empty(0, dtype=torch.float32), channels, channels_last)
             left = [variant for variant in exact if variant in left]
-        return left[0] if len(left) == 1 else None
+        return left[0] if len(left) == 1 else _NEVER
 
     @staticmethod
     def _try_all(like: Tensor, channels: int, channels_last: bool) -> list[int]:
         left = list(_GPU_VARIANTS)
         for height, width, ratio in _GPU_PROBES:
-            rows = min(height, _GPU_PROBE_ELEMENTS // (channels * width))
+            rows = _rows(height, width, channels, _GPU_ELEMENTS)
             image = _probe(channels, rows, width, channels_last).to(like.device, like.dtype)
             expected = reference.scale_img(image, ratio)
             size = (int(rows * ratio), int(width * ratio))
@@ -107,19 +140,29 @@ class GpuCalibration:
         return left
 
 
+def _rows(height: int, width: int, channels: int, elements: int) -> int:
+    """The rows of a probe: all, or of a wide one as many as it has room for."""
+    return height if width < _WIDE else max(1, min(height, elements // (channels * width)))
+
+
 def _probe(channels: int, height: int, width: int, channels_last: bool) -> Tensor:
-    """An image of many different float32 values, without a draw from a random generator."""
+    """An image of many different float32 values, and infinity, without a draw from a generator."""
     numbers = torch.arange(channels * height * width, dtype=torch.float64, device="cpu")
     image = (numbers * (math.sqrt(5) / 2)).frac_().to(torch.float32)
     order = torch.channels_last if channels_last else torch.contiguous_format
-    return image.view(1, channels, height, width).contiguous(memory_format=order)
+    shape = (1, channels, height, width)
+    probe = torch.empty(shape, dtype=torch.float32, device="cpu", memory_format=order)
+    probe.copy_(image.view(shape))
+    probe[..., 0, 0] = math.inf
+    return probe
 
 
 def _agrees(image: Tensor, expected: Tensor, size: tuple[int, int], variant: int) -> bool:
-    """True where the variant gives exactly the expected image (no value is a NaN or −0)."""
+    """True where the variant gives exactly the expected image."""
     output = torch.empty_like(expected)
     _native._C.scale_img(image, output, size, variant)
-    return torch.equal(output, expected)
+    bits = _BITS[image.element_size()]
+    return torch.equal(output.view(bits), expected.view(bits))
 
 
 def _in_channels_last(img: Tensor, size: tuple[int, int]) -> bool:
@@ -127,10 +170,10 @@ def _in_channels_last(img: Tensor, size: tuple[int, int]) -> bool:
 
     Unsupported for an order in memory that is neither that nor contiguous.
     """
-    batch, channels, height, width = img.shape
-    one_pixel = channels == 1 and (height * width == 1 or size == (1, 1))  # both at once
+    _, channels, height, width = img.shape
+    one_pixel = channels == 1 and size == (1, 1)  # of the result, which lies in both at once
     strides = (channels * height * width, 1, channels * width, channels)
-    if batch > 0 and not one_pixel and img.stride() == strides:
+    if not one_pixel and img.stride() == strides:
         return True
     if img.is_contiguous() and (channels > 1 or one_pixel or img.stride(1) != 1):
         return False
@@ -144,9 +187,13 @@ def resize(img: Tensor, ratio: float, same_shape: bool = False, gs: int = 32) ->
         raise _native.Unsupported("deterministic algorithms are on, which torch has others for")
     if img.requires_grad and torch.is_grad_enabled():
         raise _native.Unsupported("img requires grad")
-    if forward_ad._current_level >= 0:
+    if probe.in_forward_mode():
         raise _native.Unsupported("inside forward-mode differentiation")
     batch, channels, height, width = img.shape
+    if batch == 0:
+        raise _native.Unsupported("an empty batch, whose strides are for torch to say")
+    if height * width == 1:
+        raise _native.Unsupported("images of one pixel, which lie in both orders at once")
     size = (int(height * ratio), int(width * ratio))
     if not same_shape:
         height, width = (math.ceil(x * ratio / gs) * gs for x in (height, width))
@@ -157,6 +204,8 @@ def resize(img: Tensor, ratio: float, same_shape: bool = False, gs: int = 32) ->
         variant = _calibration.variant(channels, channels_last, sum(size) <= _SMALL)
     else:
         variant = _gpu_calibration.variant(device, img, channels_last)
+    if variant == _NEVER:
+        raise _native.Unsupported(_NO_VARIANT)
     order = torch.channels_last if channels_last else torch.contiguous_format
     output = torch.empty(
         (batch, channels, height, width), dtype=img.dtype, device=img.device, memory_format=order
@@ -165,6 +214,23 @@ def resize(img: Tensor, ratio: float, same_shape: bool = False, gs: int = 32) ->
     if device is not None:
         _native.note_cuda("scale_img")
     return output
+
+
+def _known_refusal(img: Tensor, ratio: float) -> str | None:
+    """Why torch has to run, where that can be told in a microsecond; None: `resize` knows."""
+    if type(img) is not Tensor or img.is_cuda:
+        return None
+    if img.dtype is not torch.float32:
+        return "image: not float32"
+    if img.requires_grad and torch.is_grad_enabled():
+        return "img requires grad"
+    refused, shape = _calibration.refused, img.shape
+    if refused and len(shape) == 4 and not probe.is_compiling():
+        _, channels, height, width = shape
+        small = int(height * ratio) + int(width * ratio) <= _SMALL
+        if (torch.get_num_threads() == 1, channels, small) in refused:
+            return _NO_VARIANT
+    return None
 
 
 _calibration = Calibration()
@@ -182,5 +248,11 @@ def scale_img(img: Tensor, ratio: float = 1.0, same_shape: bool = False, gs: int
     """
     if ratio == 1.0:
         return img
-    done, output = verify.attempt("scale_img", resize, img, ratio, same_shape, gs)
-    return output if done else reference.scale_img(img, ratio, same_shape, gs)
+    reason = _known_refusal(img, ratio)
+    if reason is None:
+        done, output = verify.attempt("scale_img", resize, img, ratio, same_shape, gs)
+        if done:
+            return output
+    else:
+        _native.note_torch("scale_img", reason)
+    return reference.scale_img(img, ratio, same_shape, gs)

@@ -67,8 +67,8 @@ const char y5_doc_scale_img[] =
     "scale_img(image, output=None, size=None, variant=0)\n--\n\n"
     "Resize image, (batch, channels, height, width) in float32, to size (height, width) and write\n"
     "it to output, which is as large or larger (the rest becomes 0.447) or smaller (cropped).\n"
-    "variant is a sum of 1 (fused index), 2 (fused blend), 4 (four taps). With the image alone:\n"
-    "only checks it. Unsupported, with nothing changed, where torch must do it. Images on a CUDA\n"
+    "variant is one of csrc/core/ops.h. With the image alone: only checks it. Unsupported, with\n"
+    "nothing changed, where torch must do it. Images on a CUDA\n"
     "device: also float16 and bfloat16, any number of channels, variants of y5_cuda.h; returns "
     "the\n"
     "number of the device.";

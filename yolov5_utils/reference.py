@@ -96,8 +96,8 @@ def prune_layers(model: nn.Module, amount: float) -> None:
 def fuse_conv_and_bn(conv: nn.Conv2d, bn: nn.BatchNorm2d) -> nn.Conv2d:
     """A new Conv2d that computes bn(conv(x)) of inference: YOLOv5's formula.
 
-    Where the original raises or loses something it goes on: dilation is kept, a missing bias has
-    the weight's dtype, the weight may lie in memory in any order.
+    Where the original raises or loses something it goes on: dilation and padding_mode are kept, a
+    missing bias has the weight's dtype, the weight may lie in memory in any order.
     """
     fused = nn.Conv2d(
         conv.in_channels,
@@ -108,7 +108,9 @@ def fuse_conv_and_bn(conv: nn.Conv2d, bn: nn.BatchNorm2d) -> nn.Conv2d:
         dilation=conv.dilation,
         groups=conv.groups,
         bias=True,
+        padding_mode=padding_mode(conv),
     )
+    keep_padding(fused, conv)
     fused = fused.requires_grad_(False).to(conv.weight.device)
     rows = conv.weight.clone().reshape(conv.out_channels, -1)
     scale = torch.diag(bn.weight.div(torch.sqrt(bn.eps + bn.running_var)))
@@ -119,6 +121,21 @@ def fuse_conv_and_bn(conv: nn.Conv2d, bn: nn.BatchNorm2d) -> nn.Conv2d:
     shift = bn.bias - bn.weight.mul(bn.running_mean).div(torch.sqrt(bn.running_var + bn.eps))
     fused.bias.copy_(torch.mm(scale, conv_bias.reshape(-1, 1)).reshape(-1) + shift)
     return fused
+
+
+def padding_mode(conv: nn.Conv2d) -> str:
+    """conv.padding_mode, also of what has none."""
+    return getattr(conv, "padding_mode", "zeros")
+
+
+def keep_padding(fused: nn.Conv2d, conv: nn.Conv2d) -> None:
+    """Give `fused` the amounts by which `conv` pads in modes other than zeros.
+
+    There nn.Conv2d looks at those of its constructor, whatever `padding` was set to since.
+    """
+    if fused.padding_mode != "zeros":
+        amounts = conv._reversed_padding_repeated_twice
+        fused._reversed_padding_repeated_twice = type(amounts)(amounts)
 
 
 def scale_img(img: Tensor, ratio: float = 1.0, same_shape: bool = False, gs: int = 32) -> Tensor:

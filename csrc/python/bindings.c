@@ -42,18 +42,19 @@ y5_check_environment(const y5_state *state, y5_error *error)
 }
 
 const char y5_doc_ema_update[] =
-    "ema_update(average, source, decay)\n--\n\n"
+    "ema_update(average, source, decay, done=None)\n--\n\n"
     "Move every floating entry of average.state_dict() towards source's entry of that key:\n"
     "average * decay + source * (1 - decay), each operation rounded. Two nn.Modules and a float.\n"
+    "The list done gets a True as soon as nothing can keep the entries from being written.\n"
     "KeyError for a missing key; Unsupported, with nothing changed, where torch must do it.\n"
     "Returns None, or the number of the CUDA device that does it.";
 
 PyObject *
 y5_py_ema_update(PyObject *module, PyObject *const *arguments, Py_ssize_t count, PyObject *keywords)
 {
-    static const y5_signature signature = {"ema_update", 3, {"average", "source", "decay"}};
+    static const y5_signature signature = {"ema_update", 3, {"average", "source", "decay", "done"}};
     const y5_state *state = PyModule_GetState(module);
-    PyObject *values[3];
+    PyObject *values[4];
     if (!y5_parse(&signature, arguments, count, keywords, values)) {
         return NULL;
     }
@@ -73,6 +74,10 @@ y5_py_ema_update(PyObject *module, PyObject *const *arguments, Py_ssize_t count,
     status = y5_pairs_collect(state, values[0], values[1], &pairs, &error);
     if (status == Y5_OK) {
         status = y5_pairs_borrow(state, values[0], values[1], &pairs, &error);
+    }
+    if (status == Y5_OK && values[3] != NULL && PyList_CheckExact(values[3]) &&
+        PyList_Append(values[3], Py_True) < 0) {
+        status = Y5_PYTHON_RAISED;
     }
     if (status == Y5_OK && pairs.place.cuda != NULL) {
         status = y5_launch_ema(state, &pairs, decay, &error);

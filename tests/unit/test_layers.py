@@ -30,7 +30,7 @@ DLPACK_FILES = {"tensor.c", "tensor.h", "dlpack_abi.h"}
 
 # Python: each module may import what stands in its own row or further up.
 PYTHON_LAYERS = (
-    ("remedy", "switches"),
+    ("remedy", "switches", "whole"),
     ("_C",),
     ("_native",),
     ("reference",),

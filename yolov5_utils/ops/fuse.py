@@ -108,7 +108,11 @@ def fuse_in_c(convs: list[nn.Conv2d], bns: list[nn.BatchNorm2d]) -> list[nn.Conv
     if convs and all(map(fuse_gpu.is_on_gpu, convs)):
         return _fuse_all_on_gpu(convs, bns)
     pattern = convolution_pattern()
-    if pattern is None or not all(map(_pads_as_usual, convs)) or not all(map(_rounds_as_torch, bns)):
+    if (
+        pattern is None
+        or not all(map(_pads_as_usual, convs))
+        or not all(map(_rounds_as_torch, bns))
+    ):
         return None
     try:
         fused = _native._C.fuse(convs, bns, pattern)

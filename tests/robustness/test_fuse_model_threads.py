@@ -6,6 +6,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -90,7 +91,7 @@ def steps(call: Callable[[Any], Any], action: Callable[[Any], Any], *kinds: type
     step, ran = 0, True
     while ran:
         model = model_of(*kinds)
-        ran = with_action_at(step, lambda: action(model), lambda: call(model))
+        ran = with_action_at(step, partial(action, model), partial(call, model))
         assert all(map(is_fused, model)), step
         step += 1
     assert step > 200
@@ -132,7 +133,7 @@ def test_interrupted_at_every_instruction(kind: type[Conv]) -> None:
     while ran:
         model = model_of(kind, kind)
         try:
-            ran = with_action_at(step, interrupt, lambda: fuse_model(model))
+            ran = with_action_at(step, interrupt, partial(fuse_model, model))
         except Interrupt:
             ran = True
         if kind is Conv:
@@ -155,8 +156,8 @@ def test_changes_made_meanwhile_stay() -> None:
     step, ran = 0, True
     while ran:
         model = model_of(Conv)
-        action = in_a_thread(without_grad(lambda: fuse_and_change(model)))
-        ran = with_action_at(step, action, lambda: fuse_model(model))
+        action = in_a_thread(without_grad(partial(fuse_and_change, model)))
+        ran = with_action_at(step, action, partial(fuse_model, model))
         if ran:
             assert list(model[0]._modules) == ["conv", "more"], step
             assert model[0].conv.weight.item() == 12
@@ -208,7 +209,7 @@ def many_threads(model: Any, count: int, work: Callable[[], Any]) -> list[BaseEx
 def test_many_threads(kinds: tuple[type[Conv], ...]) -> None:
     for channels in (1, 8) * 15:
         model = model_of(*kinds * (12 // len(kinds)), channels=channels)
-        assert many_threads(model, 4, without_grad(lambda: fuse_model(model))) == []
+        assert many_threads(model, 4, without_grad(partial(fuse_model, model))) == []
         assert all(map(is_fused, model))
 
 
@@ -219,7 +220,7 @@ def test_each_thread_predicts_at_once() -> None:
         turn = iter(range(4))
         found: list[float] = []
 
-        def serve(model: Any = model, turn: Any = turn, found: Any = found) -> None:
+        def serve(model: Any = model, x: Any = x, turn: Any = turn, found: Any = found) -> None:
             if next(turn) == 0:
                 for _ in range(20):
                     assert len(list(model.modules())) in range(17, 26)
@@ -262,7 +263,7 @@ def test_registration_hooks_and_threads() -> None:
     try:
         for _ in range(10):
             model = model_of(*[Conv] * 12)
-            assert many_threads(model, 4, without_grad(lambda: fuse_model(model))) == []
+            assert many_threads(model, 4, without_grad(partial(fuse_model, model))) == []
             assert all(map(is_fused, model))
     finally:
         hook.remove()
@@ -273,6 +274,16 @@ def test_scripted_modules_are_passed_by() -> None:
     model.append(torch.jit.script(nn.Sequential(nn.Conv2d(1, 1, 1), nn.BatchNorm2d(1)).eval()))
     fuse_model(model)
     assert all(map(is_fused, model[:2]))
+
+
+@pytest.mark.parametrize("put", [file._exchange, file._set])
+@pytest.mark.parametrize("name", ["conv", "bn"])
+def test_a_pair_that_is_another_by_now(put: Callable[..., None], name: str) -> None:
+    model = model_of(Conv)
+    (pair,) = file._fusable(model)
+    setattr(model[0], name, getattr(model_of(Conv)[0], name))
+    put(pair, nn.Conv2d(1, 1, 1))
+    assert not is_fused(model[0])
 
 
 def test_the_step_looks_itself() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -24,9 +24,9 @@ PRUNING = torch_prune.__file__
 
 
 @pytest.fixture(params=("C", "torch"))
-def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setattr(_native, "_USE_C", request.param == "C")
-    yield request.param
+    return request.param
 
 
 class Halved:
@@ -94,21 +94,25 @@ def test_average_at_every_instruction(way: str, risky: bool) -> None:
     assert seen == {(True, 0), (True, 1), (False, 1)}
 
 
-def test_average_in_lists_at_every_instruction() -> None:
+@pytest.mark.parametrize(
+    "dtypes",
+    [(torch.float32,) * 2, (torch.float32, torch.bfloat16, torch.float64)],
+    ids=["one list", "a list each"],
+)
+def test_average_in_lists_at_every_instruction(dtypes: tuple[torch.dtype, ...]) -> None:
     """The operations of a GPU's way, which also run on the CPU; 16-bit entries among them."""
-    for dtypes in ((torch.float32,) * 2, (torch.float32, torch.bfloat16, torch.float64)):
-        values = [torch.ones(3, dtype=dtype) for dtype in dtypes]
-        pairs = [(value, torch.zeros_like(value)) for value in values]
-        done: list[bool] = []
+    values = [torch.ones(3, dtype=dtype) for dtype in dtypes]
+    pairs = [(value, torch.zeros_like(value)) for value in values]
+    done: list[bool] = []
 
-        def check(_: bool) -> None:
-            expected = 0.5 if done else 1
-            assert all(bool((value == expected).all()) for value in values)
-            done.clear()
-            for value in values:
-                value.fill_(1)
+    def check(_: bool) -> None:
+        expected = 0.5 if done else 1
+        assert all(bool((value == expected).all()) for value in values)
+        done.clear()
+        for value in values:
+            value.fill_(1)
 
-        at_every_instruction(lambda: batched.update_pairs(pairs, 0.5, done), check)
+    at_every_instruction(lambda: batched.update_pairs(pairs, 0.5, done), check)
 
 
 def test_average_at_random_moments(way: str) -> None:
@@ -144,7 +148,7 @@ def test_what_the_decay_raises_is_not_counted(way: str) -> None:
 
 
 class Layers:
-    """Convolutions that are pruned as a whole; those that are tied, and some with ties among them."""
+    """Convolutions that are pruned as a whole; two are tied, one has many equal weights."""
 
     def __init__(self, count: int, size: int) -> None:
         torch.manual_seed(0)
@@ -199,7 +203,7 @@ def test_prune_at_every_instruction(
 
 @pytest.mark.parametrize("again", [0.0, 3e-4], ids=["once", "again and again"])
 def test_prune_at_random_moments(way: str, again: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also with more signals while the rest is done, of which the first ones stay in the context."""
+    """Also with more signals while the rest is done."""
     if way == "torch" and again:
         pytest.skip("a second exception while torch's pruning is undone: docs/exactness.md")
     monkeypatch.setattr(prune_file, "_BATCH_BYTES", 1)

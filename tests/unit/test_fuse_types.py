@@ -119,7 +119,7 @@ def test_a_torch_that_rounds_otherwise(monkeypatch: pytest.MonkeyPatch, dtype: t
     for _ in range(2):
         assert_same(fuse_conv_and_bn(conv, bn), in_float32(conv, bn))
     assert {**calls, "torch": calls["torch"] + 2} == CALLS
-    assert fuse_file._AGREES == {dtype: False}
+    assert {dtype: False} == fuse_file._AGREES
     assert fuse_file.fuse_in_c([conv], [bn]) is None
     assert_same(fuse_conv_and_bn(*pair()), original(*pair()))
     assert calls["C"] + 1 == CALLS["C"]

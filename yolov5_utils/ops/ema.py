@@ -19,9 +19,8 @@ def update_modules(
 
     Every floating parameter and persistent buffer of `average`, any shape, any floating dtype, is
     updated with the original's roundings (two products, one sum). KeyError names a key that
-    `source` lacks, RuntimeError a shape that does not broadcast; nothing is written then. An empty
-    list `done` gets a True as soon as the update cannot be stopped, which also tells whoever catches
-    what a signal handler raised.
+    `source` lacks, RuntimeError a shape that does not broadcast; nothing is written then. A list
+    `done` gets a True where all was written, also when a signal handler raises something meanwhile.
     Paths: C on CPU tensors, the CUDA library on those of one GPU, otherwise torch. Source of the
     semantics: YOLOv5 1.0 and later.
     """
@@ -54,8 +53,8 @@ class ModelEMA:
     def update(self, model: nn.Module) -> None:
         """Average the state of `model` (also wrapped in DP or DDP) into `ema`.
 
-        KeyError or RuntimeError as `update_modules`; `ema` and `updates` are then as they were. What
-        a signal handler raises meanwhile (KeyboardInterrupt) leaves both as they were, or updated.
+        KeyError or RuntimeError as `update_modules`; `ema` and `updates` are then as they were.
+        What a signal handler raises (KeyboardInterrupt) leaves both so, or both moved on.
         """
         before, done = self.updates, list[bool]()
         try:

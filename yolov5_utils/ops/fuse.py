@@ -27,8 +27,12 @@ Pattern = tuple[tuple[str, int, Any], ...]
 
 _NOTHING: dict[str, Any] = {}
 _SMALLEST = {
-    **{"kernel_size": (1, 1), "stride": (1, 1), "padding": (1, 2), "dilation": (1, 1)},
-    **{"in_channels": 1, "groups": 1},
+    "in_channels": 1,
+    "kernel_size": (1, 1),
+    "stride": (1, 1),
+    "padding": (1, 2),
+    "dilation": (1, 1),
+    "groups": 1,
 }
 
 # Rows and eps of what is tried in 16-bit types: the ends of torch's vectors among the rows, and an
@@ -63,11 +67,10 @@ def fuse_one(conv: nn.Conv2d, bn: nn.BatchNorm2d) -> nn.Conv2d | None:
         return None if made is None else made[0]
     pattern = convolution_pattern() if _pads_as_usual(conv) else _pattern_of(_construct(conv))
     if pattern is None:
-        reason = "nn.Conv2d has members that are not known"
-    elif not _rounds_as_torch(bn):
-        reason = "this torch rounds 16-bit numbers as C does not"
-    if pattern is None or reason is not None:
-        _native.note_torch("fuse", str(reason))
+        _native.note_torch("fuse", "nn.Conv2d has members that are not known")
+        return None
+    if not _rounds_as_torch(bn):
+        _native.note_torch("fuse", "this torch rounds 16-bit numbers as C does not")
         return None
     done, fused = _native.attempt("fuse", _native._C.fuse, [conv], [bn], pattern)
     if not done:
@@ -171,15 +174,15 @@ def _rounds_as_torch(bn: Any) -> bool:
     if dtype is not torch.float16 and dtype is not torch.bfloat16:
         return True
     if dtype not in _AGREES:
-        try:
-            _AGREES[dtype] = all(_agrees(dtype, *tried) for tried in _TRIED)
-        except _native.Unsupported:  # no answer, and the call itself will be refused
-            return True
+        answers = [_agrees(dtype, rows, eps) for rows, eps in _TRIED]
+        if None in answers:
+            return True  # so C will refuse the call itself
+        _AGREES[dtype] = all(answers)
     return _AGREES[dtype]
 
 
-def _agrees(dtype: torch.dtype, rows: int, eps: float) -> bool:
-    """Whether a small pair of this type has the same bits in C and in torch."""
+def _agrees(dtype: torch.dtype, rows: int, eps: float) -> bool | None:
+    """Whether a small pair of this type has the same bits in C and in torch; None: C refuses."""
     like: Any = SimpleNamespace(**_SMALLEST, out_channels=rows)
     cpu = torch.device("cpu")
     conv = _construct(like, cpu).requires_grad_(False)
@@ -190,7 +193,10 @@ def _agrees(dtype: torch.dtype, rows: int, eps: float) -> bool:
     bn.running_var.copy_(0.1 * steps**4)  # type: ignore[union-attr]
     conv.weight.copy_((1.1 - steps).view(conv.weight.shape))
     conv, bn = conv.to(dtype), bn.to(dtype)
-    (ours,) = _native._C.fuse([conv], [bn], convolution_pattern() or ())
+    reason, fused = _native.run(_native._C.fuse, [conv], [bn], convolution_pattern())
+    if reason is not None:
+        return None
+    ours = fused[0]
     try:
         with torch.random.fork_rng(devices=[]):
             theirs = reference.fuse_conv_and_bn(conv, bn)

@@ -39,11 +39,11 @@ def fuse_model(model: nn.Module) -> nn.Module:
     is deleted, `forward` becomes that method; all other modules, and convolutions beside a batch
     norm in an nn.Sequential, stay as they are. Every pair is fused before the first module is
     changed: an error, those of fuse_conv_and_bn, leaves the model as it was. Threads may fuse one
-    model at the same time: each module changes once, and all are fused when any of the calls
-    returns; an exception of a signal handler finds it changed or not. A forward pass in another thread that is inside a module at that moment misses the
-    batch norm it looks for (AttributeError); others compute either way. A bar appears on a
-    terminal's stderr after a second. Paths: C on CPU tensors, the CUDA library on those of one GPU
-    (all pairs in one launch), otherwise torch. Source of the semantics: YOLOv5 5.0 and later.
+    model at the same time: each module changes once, in one step, and all are fused when any of the
+    calls returns; only a forward pass that is inside a module at that moment misses the batch norm
+    (AttributeError). A bar appears on a terminal's stderr after a second. Paths: C on CPU tensors,
+    the CUDA library on those of one GPU (all pairs in one launch), otherwise torch. Source of the
+    semantics: YOLOv5 5.0 and later.
     """
     found = _fusable(model)
     fused: list[nn.Conv2d] = []

@@ -67,11 +67,11 @@ def with_action_at(
 
 
 @contextmanager
-def raising_after(seconds: float, again: float = 0.0) -> Iterator[None]:
+def raising_after(seconds: float) -> Iterator[None]:
     """A timer whose signal's handler raises Interrupt during the block, or not, if that is over."""
     handler = signal.signal(signal.SIGALRM, interrupt)
     try:
-        signal.setitimer(signal.ITIMER_REAL, seconds, again)
+        signal.setitimer(signal.ITIMER_REAL, seconds)
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)

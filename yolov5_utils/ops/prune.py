@@ -329,11 +329,11 @@ def _replace_all(
             while batches:
                 _replace(batches, new_weights(batches[0]))
         except BaseException as error:
+            if raised:
+                error.__context__ = raised.pop()
             tries -= 1
             if len(batches) == count or not tries:
                 raise
-            if raised:
-                error.__context__ = raised.pop()
             raised.append(error)
     if raised:
         raise raised.pop()

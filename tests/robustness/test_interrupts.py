@@ -222,7 +222,7 @@ def test_prune_at_random_moments(way: str, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_more_signals_while_the_rest_is_pruned(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The last one is raised, those before it are its context."""
+    """The last one is raised, those before it are its cause."""
     monkeypatch.setattr(prune_file, "_BATCH_BYTES", 1)
     fill, calls = prune_file._fill, []
 
@@ -240,7 +240,7 @@ def test_more_signals_while_the_rest_is_pruned(monkeypatch: pytest.MonkeyPatch) 
     found, seen = raised.value, []
     while found is not None:
         seen.append(found.args)
-        found = found.__context__
+        found = found.__cause__
     assert seen == [(n,) for n in range(len(calls) - 1, 0, -2)]
     assert len(seen) > 2
 
@@ -260,7 +260,7 @@ def test_errors_that_stay_are_raised(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prune_file, "_fill", lacking)
     with pytest.raises(MemoryError, match="no more") as raised:
         layers.prune()
-    assert isinstance(raised.value.__context__, MemoryError)
+    assert isinstance(raised.value.__cause__, MemoryError)
     assert len(calls) == 2 + prune_file._TRIES
     calls[:] = [0, 1]  # an error of the first batch is raised at once
     layers.begin()

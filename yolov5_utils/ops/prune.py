@@ -322,7 +322,7 @@ def _replace_all(
     weights' memory is used again. So does any other error, for a while.
     """
     count = len(batches)
-    raised: list[BaseException] = []  # the newest, the others in its context
+    raised: list[BaseException] = []  # the newest, the others as its cause
     tries = _TRIES
     while batches:
         try:
@@ -330,7 +330,7 @@ def _replace_all(
                 _replace(batches, new_weights(batches[0]))
         except BaseException as error:
             if raised:
-                error.__context__ = raised.pop()
+                error.__cause__ = raised.pop()  # a context would be lost when it is raised again
             tries -= 1
             if len(batches) == count or not tries:
                 raise

@@ -31,7 +31,9 @@ class CudaInfo(TypedDict):
     architectures: str | None
     toolkit: int
 
-def ema_update(average: nn.Module, source: nn.Module, decay: float) -> int | None:
+def ema_update(
+    average: nn.Module, source: nn.Module, decay: float, done: list[bool] | None = None
+) -> int | None:
     """Move every floating entry of average.state_dict() towards source's entry of that key."""
 
 def ema_check(average: nn.Module, source: nn.Module) -> None:

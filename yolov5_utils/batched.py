@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
+from operator import itemgetter
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from . import probe, reference
+from . import probe, reference, whole
 
 Pair = tuple[Tensor, Tensor]
 
@@ -20,14 +21,16 @@ Pair = tuple[Tensor, Tensor]
 _TURN_BYTES = 64 << 20
 
 
-def ema_update(average: nn.Module, source: nn.Module, decay: float) -> None:
+def ema_update(
+    average: nn.Module, source: nn.Module, decay: float, done: list[bool] | None = None
+) -> None:
     """reference.ema_update; for pairs on GPUs two products and a sum per list of tensors."""
     with torch.no_grad():
         pairs = reference.floating_pairs(average, source)
         if all(value.is_cuda for value, _ in pairs) and are_independent(pairs, decay):
-            update_pairs(pairs, decay)
+            update_pairs(pairs, decay, done)
         else:
-            reference.update_pairs(pairs, decay)
+            reference.update_pairs(pairs, decay, done)
 
 
 def are_independent(pairs: list[Pair], decay: float) -> bool:
@@ -80,18 +83,24 @@ def _span(tensor: Tensor) -> tuple[int, int]:
     return begin, begin + (last + 1) * tensor.element_size()
 
 
-def update_pairs(pairs: Iterable[Pair], decay: float) -> None:
+def update_pairs(pairs: Iterable[Pair], decay: float, done: list[bool] | None = None) -> None:
     """value = decay · value + (1 − decay) · new for independent pairs: reference.update_pairs."""
-    for group in _turns(pairs):
-        values, news = (list(tensors) for tensors in zip(*group, strict=True))
-        products = torch._foreach_mul(news, 1 - decay)
-        if values[0].dtype.itemsize > 2:
-            torch._foreach_mul_(values, decay)
-            torch._foreach_add_(values, products)
-        else:  # in place, some of torch's kernels round the scalar to 16 bits
-            sums = torch._foreach_mul(values, decay)
-            torch._foreach_add_(sums, products)
-            torch._foreach_copy_(values, sums)
+    done = [] if done is None else done
+    turns = [tuple(map(list, zip(*group, strict=True))) for group in _turns(pairs)]
+    steps = [_average(values, news, decay) for values, news in turns]
+    whole.run(*steps, map(done.append, (True,)))
+
+
+def _average(values: list[Tensor], news: list[Tensor], decay: float) -> Iterator[object]:
+    """One turn, taken when iterated over; the products are first, for which memory may lack."""
+    products = map(torch._foreach_mul, (news,), (1 - decay,))
+    if values[0].dtype.itemsize > 2:
+        kept = map(torch._foreach_mul_, (values,), (decay,))
+        added = map(itemgetter(0), zip(products, kept, strict=True))
+        return map(torch._foreach_add_, (values,), added)
+    # In place, some of torch's kernels round the scalar to 16 bits.
+    parts = map(torch._foreach_mul, (values,), (decay,))
+    return map(torch._foreach_copy_, (values,), map(torch._foreach_add, parts, products))
 
 
 def _turns(pairs: Iterable[Pair]) -> Iterator[list[Pair]]:

@@ -8,25 +8,29 @@ from __future__ import annotations
 
 import math
 import time
+from itertools import repeat
+from operator import iadd, imul, mul
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import prune as torch_prune
 
-from . import probe
+from . import probe, whole
 
 USUAL_DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
-def ema_update(average: nn.Module, source: nn.Module, decay: float) -> None:
+def ema_update(
+    average: nn.Module, source: nn.Module, decay: float, done: list[bool] | None = None
+) -> None:
     """average = decay · average + (1 − decay) · source over the floating entries of state_dict.
 
     KeyError for an entry that `source` lacks, RuntimeError for a shape that does not broadcast;
-    nothing has changed then.
+    nothing has changed then, and `done` is still empty.
     """
     with torch.no_grad():
-        update_pairs(floating_pairs(average, source), decay)
+        update_pairs(floating_pairs(average, source), decay, done)
 
 
 def floating_pairs(average: nn.Module, source: nn.Module) -> list[tuple[Tensor, Tensor]]:
@@ -37,20 +41,28 @@ def floating_pairs(average: nn.Module, source: nn.Module) -> list[tuple[Tensor, 
     return [(value, state[key].detach()) for key, value in floating]
 
 
-def update_pairs(pairs: list[tuple[Tensor, Tensor]], decay: float) -> None:
-    """The arithmetic, pair after pair; undone where one of them raises."""
+def update_pairs(
+    pairs: list[tuple[Tensor, Tensor]], decay: float, done: list[bool] | None = None
+) -> None:
+    """The arithmetic, pair after pair; undone where one of them raises, else `done` gets a True."""
+    done = [] if done is None else done
     risky = [i for i, (value, new) in enumerate(pairs) if may_fail(value, new, decay)]
+    first_safe = risky[-1] + 1 if risky else 0
     written: list[tuple[Tensor, Tensor]] = []  # with its value before, up to the last risky pair
+    values, news = ([pair[i] for pair in pairs[first_safe:]] for i in (0, 1))
     try:
-        for i, (value, new) in enumerate(pairs):
-            before = value.clone() if risky and i <= risky[-1] else None
-            value *= decay
-            if before is not None:
-                written.append((value, before))
+        for value, new in pairs[:first_safe]:
+            undo = (value, value.clone())
+            whole.run(map(imul, (value,), (decay,)), map(written.append, (undo,)))
             value += (1 - decay) * new
+        # A pair at a time, as above: value *= decay; value += (1 - decay) * new.
+        kept = map(imul, values, repeat(decay))
+        added = map(mul, repeat(1 - decay), news) if values else ()
+        whole.run(map(iadd, kept, added), map(done.append, (True,)))
     except BaseException:
-        for value, before in reversed(written):
-            value.copy_(before)
+        if not done:
+            for value, before in reversed(written):
+                value.copy_(before)
         raise
 
 
@@ -97,8 +109,8 @@ def prune_layers(model: nn.Module, amount: float) -> None:
 def fuse_conv_and_bn(conv: nn.Conv2d, bn: nn.BatchNorm2d) -> nn.Conv2d:
     """A new Conv2d that computes bn(conv(x)) of inference: YOLOv5's formula.
 
-    Where the original raises or loses something it goes on: dilation is kept, a missing bias has
-    the weight's dtype, the weight may lie in memory in any order.
+    Where the original raises or loses something it goes on: dilation and padding_mode are kept, a
+    missing bias has the weight's dtype, the weight may lie in memory in any order.
     """
     fused = nn.Conv2d(
         conv.in_channels,
@@ -109,7 +121,9 @@ def fuse_conv_and_bn(conv: nn.Conv2d, bn: nn.BatchNorm2d) -> nn.Conv2d:
         dilation=conv.dilation,
         groups=conv.groups,
         bias=True,
+        padding_mode=padding_mode(conv),
     )
+    keep_padding(fused, conv)
     fused = fused.requires_grad_(False).to(conv.weight.device)
     rows = conv.weight.clone().reshape(conv.out_channels, -1)
     scale = torch.diag(bn.weight.div(torch.sqrt(bn.eps + bn.running_var)))
@@ -120,6 +134,21 @@ def fuse_conv_and_bn(conv: nn.Conv2d, bn: nn.BatchNorm2d) -> nn.Conv2d:
     shift = bn.bias - bn.weight.mul(bn.running_mean).div(torch.sqrt(bn.running_var + bn.eps))
     fused.bias.copy_(torch.mm(scale, conv_bias.reshape(-1, 1)).reshape(-1) + shift)
     return fused
+
+
+def padding_mode(conv: nn.Conv2d) -> str:
+    """conv.padding_mode, also of what has none."""
+    return getattr(conv, "padding_mode", "zeros")
+
+
+def keep_padding(fused: nn.Conv2d, conv: nn.Conv2d) -> None:
+    """Give `fused` the amounts by which `conv` pads in modes other than zeros.
+
+    There nn.Conv2d looks at those of its constructor, whatever `padding` was set to since.
+    """
+    if fused.padding_mode != "zeros":
+        amounts = conv._reversed_padding_repeated_twice
+        fused._reversed_padding_repeated_twice = type(amounts)(amounts)
 
 
 def scale_img(img: Tensor, ratio: float = 1.0, same_shape: bool = False, gs: int = 32) -> Tensor:

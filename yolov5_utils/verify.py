@@ -102,7 +102,7 @@ def _torch_must_run() -> bool:
 
 
 def _check_ema(
-    average: nn.Module, source: nn.Module, decay: float
+    average: nn.Module, source: nn.Module, decay: float, _: object = None
 ) -> Callable[[object], None] | None:
     """The values before the call; afterwards the reference averages them."""
     if not isinstance(average, nn.Module) or not isinstance(source, nn.Module):

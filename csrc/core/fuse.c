@@ -167,7 +167,7 @@ fuse_part(int64_t item, int64_t first, int64_t last, void *context)
 void
 y5_fuse_variances(const y5_fuse_pair *pair)
 {
-    double eps = pair->dtype == Y5_FLOAT64 ? pair->eps : (double)(float)pair->eps;
+    double eps = nearest(pair->eps, pair->dtype); /* torch makes the scalar a tensor of the type */
     for (int64_t i = 0; i < pair->rows; i++) {
         double sum = nearest(load(pair->variance, i, pair->dtype) + eps, pair->dtype);
         store(pair->roots, i, pair->dtype, sum);

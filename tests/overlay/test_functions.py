@@ -232,6 +232,18 @@ def test_dilation_as_the_release_does(pair: tuple[Any, Any]) -> None:
     assert same_bits(ours.state_dict(), theirs.state_dict())
 
 
+@pytest.mark.parametrize("mode", ["reflect", "replicate", "circular"])
+def test_mode_of_padding_as_the_release_does(pair: tuple[Any, Any], mode: str) -> None:
+    """The originals that make a new convolution make one that pads with zeros."""
+    needs("fuse")
+    options = {"padding": 1, "padding_mode": mode}
+    with torch.no_grad():
+        ours, theirs = (module.fuse_conv_and_bn(*pair_of_layers(**options)) for module in pair)
+    assert ours.padding_mode == theirs.padding_mode
+    assert list(vars(ours)) == list(vars(theirs))
+    assert same_bits(ours.state_dict(), theirs.state_dict())
+
+
 def test_errors_of_fuse(pair: tuple[Any, Any]) -> None:
     needs("fuse")
     layers = nn.Conv2d(4, 8, 3), nn.BatchNorm2d(8, affine=False)

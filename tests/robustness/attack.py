@@ -1,4 +1,4 @@
-"""Run by test_borrowed_phase.py in a process of its own: python -m tests.robustness.attack SEED ROUNDS
+"""Run by test_borrowed_phase.py on its own: python -m tests.robustness.attack SEED ROUNDS
 
 Legal Python code that runs in the middle of a call, wherever the extension has to run any (look-ups
 by odd keys, attributes that are computed, finalizers, guards), and changes what the call works on:

@@ -1,12 +1,11 @@
-"""What a signal handler raises in the middle of a call is never lost: torch's own "DataLoader worker
-is killed" is such an exception, of the very type with which torch refuses a tensor.
+"""What a signal handler raises in the middle of a call is never lost: torch's own "DataLoader
+worker is killed" is such an exception, of the very type with which torch refuses a tensor.
 
 On both ways to a tensor's memory, at moments drawn at random; each round must see its exception.
 """
 
 from __future__ import annotations
 
-import os
 import random
 import signal
 from collections.abc import Callable, Iterator
@@ -26,7 +25,6 @@ from yolov5_utils.torch_utils import (
     time_synchronized,
 )
 
-ROUNDS = int(os.environ.get("YOLOV5_UTILS_TEST_ROUNDS", "60"))
 LATEST_S = 2e-3  # of a round's signal
 
 pytestmark = pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timers here")
@@ -56,31 +54,32 @@ def calls() -> dict[str, Callable[[], Any]]:
     }
 
 
+def raised() -> RuntimeError:
+    return RuntimeError("DataLoader worker (pid 1) is killed by signal: Killed.")
+
+
 @pytest.mark.parametrize("name", calls())
-def test_no_exception_is_lost(name: str, way: str) -> None:
+def test_no_exception_is_lost(name: str, way: str, rounds: Callable[[int], range]) -> None:
     call = calls()[name]
     for _ in range(3):  # what is tried on first use
         call()
-    draw = random.Random(seed := random.SystemRandom().randrange(1 << 30))
-    fired = 0
+    fired = seen = 0
 
     def handler(number: int, frame: object) -> None:
         nonlocal fired
         fired += 1
-        raise RuntimeError("DataLoader worker (pid 1) is killed by signal: Killed.")
+        raise raised()
 
     before = signal.signal(signal.SIGALRM, handler)
-    seen = 0
     try:
-        for _ in range(ROUNDS):
-            try:
-                signal.setitimer(signal.ITIMER_REAL, draw.uniform(1e-5, LATEST_S))
+        for number in rounds(60):
+            delay = random.Random(number).uniform(1e-5, LATEST_S)
+            with pytest.raises(RuntimeError, match="DataLoader worker"):
+                signal.setitimer(signal.ITIMER_REAL, delay)
                 while fired == seen:
                     call()
-            except RuntimeError as error:
-                assert "DataLoader worker" in str(error), f"seed {seed}"
-                seen += 1
-            assert fired == seen, f"seed {seed}: an exception was lost"
+            seen += 1
+            assert fired == seen, f"round {number}: an exception was lost"
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)

@@ -31,7 +31,7 @@ DLPACK_FILES = {"tensor.c", "tensor.h", "dlpack_abi.h"}
 
 # Python: each module may import what stands in its own row or further up.
 PYTHON_LAYERS = (
-    ("probe", "remedy", "switches"),
+    ("probe", "remedy", "switches", "whole"),
     ("_C",),
     ("_native",),
     ("reference",),

@@ -1,5 +1,5 @@
-"""yolov5_utils._C's own functions, called with what its Python side never passes: results that share
-memory with inputs or are of another kind, integers that are none, types of fewer than 8 bits."""
+"""yolov5_utils._C's own functions, called with what its Python side never passes: results that
+share memory with inputs or are of another kind, integers that are none, types of fewer than 8 bits."""
 
 from __future__ import annotations
 
@@ -70,8 +70,8 @@ WRONG: dict[str, tuple[Callable[[], Any], type[Exception] | tuple[type[Exception
         ValueError,
     ),
     "sums on the CPU": (lambda: _C.sum_zeros(numbers(3).long(), torch.ones(())), ValueError),
-    "written, no list": (
-        lambda: _C.ema_update(nn.Linear(1, 1), nn.Linear(1, 1), 0.5, (False,)),
+    "done, no list": (
+        lambda: _C.ema_update(nn.Linear(1, 1), nn.Linear(1, 1), 0.5, ()),
         TypeError,
     ),
 }
@@ -84,14 +84,14 @@ def test_wrong_arguments(name: str) -> None:
         call()
 
 
-def test_written_says_what_happened() -> None:
+def test_done_says_what_happened() -> None:
     average, source = nn.Linear(3, 3), nn.Linear(3, 3)
-    written = [False]
+    done: list[bool] = []
     with pytest.raises(KeyError):
-        _C.ema_update(average, nn.Identity(), 0.5, written)
-    assert written == [False]
-    _C.ema_update(average, source, 0.5, written)
-    assert written == [True]
+        _C.ema_update(average, nn.Identity(), 0.5, done)
+    assert done == []
+    _C.ema_update(average, source, 0.5, done)
+    assert done == [True]
 
 
 @pytest.mark.parametrize("name", SMALL or ["none"])

@@ -12,18 +12,21 @@ from .. import _native, batched, verify
 from ..modules import copy_attr, de_parallel
 
 
-def update_modules(average: nn.Module, source: nn.Module, decay: float) -> None:
+def update_modules(
+    average: nn.Module, source: nn.Module, decay: float, done: list[bool] | None = None
+) -> None:
     """average = decay · average + (1 − decay) · source, in place, by state_dict key.
 
     Every floating parameter and persistent buffer of `average`, any shape, any floating dtype, is
     updated with the original's roundings (two products, one sum). KeyError names a key that
-    `source` lacks, RuntimeError a shape that does not broadcast; nothing is written then.
+    `source` lacks, RuntimeError a shape that does not broadcast; nothing is written then. A list
+    `done` gets a True where all was written, also when a signal handler raises something meanwhile.
     Paths: C on CPU tensors, the CUDA library on those of one GPU, otherwise torch. Source of the
     semantics: YOLOv5 1.0 and later.
     """
-    done, device = verify.attempt("ema", _native._C.ema_update, average, source, decay)
-    if not done:
-        batched.ema_update(average, source, decay)
+    ran, device = verify.attempt("ema", _native._C.ema_update, average, source, decay, done)
+    if not ran:
+        batched.ema_update(average, source, decay, done)
     elif device is not None:
         _native.note_cuda("ema")
 
@@ -51,13 +54,15 @@ class ModelEMA:
         """Average the state of `model` (also wrapped in DP or DDP) into `ema`.
 
         KeyError or RuntimeError as `update_modules`; `ema` and `updates` are then as they were.
+        What a signal handler raises (KeyboardInterrupt) leaves both so, or both moved on.
         """
-        before = self.updates
+        before, done = self.updates, list[bool]()
         try:
             self.updates = before + 1
-            update_modules(self.ema, de_parallel(model), self.decay(self.updates))
+            update_modules(self.ema, de_parallel(model), self.decay(self.updates), done)
         except BaseException:
-            self.updates = before
+            if not done:
+                self.updates = before
             raise
 
     def update_attr(

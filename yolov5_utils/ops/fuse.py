@@ -23,6 +23,21 @@ _CONTAINERS = (dict, OrderedDict, set)
 
 Pattern = tuple[tuple[str, int, Any], ...]
 
+_NOTHING: dict[str, Any] = {}
+_SMALLEST = {
+    "in_channels": 1,
+    "kernel_size": (1, 1),
+    "stride": (1, 1),
+    "padding": (1, 2),
+    "dilation": (1, 1),
+    "groups": 1,
+}
+
+# Rows and eps of what is tried in 16-bit types: the ends of torch's vectors among the rows, and an
+# eps that lies between two numbers of the type; then what was found, by type.
+_TRIED = ((1, 1e-3), (7, 1e-3), (333, 1e-3), (333, 1e-5), (64, 0.0513))
+_AGREES: dict[torch.dtype, bool] = {}
+
 
 def fuse_conv_and_bn(conv: nn.Conv2d, bn: nn.BatchNorm2d) -> nn.Conv2d:
     """A new nn.Conv2d with a bias that computes bn(conv(x)) of inference.
@@ -32,7 +47,8 @@ def fuse_conv_and_bn(conv: nn.Conv2d, bn: nn.BatchNorm2d) -> nn.Conv2d:
     and an input wants one: then gradients flow to the inputs. RuntimeError, AttributeError and
     TypeError come from torch, for inputs that do not fit. Paths: C on CPU tensors, the CUDA library
     on those of one GPU, otherwise torch. Source of the semantics: YOLOv5 of July 2021; `dilation`
-    is kept as in 7.0.
+    is kept as in 7.0, and so is `padding_mode`. What hooks, or a subclass's own forward, do beside
+    nn.Conv2d's is not in the result, as it is not in the original's.
     """
     fused = fuse_one(conv, bn)
     return reference.fuse_conv_and_bn(conv, bn) if fused is None else fused
@@ -40,23 +56,35 @@ def fuse_conv_and_bn(conv: nn.Conv2d, bn: nn.BatchNorm2d) -> nn.Conv2d:
 
 def fuse_one(conv: nn.Conv2d, bn: nn.BatchNorm2d) -> nn.Conv2d | None:
     """Fuse one pair without a random number, or None, once it was noted why, where torch must."""
-    reason = refusal()
+    reason = "a gradient is wanted of the result" if _wants_gradient(conv, bn) else refusal()
     if reason is not None:
         _native.note_torch("fuse", reason)
         return None
     if fuse_gpu.is_on_gpu(conv):
         made = fuse_gpu.fuse([conv], [bn], _make, _native.note_torch)
         return None if made is None else made[0]
-    string_padding = type(getattr(conv, "padding", None)) is str
-    pattern = _pattern_of(_construct(conv)) if string_padding else convolution_pattern()
+    pattern = convolution_pattern() if _pads_as_usual(conv) else _pattern_of(_construct(conv))
     if pattern is None:
         _native.note_torch("fuse", "nn.Conv2d has members that are not known")
+        return None
+    if not _rounds_as_torch(bn):
+        _native.note_torch("fuse", "this torch rounds 16-bit numbers as C does not")
         return None
     done, fused = _native.attempt("fuse", _native._C.fuse, [conv], [bn], pattern)
     if not done:
         return None
     verify.fuse(conv, bn, fused[0])
     return cast(nn.Conv2d, fused[0])
+
+
+def _wants_gradient(conv: Any, bn: Any) -> bool:
+    """True where autograd records the original's operations: C would find it out, but late."""
+    if torch.is_grad_enabled():
+        for module in (conv, bn):
+            weight = getattr(module, "_parameters", _NOTHING).get("weight")
+            if weight is not None and weight.requires_grad:
+                return True
+    return False
 
 
 def refusal() -> str | None:
@@ -81,7 +109,11 @@ def fuse_in_c(convs: list[nn.Conv2d], bns: list[nn.BatchNorm2d]) -> list[nn.Conv
     if convs and all(map(fuse_gpu.is_on_gpu, convs)):
         return _fuse_all_on_gpu(convs, bns)
     pattern = convolution_pattern()
-    if pattern is None or any(type(conv.padding) is not tuple for conv in convs):
+    if (
+        pattern is None
+        or not all(map(_pads_as_usual, convs))
+        or not all(map(_rounds_as_torch, bns))
+    ):
         return None
     try:
         fused = _native._C.fuse(convs, bns, pattern)
@@ -110,6 +142,57 @@ _autocast_is_on = probe.autocast("cpu")
 _precision_is_lowered = probe.lower_precision("mkldnn")
 
 
+def _rounds_as_torch(bn: Any) -> bool:
+    """Whether C has this torch's bits in the type of the batch norm; 16-bit ones are tried first.
+
+    There eps is rounded before it is added, and who knows what a release rounds.
+    """
+    variance = getattr(bn, "_buffers", _NOTHING).get("running_var")
+    if variance is None:
+        variance = getattr(bn, "running_var", None)
+    dtype = getattr(variance, "dtype", None)
+    if dtype is not torch.float16 and dtype is not torch.bfloat16:
+        return True
+    if dtype not in _AGREES:
+        answers = [_agrees(dtype, rows, eps) for rows, eps in _TRIED]
+        if None in answers:
+            return True  # so C will refuse the call itself
+        _AGREES[dtype] = all(answers)
+    return _AGREES[dtype]
+
+
+def _agrees(dtype: torch.dtype, rows: int, eps: float) -> bool | None:
+    """Whether a small pair of this type has the same bits in C and in torch; None: C refuses."""
+    like: Any = SimpleNamespace(**_SMALLEST, out_channels=rows)
+    cpu = torch.device("cpu")
+    conv = _construct(like, cpu).requires_grad_(False)
+    bn = nn.BatchNorm2d(rows, eps=eps, device=cpu).requires_grad_(False)
+    steps = torch.linspace(0, 1, rows, device=cpu)
+    for tensor, start in ((bn.weight, 0.5), (bn.bias, -1), (bn.running_mean, 1), (conv.bias, 2)):
+        tensor.copy_(start + steps)  # type: ignore[operator, union-attr]
+    bn.running_var.copy_(0.1 * steps**4)  # type: ignore[union-attr]
+    conv.weight.copy_((1.1 - steps).view(conv.weight.shape))
+    conv, bn = conv.to(dtype), bn.to(dtype)
+    reason, fused = _native.run(_native._C.fuse, [conv], [bn], convolution_pattern())
+    if reason is not None:
+        return None
+    ours = fused[0]
+    try:
+        with torch.random.fork_rng(devices=[]):
+            theirs = reference.fuse_conv_and_bn(conv, bn)
+    except RuntimeError as error:
+        if "not implemented" not in str(error):
+            raise
+        return False  # torch before 2.1 has not got all of it in float16: the call itself says so
+    return torch.equal(ours.weight, theirs.weight) and torch.equal(ours.bias, theirs.bias)
+
+
+def _pads_as_usual(conv: Any) -> bool:
+    """True for padding in numbers, with zeros: nothing but the sizes tells such modules apart."""
+    usual = getattr(conv, "padding_mode", "zeros") == "zeros"
+    return usual and type(getattr(conv, "padding", None)) is not str
+
+
 def _construct(conv: nn.Conv2d, device: torch.device | None = None) -> nn.Conv2d:
     """The module that the original constructs, but without random numbers; errors as there.
 
@@ -119,8 +202,10 @@ def _construct(conv: nn.Conv2d, device: torch.device | None = None) -> nn.Conv2d
     module.__dict__["reset_parameters"] = lambda: None
     sizes = {name: getattr(conv, name) for name in _FIELDS}
     place: dict[str, Any] = {} if device is None else {"device": device}
-    nn.Conv2d.__init__(module, **sizes, bias=True, **place)
+    mode = reference.padding_mode(conv)
+    nn.Conv2d.__init__(module, **sizes, bias=True, padding_mode=mode, **place)
     del module.__dict__["reset_parameters"]
+    reference.keep_padding(module, conv)
     return module
 
 
@@ -128,7 +213,7 @@ def _make(conv: nn.Conv2d, device: torch.device) -> nn.Conv2d:
     """As _construct, without gradients: after the pattern, which takes a fraction of the time."""
     fields = [getattr(conv, name) for name in _FIELDS]
     pattern = convolution_pattern()
-    if pattern is None or not _are_usual(*fields):
+    if pattern is None or not _pads_as_usual(conv) or not _are_usual(*fields):
         return _construct(conv, device).requires_grad_(False)
     in_channels, out_channels, kernel_size, _, padding, _, groups = fields
     shape = (out_channels, in_channels // groups, *kernel_size)
@@ -178,8 +263,7 @@ def _are_usual(
 @functools.cache
 def convolution_pattern() -> Pattern | None:
     """How to make any nn.Conv2d, read off a constructed one."""
-    sizes = {"kernel_size": (1, 1), "stride": (1, 1), "padding": (1, 2), "dilation": (1, 1)}
-    like: Any = SimpleNamespace(in_channels=1, out_channels=1, groups=1, **sizes)
+    like: Any = SimpleNamespace(**_SMALLEST, out_channels=1)
     module = _construct(like)
     padding = module.__dict__.get("_reversed_padding_repeated_twice", (2, 2, 1, 1))
     return _pattern_of(module, general=True) if padding == (2, 2, 1, 1) else None

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from itertools import compress, repeat
+from operator import is_
 from typing import Any, cast
 
 from torch import nn
@@ -37,9 +39,12 @@ def fuse_model(model: nn.Module) -> nn.Module:
     `fuseforward`) and no other convolution among its children. `conv` becomes the fused one, `bn`
     is deleted, `forward` becomes that method; all other modules, and convolutions beside a batch
     norm in an nn.Sequential, stay as they are. Every pair is fused before the first module is
-    changed: an error, those of fuse_conv_and_bn, leaves the model as it was. A bar appears on a
-    terminal's stderr after a second. Paths: C on CPU tensors, the CUDA library on those of one GPU
-    (all pairs in one launch), otherwise torch. Source of the semantics: YOLOv5 5.0 and later.
+    changed: an error, those of fuse_conv_and_bn, leaves the model as it was. Threads may fuse one
+    model at the same time: each module changes once, in one step, and all are fused when any of the
+    calls returns; only a forward pass that is inside a module at that moment misses the batch norm
+    (AttributeError). A bar appears on a terminal's stderr after a second. Paths: C on CPU tensors,
+    the CUDA library on those of one GPU (all pairs in one launch), otherwise torch. Source of the
+    semantics: YOLOv5 5.0 and later.
     """
     found = _fusable(model)
     fused: list[nn.Conv2d] = []
@@ -57,8 +62,11 @@ def fuse_model(model: nn.Module) -> nn.Module:
     finally:
         bar.close()
     hooked = bool(torch_module.__dict__.get("_global_module_registration_hooks"))
-    for (module, _, _, forward), conv in zip(found, fused, strict=True):
-        _replace(module, conv, forward, hooked)
+    for pair, conv in zip(found, fused, strict=True):
+        if hooked or _does_more(type(pair[0])):
+            _set(pair, conv)
+        else:
+            _exchange(pair, conv)
     return model
 
 
@@ -69,9 +77,9 @@ def _fusable(model: nn.Module) -> list[_Pair]:
     stack: list[nn.Module | None] = [model]
     while stack:
         module = stack.pop()
-        children = module._modules if module is not None else None
-        if not children or module is None or module in seen:
+        if module is None or not module._modules or module in seen:
             continue
+        children = dict(module._modules)  # other threads may change them
         seen.add(module)
         stack += children.values()
         conv, bn = children.get("conv"), children.get("bn")
@@ -94,18 +102,50 @@ def _forward(module: nn.Module) -> Callable[..., Any] | None:
     return None
 
 
-def _replace(module: nn.Module, conv: nn.Conv2d, forward: Callable[..., Any], hooked: bool) -> None:
-    """Put the fused convolution into the module, by its __setattr__ only where that does more."""
-    kind = type(module)
-    own = kind.__setattr__ is nn.Module.__setattr__ and kind.__delattr__ is nn.Module.__delattr__
-    if own and not hooked and not hasattr(kind, "conv"):
-        module._modules["conv"] = conv
-        del module._modules["bn"]
-        module.__dict__["forward"] = forward
-    else:
-        module.conv = conv
+def _does_more(kind: type) -> bool:
+    """True where setting or deleting an attribute is not just a matter of a module's dicts."""
+    plain = kind.__setattr__ is nn.Module.__setattr__ and kind.__delattr__ is nn.Module.__delattr__
+    return not plain or hasattr(kind, "conv")
+
+
+def _exchange(pair: _Pair, fused: nn.Conv2d) -> None:
+    """Put the fused convolution into a module that still has this pair, in one step.
+
+    Other threads, and handlers of signals, see the module before it or after it: the step is one
+    call of C that runs no Python, and it looks itself whether the children are still those that
+    were copied.
+    """
+    module, conv, bn, forward = pair
+    members = module.__dict__
+    while (children := members["_modules"]).get("conv") is conv and children.get("bn") is bn:
+        changed = children.copy()
+        changed["conv"] = fused
+        del changed["bn"]
+        unchanged = map(is_, map(members.get, repeat("_modules")), repeat(children))
+        members.update(compress((("forward", forward), ("_modules", changed)), unchanged))
+
+
+def _set(pair: _Pair, fused: nn.Conv2d) -> None:
+    """The same by the attributes of a module which does more when they are set.
+
+    Of several threads the one that deletes the batch norm goes on; what it cannot set is undone.
+    """
+    module, conv, bn, forward = pair
+    children = module._modules
+    if children.get("conv") is not conv or children.get("bn") is not bn:
+        return
+    try:
         del module.bn
+    except (AttributeError, KeyError):
+        if children.get("bn") is bn:
+            raise
+        return
+    try:
+        module.conv = fused
         module.forward = forward
+    except BaseException:
+        children.update(conv=conv, bn=bn)
+        raise
 
 
 def _batches(pairs: list[_Pair]) -> Iterator[list[_Pair]]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
-from operator import itemgetter
+from itertools import repeat
+from operator import delitem, itemgetter, setitem
 from typing import Any, NamedTuple
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 from torch.nn.utils import prune as torch_prune
 
-from .. import _native, probe, reference, verify
+from .. import _native, probe, reference, verify, whole
 from .sparsity import sparsity
 
 TIES = ("position", "torch")
@@ -22,6 +23,9 @@ TIES = ("position", "torch")
 _BATCH_BYTES = 1 << 20
 # The same where several threads share a call: it has to be worth starting them.
 _SHARED_BATCH_BYTES = 16 << 20
+
+# How often an error is waited out, which a signal handler may have raised, once layers are pruned.
+_TRIES = 20
 
 # Weights of the largest layer on which torch's choice is probed: so few stay on one thread.
 _PROBED = 20_000
@@ -114,23 +118,26 @@ def _run(model: nn.Module, layers: list[_Layer], ties: str) -> bool:
     done, device = _native.attempt("prune", _native._C.prune, weights, None, counts)
     if not done:
         return False
-    if isinstance(device, int):
-        for batch in _batches(layers, whole=True):
-            refused, filled = _native.run(_fill, batch, ties)
-            if refused is not None:  # torch finds the layers that were pruned as it leaves them
-                _native.HOT_PATHS["prune"].calls["C"] -= 1
-                _native.note_torch("prune", refused)
-                return False
-            _verify(model, batch, filled[0], ties)
-            _replace(batch, filled[0])
+    on_gpu = isinstance(device, int)
+    if on_gpu:
         _native.note_cuda("prune")
-        return True
-    for batch in _batches(layers):
+
+    def new_weights(batch: list[_Layer]) -> list[Tensor]:
         pruned, ambiguous = _fill(batch, ties)
         for i in ambiguous if ties == "torch" else ():
             pruned[i] = _prune_as_torch(batch[i].weight, batch[i].pruned)
         _verify(model, batch, pruned, ties)
-        _replace(batch, pruned)
+        return pruned
+
+    try:
+        _replace_all(list(_batches(layers, whole=on_gpu)), new_weights)
+    except _native.Unsupported as refused:
+        if not on_gpu:
+            raise
+        # Of a GPU, a launch; torch finds the layers that were pruned as it leaves them.
+        _native.HOT_PATHS["prune"].calls["CUDA"] -= 1
+        _native.note_torch("prune", str(refused))
+        return False
     return True
 
 
@@ -142,8 +149,11 @@ def _run_on_gpu_in_torch(layers: list[_Layer]) -> bool:
         usual = weight.dtype in reference.USUAL_DTYPES and weight.is_contiguous()
         if not (weight.is_cuda and usual):
             return False
-    for batch in _batches(layers, whole=True):
-        _replace(batch, [_prune_as_torch(layer.weight, layer.pruned) for layer in batch])
+
+    def new_weights(batch: list[_Layer]) -> list[Tensor]:
+        return [_prune_as_torch(layer.weight, layer.pruned) for layer in batch]
+
+    _replace_all(list(_batches(layers, whole=True)), new_weights)
     return True
 
 
@@ -297,8 +307,10 @@ def _choice_is_known(dtype: torch.dtype) -> bool:
                 return False
             try:
                 expected = _prune_as_torch(part, count)
-            except RuntimeError:  # topk has no float16 before torch 2.1; the call itself says so
-                return False
+            except RuntimeError as error:
+                if "not implemented" not in str(error):
+                    raise
+                return False  # topk has no float16 before torch 2.1; the call itself says so
             if not torch.equal(pruned, expected):
                 return False
     return True
@@ -309,12 +321,42 @@ def _verify(model: nn.Module, batch: list[_Layer], pruned: list[Tensor], ties: s
     verify.prune(model, weights, pruned, counts, exact=ties == "torch")
 
 
-def _replace(batch: list[_Layer], pruned: list[Tensor]) -> None:
-    """Put the pruned weights in place of the old ones."""
-    for layer, data in zip(batch, pruned, strict=True):
-        layer.weight.data = data
-        del layer.parameters["weight"]  # goes to the end, as after torch's pruning
-        layer.parameters["weight"] = layer.weight
+def _replace_all(
+    batches: list[list[_Layer]], new_weights: Callable[[list[_Layer]], list[Tensor]]
+) -> None:
+    """Put new weights in place of the old ones in all batches, which are taken off the list.
+
+    What a signal handler raises once the first batch is done waits for the last one, since the old
+    weights' memory is used again. So does any other error, for a while.
+    """
+    count = len(batches)
+    raised: list[BaseException] = []  # the newest, the others as its cause
+    tries = _TRIES
+    while batches:
+        try:
+            while batches:
+                _replace(batches, new_weights(batches[0]))
+        except BaseException as error:
+            if raised:
+                error.__cause__ = raised.pop()  # a context would be lost when it is raised again
+            tries -= 1
+            if len(batches) == count or not tries:
+                raise
+            raised.append(error)
+    if raised:
+        raise raised.pop()
+
+
+def _replace(batches: list[list[_Layer]], pruned: list[Tensor]) -> None:
+    """Put the pruned weights of the first batch in place and the batch off the list, as a whole."""
+    parameters = [layer.parameters for layer in batches[0]]
+    weights = [layer.weight for layer in batches[0]]
+    whole.run(
+        map(setattr, weights, repeat("data"), pruned),
+        map(delitem, parameters, repeat("weight")),  # goes to the end, as after torch's pruning
+        map(setitem, parameters, repeat("weight"), weights),
+        map(batches.pop, (0,)),
+    )
 
 
 def _prune_as_torch(weight: Tensor, count: int) -> Tensor:

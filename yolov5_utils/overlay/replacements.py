@@ -14,7 +14,11 @@ from typing import Any
 
 import torch
 
-from .. import _native, verify  # first: it names the remedy where the extension is broken
+from .. import (
+    _native,
+    reference,
+    verify,
+)  # first: it names the remedy where the extension is broken
 from .._C import count_module_zeros
 from ..ops import fuse as ops_fuse
 from ..ops import prune as ops_prune
@@ -44,7 +48,7 @@ def _update(module: ModuleType, original: Function, form: UpdateForm) -> Functio
     def update(self: Any, model: Any) -> None:
         if form.switch is not None and not getattr(self, form.switch):
             return
-        before = self.updates
+        before, done = self.updates, list[bool]()
         try:
             self.updates += 1
             decay = self.decay(self.updates)
@@ -53,9 +57,10 @@ def _update(module: ModuleType, original: Function, form: UpdateForm) -> Functio
                 source = model.module if helper(model) else model
             else:
                 source = helper(model)
-            update_modules(self.ema, source, decay)
-        except BaseException:  # nothing was averaged, so nothing was counted
-            self.updates = before
+            update_modules(self.ema, source, decay, done)
+        except BaseException:
+            if not done:  # nothing was averaged, so nothing was counted
+                self.updates = before
             raise
 
     if form.guard is None:
@@ -148,6 +153,8 @@ def _other_results(conv: Any, form: FuseForm) -> str | None:
         return "conv.weight is not contiguous"
     if not form.dilation and conv.dilation != (1, 1):
         return "this release drops the dilation"
+    if not form.in_place and reference.padding_mode(conv) != "zeros":
+        return "the original drops the mode of padding"
     return None if form.in_place else random_stream.refusal()
 
 

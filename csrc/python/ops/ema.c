@@ -118,26 +118,48 @@ update(const y5_state *state, PyObject *const *modules, y5_call *call, y5_ema_pl
 }
 
 const char y5_doc_ema_update[] =
-    "ema_update(average, source, decay, written=None)\n--\n\n"
+    "ema_update(average, source, decay, done=None)\n--\n\n"
     "Move every floating entry of average.state_dict() towards source's entry of that key:\n"
     "average * decay + source * (1 - decay), each operation rounded. Two nn.Modules and a float.\n"
     "KeyError for a missing key; Unsupported, with nothing changed, where torch must do it.\n"
-    "Returns None, or the number of the CUDA device that does it. The first item of the list\n"
-    "`written` becomes True with the update: an exception of a signal handler may come after it.";
+    "Returns None, or the number of the CUDA device that does it. The list `done` gets a True "
+    "with\n"
+    "the update, whatever a signal handler raises after it.";
+
+/* Marks the list before the update: afterwards, nothing may fail. */
+static y5_status
+mark(PyObject *done)
+{
+    return done == NULL || PyList_Append(done, Py_True) == 0 ? Y5_OK : Y5_PYTHON_RAISED;
+}
+
+/* Takes the mark of an update that was not made back, with its exception kept. */
+static void
+unmark(PyObject *done)
+{
+    PyObject *type = NULL;
+    PyObject *value = NULL;
+    PyObject *traceback = NULL;
+    Py_ssize_t count = done != NULL ? PyList_Size(done) : 0;
+    PyErr_Fetch(&type, &value, &traceback);
+    if (count > 0 && PyList_SetSlice(done, count - 1, count, NULL) < 0) {
+        PyErr_Clear(); /* no memory, which taking one item out does not need */
+    }
+    PyErr_Restore(type, value, traceback);
+}
 
 PyObject *
 y5_py_ema_update(PyObject *module, PyObject *const *arguments, Py_ssize_t count, PyObject *keywords)
 {
-    static const y5_signature signature = {
-        "ema_update", 3, {"average", "source", "decay", "written"}};
+    static const y5_signature signature = {"ema_update", 3, {"average", "source", "decay", "done"}};
     const y5_state *state = PyModule_GetState(module);
     PyObject *values[4];
     if (!y5_parse(&signature, arguments, count, keywords, values)) {
         return NULL;
     }
-    PyObject *written = values[3] != Py_None ? values[3] : NULL;
-    if (written != NULL && (!PyList_CheckExact(written) || PyList_Size(written) != 1)) {
-        PyErr_SetString(PyExc_TypeError, "written: expected a list of one item");
+    PyObject *done = values[3] != Py_None ? values[3] : NULL;
+    if (done != NULL && !PyList_CheckExact(done)) {
+        PyErr_SetString(PyExc_TypeError, "done: expected a list");
         return NULL;
     }
     y5_error error = {0};
@@ -148,12 +170,14 @@ y5_py_ema_update(PyObject *module, PyObject *const *arguments, Py_ssize_t count,
         status = y5_fail(&error, Y5_UNSUPPORTED, "decay", "not a Python float");
     }
     if (status == Y5_OK) {
+        status = mark(done);
+    }
+    if (status == Y5_OK) {
         plan.decay = PyFloat_AsDouble(values[2]);
         status = update(state, values, &call, &plan, false, &error);
-    }
-    if (status == Y5_OK && written != NULL) {
-        Py_INCREF(Py_True);
-        status = PyList_SetItem(written, 0, Py_True) == 0 ? Y5_OK : Y5_PYTHON_RAISED;
+        if (status != Y5_OK) {
+            unmark(done);
+        }
     }
     bool on_gpu = call.device == Y5_CUDA;
     int32_t device = call.device_index;

@@ -1,0 +1,279 @@
+"""All or nothing: what a signal handler raises, at any instruction and at random moments, leaves a
+model's average and the count of its updates in step, and all layers pruned or none."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils import prune as torch_prune
+
+from yolov5_utils import _native, batched, reference
+from yolov5_utils.ops import prune as prune_file
+from yolov5_utils.ops.ema import ModelEMA
+from yolov5_utils.ops.prune import prune_layers
+
+from .stepping import Interrupt, interrupt, raising_after, with_action_at
+
+PRUNING = torch_prune.__file__
+
+
+@pytest.fixture(params=("C", "torch"))
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setattr(_native, "_USE_C", request.param == "C")
+    return request.param
+
+
+class Halved:
+    """An average of ones that moves half way to zeros at each update, so that its values count."""
+
+    def __init__(self, layers: int, size: int, own: dict[str, Any] | None = None) -> None:
+        model = nn.Sequential(*(nn.Linear(size, size) for _ in range(layers)))
+        self.model = model.requires_grad_(False)
+        for name, buffer in (own or {}).items():
+            self.model.register_buffer(name, buffer)
+        self.ema = ModelEMA(self.model)
+        self.ema.decay = lambda updates: 0.5
+        for tensor in self.model.state_dict().values():
+            tensor.zero_()
+        self.begin()
+
+    def begin(self) -> None:
+        self.ema.updates = 0
+        for tensor in self.ema.ema.state_dict().values():
+            tensor.fill_(1)
+
+    def check(self) -> None:
+        """Every element was halved as often as was counted."""
+        expected = 0.5**self.ema.updates
+        for name, tensor in self.ema.ema.state_dict().items():
+            assert bool((tensor == expected).all()), (name, tensor, self.ema.updates)
+
+    def update(self) -> None:
+        self.ema.update(self.model)
+
+
+def at_every_instruction(
+    call: Callable[[], Any], check: Callable[[bool], None], *files: str, every: int = 1
+) -> None:
+    """Interrupt `call` at each of its instructions; `check` learns whether it was interrupted."""
+    step, interrupted = 0, True
+    while interrupted:
+        try:
+            interrupted = with_action_at(step, interrupt, call, *files)
+            assert not interrupted, "the interrupt was swallowed"
+        except Interrupt:
+            interrupted = True
+        check(interrupted)
+        step += every
+    assert step > 50 * every
+
+
+# Entries for which the reference keeps copies: of another type, and of a shape that broadcasts.
+RISKY = {"float8": torch.ones(3, 1), "wide": torch.ones(2, 3)}
+
+
+@pytest.mark.parametrize("risky", [False, True], ids=["", "risky"])
+def test_average_at_every_instruction(way: str, risky: bool) -> None:
+    halved = Halved(3, 4, RISKY if risky else None)
+    if risky:
+        halved.model.wide = torch.zeros(1, 3)
+    seen = set()
+
+    def check(interrupted: bool) -> None:
+        halved.check()
+        seen.add((interrupted, halved.ema.updates))
+        halved.begin()
+
+    at_every_instruction(halved.update, check)
+    assert seen == {(True, 0), (True, 1), (False, 1)}
+
+
+@pytest.mark.parametrize(
+    "dtypes",
+    [(torch.float32,) * 2, (torch.float32, torch.bfloat16, torch.float64)],
+    ids=["one list", "a list each"],
+)
+def test_average_in_lists_at_every_instruction(dtypes: tuple[torch.dtype, ...]) -> None:
+    """The operations of a GPU's way, which also run on the CPU; 16-bit entries among them."""
+    values = [torch.ones(3, dtype=dtype) for dtype in dtypes]
+    pairs = [(value, torch.zeros_like(value)) for value in values]
+    done: list[bool] = []
+
+    def check(_: bool) -> None:
+        expected = 0.5 if done else 1
+        assert all(bool((value == expected).all()) for value in values)
+        done.clear()
+        for value in values:
+            value.fill_(1)
+
+    at_every_instruction(lambda: batched.update_pairs(pairs, 0.5, done), check)
+
+
+def test_average_at_random_moments(way: str) -> None:
+    halved = Halved(60, 40)
+    generator = random.Random(5)
+    began = time.perf_counter()
+    halved.update()
+    takes_s = time.perf_counter() - began
+    halved.begin()
+    interrupted = counted = 0
+    for _ in range(300):
+        if halved.ema.updates > 20:
+            halved.begin()
+        before = halved.ema.updates
+        try:
+            with raising_after(max(generator.uniform(0, 1.5 * takes_s), 1e-6)):
+                halved.update()
+        except Interrupt:
+            interrupted += 1
+            counted += halved.ema.updates - before
+        halved.check()
+    assert interrupted > 30
+    assert counted <= interrupted
+
+
+def test_what_the_decay_raises_is_not_counted(way: str) -> None:
+    halved = Halved(2, 3)
+    halved.ema.decay = interrupt
+    with pytest.raises(Interrupt):
+        halved.update()
+    halved.check()
+    assert halved.ema.updates == 0
+
+
+class Layers:
+    """Convolutions that are pruned as a whole; two are tied, one has many equal weights."""
+
+    def __init__(self, count: int, size: int) -> None:
+        torch.manual_seed(0)
+        self.model = nn.Sequential(*(nn.Conv2d(size, size + i % 3, 3) for i in range(count)))
+        self.model.append(nn.Conv2d(size, size, 1)).append(nn.Conv2d(size, size, 1))
+        self.model[-1].weight = self.model[-2].weight
+        self.model[0].weight.data = self.model[0].weight.data.half().float()
+        self.weights = [layer.weight for layer in self.model]
+        self.values = [weight.detach().clone() for weight in self.weights]
+        self.model.requires_grad_(False)
+        self.prune()
+        self.pruned = [weight.detach().clone() for weight in self.weights]
+        self.begin()
+
+    def begin(self) -> None:
+        for layer, weight, value in zip(self.model, self.weights, self.values, strict=True):
+            layer.__dict__["_parameters"] = {"weight": weight, "bias": layer.bias}
+            weight.data = value.clone()
+
+    def prune(self) -> None:
+        prune_layers(self.model, 0.5, ties="torch")
+
+    def check(self) -> bool:
+        """Whether all are pruned; fails where only some are, or where a layer is not whole."""
+        done = [torch.equal(w, pruned) for w, pruned in zip(self.weights, self.pruned, strict=True)]
+        names = ["bias", "weight"] if all(done) else ["weight", "bias"]
+        expected = self.pruned if all(done) else self.values
+        for layer, weight, value in zip(self.model, self.weights, expected, strict=True):
+            assert layer.weight is weight
+            assert list(layer._parameters) == names, done
+            assert torch.equal(weight, value), done
+        return all(done)
+
+
+@pytest.mark.parametrize("batch_bytes", [1, 1 << 20], ids=["one by one", "together"])
+def test_prune_at_every_instruction(
+    way: str, batch_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prune_file, "_BATCH_BYTES", batch_bytes)
+    layers = Layers(3, 4)
+    seen = set()
+
+    def check(interrupted: bool) -> None:
+        seen.add((interrupted, layers.check()))
+        layers.begin()
+
+    every = 5 if way == "torch" else 1 if batch_bytes == 1 else 3
+    at_every_instruction(layers.prune, check, PRUNING, every=every)
+    assert {(True, False), (False, True)} < seen or way == "torch"
+    assert way == "torch" or (True, True) in seen
+
+
+def test_prune_at_random_moments(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prune_file, "_BATCH_BYTES", 1)
+    layers, generator = Layers(12, 16), random.Random(6)
+    began = time.perf_counter()
+    layers.prune()
+    takes_s = time.perf_counter() - began
+    layers.begin()
+    outcomes = []
+    for _ in range(150):
+        try:
+            with raising_after(max(generator.uniform(0, 1.5 * takes_s), 1e-6)):
+                layers.prune()
+        except Interrupt:
+            outcomes.append(layers.check())
+        else:
+            assert layers.check()
+        layers.begin()
+    assert len(outcomes) > 15
+
+
+def test_more_signals_while_the_rest_is_pruned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last one is raised, those before it are its cause."""
+    monkeypatch.setattr(prune_file, "_BATCH_BYTES", 1)
+    fill, calls = prune_file._fill, []
+
+    def interrupted(batch: Any, ties: str) -> Any:
+        calls.append(len(calls))
+        if len(calls) % 2 == 0:
+            raise Interrupt(len(calls))
+        return fill(batch, ties)
+
+    layers = Layers(3, 4)
+    monkeypatch.setattr(prune_file, "_fill", interrupted)
+    with pytest.raises(Interrupt) as raised:
+        layers.prune()
+    assert layers.check()
+    found, seen = raised.value, []
+    while found is not None:
+        seen.append(found.args)
+        found = found.__cause__
+    assert seen == [(n,) for n in range(len(calls) - 1, 0, -2)]
+    assert len(seen) > 2
+
+
+def test_errors_that_stay_are_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lack of memory, say: tried a few times, then raised, with the earlier batches pruned."""
+    monkeypatch.setattr(prune_file, "_BATCH_BYTES", 1)
+    fill, calls = prune_file._fill, []
+
+    def lacking(batch: Any, ties: str) -> Any:
+        calls.append(len(calls))
+        if len(calls) > 2:
+            raise MemoryError("no more")
+        return fill(batch, ties)
+
+    layers = Layers(3, 4)
+    monkeypatch.setattr(prune_file, "_fill", lacking)
+    with pytest.raises(MemoryError, match="no more") as raised:
+        layers.prune()
+    assert isinstance(raised.value.__cause__, MemoryError)
+    assert len(calls) == 2 + prune_file._TRIES
+    calls[:] = [0, 1]  # an error of the first batch is raised at once
+    layers.begin()
+    with pytest.raises(MemoryError):
+        layers.prune()
+    assert len(calls) == 3
+    assert not layers.check()
+
+
+def test_the_reference_marks_what_it_did() -> None:
+    done: list[bool] = []
+    reference.ema_update(nn.Linear(2, 2), nn.Linear(2, 2), 0.5, done)
+    assert done == [True]
+    with pytest.raises(KeyError):
+        reference.ema_update(nn.Linear(2, 2), nn.ReLU(), 0.5, done := [])
+    assert done == []

@@ -189,17 +189,19 @@ look_at_all(const y5_state *state, y5_call *call, const y5_plan *plan, int64_t *
     return Y5_OK;
 }
 
-/* All tensors that will be written, in a list; NULL without memory. */
-static PyObject *
-list_of_announced(const y5_call *call)
+static bool
+is_announced(const y5_held *held)
 {
-    Py_ssize_t count = 0;
-    for (int64_t i = 0; i < call->count; i++) {
-        count += (call->held[i].needs & Y5_ANNOUNCED) && !call->held[i].left_out;
-    }
+    return (held->needs & Y5_ANNOUNCED) != 0 && !held->left_out;
+}
+
+/* The tensors that will be written in a list, `count` of them; NULL without memory. */
+static PyObject *
+list_of_announced(const y5_call *call, Py_ssize_t count)
+{
     PyObject *list = PyList_New(count);
     for (int64_t i = call->count; list != NULL && i-- > 0;) {
-        if ((call->held[i].needs & Y5_ANNOUNCED) && !call->held[i].left_out) {
+        if (is_announced(&call->held[i])) {
             Py_INCREF(call->held[i].object);
             PyList_SetItem(list, --count, call->held[i].object);
         }
@@ -215,11 +217,15 @@ announce(const y5_state *state, y5_call *call, bool *asked, y5_error *error)
     PyObject *increment = state->torch.increment_version;
     PyObject *list = NULL;
     y5_status status = Y5_OK;
-    if (call->announced) {
+    Py_ssize_t count = 0;
+    for (int64_t i = 0; i < call->count; i++) {
+        count += is_announced(&call->held[i]);
+    }
+    if (call->announced || count == 0) {
         return Y5_OK;
     }
     if (increment != NULL && state->torch.increments_lists) {
-        list = list_of_announced(call);
+        list = list_of_announced(call, count);
         status = list != NULL ? y5_call_torch(increment, list, "torch's version counter", error)
                               : Y5_NO_MEMORY;
         Py_DecRef(list); /* what is in it is held by the call */
@@ -227,7 +233,7 @@ announce(const y5_state *state, y5_call *call, bool *asked, y5_error *error)
     }
     for (int64_t i = 0; i < call->count && status == Y5_OK; i++) {
         y5_held *held = &call->held[i];
-        if (!(held->needs & Y5_ANNOUNCED) || held->left_out) {
+        if (!is_announced(held)) {
             continue;
         }
         if (increment == NULL) {

@@ -162,8 +162,46 @@ info(PyObject *module, PyObject *unused)
     return facts;
 }
 
-/* A METH_FASTCALL function in the shape PyMethodDef wants. */
-#define FASTCALL(function) ((PyCFunction)(void (*)(void))(function)), METH_FASTCALL | METH_KEYWORDS
+/* The functions as Python calls them: while one runs, what it may use of torch is kept. */
+#define ENTRY(function)                                                                            \
+    static PyObject *enter_##function(PyObject *module, PyObject *const *arguments,                \
+                                      Py_ssize_t count, PyObject *keywords)                        \
+    {                                                                                              \
+        y5_state *state = PyModule_GetState(module);                                               \
+        state->calls++;                                                                            \
+        PyObject *result = function(module, arguments, count, keywords);                           \
+        y5_facts_leave(state);                                                                     \
+        return result;                                                                             \
+    }
+
+ENTRY(y5_py_ema_update)
+ENTRY(y5_py_ema_check)
+ENTRY(y5_py_count_module_zeros)
+ENTRY(y5_py_count_zeros)
+ENTRY(y5_py_sum_zeros)
+ENTRY(y5_py_fuse)
+ENTRY(y5_py_prune)
+ENTRY(y5_py_scale_img)
+ENTRY(y5_py_register_torch)
+ENTRY(configure)
+ENTRY(y5_py_use_cuda_library)
+ENTRY(y5_py_fuse_on_gpu)
+ENTRY(y5_py_skip_random)
+ENTRY(y5_py_cuda_info)
+
+static PyObject *
+enter_time_synchronized(PyObject *module, PyObject *unused)
+{
+    y5_state *state = PyModule_GetState(module);
+    state->calls++;
+    PyObject *result = y5_py_time_synchronized(module, unused);
+    y5_facts_leave(state);
+    return result;
+}
+
+/* In the shape PyMethodDef wants. */
+#define FASTCALL(function)                                                                         \
+    ((PyCFunction)(void (*)(void))(enter_##function)), METH_FASTCALL | METH_KEYWORDS
 
 static PyMethodDef methods[] = {
     {"ema_update", FASTCALL(y5_py_ema_update), y5_doc_ema_update},
@@ -174,7 +212,7 @@ static PyMethodDef methods[] = {
     {"fuse", FASTCALL(y5_py_fuse), y5_doc_fuse},
     {"prune", FASTCALL(y5_py_prune), y5_doc_prune},
     {"scale_img", FASTCALL(y5_py_scale_img), y5_doc_scale_img},
-    {"time_synchronized", y5_py_time_synchronized, METH_NOARGS, y5_doc_time_synchronized},
+    {"time_synchronized", enter_time_synchronized, METH_NOARGS, y5_doc_time_synchronized},
     {"register_torch", FASTCALL(y5_py_register_torch), y5_doc_register_torch},
     {"configure", FASTCALL(configure), doc_configure},
     {"use_cuda_library", FASTCALL(y5_py_use_cuda_library), y5_doc_use_cuda_library},

@@ -152,6 +152,7 @@ typedef struct {
     PyObject *names[Y5_NAME_COUNT];
     y5_torch torch;
     struct y5_retired *retired;     /* what torch was before it was registered again */
+    int64_t calls;                  /* in progress, which may use it; under the GIL */
     long process;                   /* that imported us: a fork child must not use the pool */
     _Atomic int32_t level;          /* the active instruction level */
     _Atomic int64_t parallel_bytes; /* a call that moves less runs on the calling thread */

@@ -183,7 +183,8 @@ learn(PyObject *facts, y5_torch *torch)
     return !PyErr_Occurred();
 }
 
-/* A call that is in progress may use what an earlier registration has told: it stays. */
+/* A call that is in progress may use what an earlier registration has told: it stays until no call
+ * is. */
 struct y5_retired {
     y5_torch torch;
     struct y5_retired *next;
@@ -228,6 +229,31 @@ y5_py_register_torch(PyObject *module, PyObject *const *arguments, Py_ssize_t co
     return PyBool_FromLong(torch.exchange != NULL);
 }
 
+static void
+forget_retired(y5_state *state)
+{
+    while (state->retired != NULL) {
+        struct y5_retired *retired = state->retired;
+        state->retired = retired->next;
+        forget_torch(&retired->torch);
+        PyMem_Free(retired);
+    }
+}
+
+void
+y5_facts_leave(y5_state *state)
+{
+    state->calls--;
+    if (state->calls == 0 && state->retired != NULL) {
+        PyObject *type = NULL;
+        PyObject *value = NULL;
+        PyObject *traceback = NULL;
+        PyErr_Fetch(&type, &value, &traceback); /* objects may end here, and run their own code */
+        forget_retired(state);
+        PyErr_Restore(type, value, traceback);
+    }
+}
+
 bool
 y5_names_make(y5_state *state)
 {
@@ -262,10 +288,5 @@ y5_facts_clear(y5_state *state)
         Py_CLEAR(state->names[i]);
     }
     forget_torch(&state->torch);
-    while (state->retired != NULL) {
-        struct y5_retired *retired = state->retired;
-        state->retired = retired->next;
-        forget_torch(&retired->torch);
-        PyMem_Free(retired);
-    }
+    forget_retired(state);
 }

@@ -11,6 +11,9 @@ extern const char y5_doc_register_torch[];
 /* False with an exception. */
 bool y5_names_make(y5_state *state);
 
+/* One of state->calls has ended: the last one lets go what no call uses any more. */
+void y5_facts_leave(y5_state *state);
+
 /* For the module's own garbage collection. */
 int y5_facts_traverse(y5_state *state, visitproc visit, void *arg);
 void y5_facts_clear(y5_state *state);

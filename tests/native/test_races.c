@@ -356,7 +356,8 @@ race_fuse(y5_level level, y5_dtype dtype, int64_t columns)
 static void
 scale_once(const y5_run *run, void *context)
 {
-    y5_scale_img_run(run, context);
+    y5_error error;
+    CHECK(y5_scale_img_run(run, context, &error) == Y5_OK, "no memory");
 }
 
 static void

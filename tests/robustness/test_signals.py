@@ -70,14 +70,17 @@ def test_no_exception_is_lost(name: str, way: str, rounds: Callable[[int], range
         fired += 1
         raise raised()
 
+    def keep_calling(delay: float) -> None:
+        signal.setitimer(signal.ITIMER_REAL, delay)
+        while fired == seen:
+            call()
+
     before = signal.signal(signal.SIGALRM, handler)
     try:
         for number in rounds(60):
             delay = random.Random(number).uniform(1e-5, LATEST_S)
             with pytest.raises(RuntimeError, match="DataLoader worker"):
-                signal.setitimer(signal.ITIMER_REAL, delay)
-                while fired == seen:
-                    call()
+                keep_calling(delay)
             seen += 1
             assert fired == seen, f"round {number}: an exception was lost"
     finally:

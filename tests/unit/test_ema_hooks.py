@@ -1,5 +1,5 @@
 """State-dict hooks anywhere in two trees that are drawn at random, whose modules need not match:
-the EMA has the original's result, or its exception, whether or not the walk in C comes by the hook."""
+the EMA has the original's result, or its exception, whether or not the walk in C sees the hook."""
 
 from __future__ import annotations
 

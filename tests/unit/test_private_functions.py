@@ -1,5 +1,5 @@
 """yolov5_utils._C's own functions, called with what its Python side never passes: results that
-share memory with inputs or are of another kind, integers that are none, types of fewer than 8 bits."""
+share memory with inputs or are of another kind, integers that are none, types of few bits."""
 
 from __future__ import annotations
 

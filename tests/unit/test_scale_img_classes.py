@@ -76,7 +76,7 @@ def test_a_coarser_class_is_noticed(monkeypatch: pytest.MonkeyPatch, coarser: ob
     monkeypatch.setattr(calibration, "variant", lambda *key: exact(*coarser(*key)))  # type: ignore
     monkeypatch.setattr(OP, "_calibration", calibration)
     with pytest.raises(AssertionError):
-        compare_random_images(300)
+        compare_random_images(range(300))
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4, 7, 8, 9, 16, 31, 64, 128])

@@ -336,6 +336,8 @@ def _replace_all(
         try:
             while batches:
                 _replace(batches, new_weights(batches[0]))
+        except _native.Unsupported:
+            raise  # torch prunes what is left, and what was pruned as it is
         except BaseException as error:
             if raised:
                 error.__cause__ = raised.pop()  # a context would be lost when it is raised again

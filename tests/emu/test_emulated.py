@@ -125,6 +125,7 @@ def affected(sources: list[Path], name: str) -> list[str]:
     return [s.name for s in sources if s.suffix == ".cu" and (everywhere or s == own)]
 
 
+@pytest.mark.long  # one build and run for each
 @pytest.mark.parametrize(
     ("name", "text", "slip", "group", "words"),
     SLIPS,

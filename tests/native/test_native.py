@@ -239,6 +239,7 @@ SLIPS = (
 )
 
 
+@pytest.mark.long  # one build and run for each
 @pytest.mark.parametrize(
     ("name", "text", "slip", "noticed_by"), SLIPS, ids=[f"{s[0]}-{i}" for i, s in enumerate(SLIPS)]
 )

@@ -29,7 +29,9 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
         *(sys.executable, "setup.py", "-q", "build_ext", "--force"),
         *("--build-temp", folder / "temp", "--build-lib", folder / "site"),
         cwd=ROOT,
-        environment=clean_environment(CC=need("gcc"), YOLOV5_UTILS_SANITIZE="1"),
+        environment=clean_environment(
+            CC=need("gcc"), YOLOV5_UTILS_SANITIZE="1", YOLOV5_UTILS_CUDA="0", CFLAGS="-UNDEBUG"
+        ),
     )
     assert list(package.glob("_C.*so"))
     return folder / "site"

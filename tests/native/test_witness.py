@@ -36,7 +36,10 @@ for exchange in (True, False):
 """
 
 
-@pytest.mark.parametrize("plant", PLANTS)
+@pytest.mark.parametrize(
+    "plant",
+    [*list(PLANTS)[:2], pytest.param("an attribute", marks=pytest.mark.long)],
+)
 def test_the_witness(plant: str, tmp_path: Path) -> None:
     before, text = PLANTS[plant]
     for name in ("csrc", "cuda", "yolov5_utils"):

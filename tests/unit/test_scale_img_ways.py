@@ -52,7 +52,10 @@ REFUSED: dict[str, tuple[Callable[[], Tensor], str]] = {
     "every second column": (lambda: values(1, 3, 40, 100)[..., ::2], "contiguous"),
     "transposed": (lambda: values(1, 3, 50, 40).transpose(2, 3), "contiguous"),
     "a permuted picture": (lambda: values(40, 50, 3).permute(2, 0, 1)[None], "contiguous"),
-    "subclass": (lambda: values(1, 3, 40, 50).as_subclass(Custom), "a subclass of torch.Tensor, or no tensor"),
+    "subclass": (
+        lambda: values(1, 3, 40, 50).as_subclass(Custom),
+        "a subclass of torch.Tensor, or no tensor",
+    ),
     "meta": (lambda: torch.empty(1, 3, 40, 50, device="meta"), "refused"),
 }
 

@@ -183,6 +183,7 @@ def trials() -> list[str]:
         for name in [name.partition("(")[0]]
         if probe.find(name) is not None
     ]
+    names = list(dict.fromkeys(names))  # some have a row for each way to ask
     found = [f"{name}:missing" for name in names]
     found += [f"{name}:{kind}" for name in names for kind in draw.sample(kinds[1:], 3)]
     for _ in range(20):

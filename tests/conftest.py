@@ -4,6 +4,7 @@ which torch and which levels this run is about."""
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -71,3 +72,12 @@ def rounds() -> Callable[[int], range]:
     many. A case is drawn from its number alone, so that a failure says how to have it again."""
     times = int(os.environ.get("YOLOV5_UTILS_TEST_ROUNDS", "1"))
     return lambda usual: range(usual * times)
+
+
+@pytest.fixture(autouse=True)
+def gradients_stay_on() -> Iterator[None]:
+    """An exception in the middle of torch.no_grad().__exit__(), which tests of interrupts raise, may
+    leave gradients off for all tests that follow."""
+    yield
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_grad_enabled(True)

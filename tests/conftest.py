@@ -76,8 +76,8 @@ def rounds() -> Callable[[int], range]:
 
 @pytest.fixture(autouse=True)
 def gradients_stay_on() -> Iterator[None]:
-    """An exception in the middle of torch.no_grad().__exit__(), which tests of interrupts raise, may
-    leave gradients off for all tests that follow."""
+    """An exception inside torch.no_grad().__exit__(), which tests of interrupts raise, may leave
+    gradients off for all tests that follow."""
     yield
     if "torch" in sys.modules:
         sys.modules["torch"].set_grad_enabled(True)

@@ -317,6 +317,7 @@ use_memory(const y5_state *state, y5_call *call, const y5_plan *plan, bool *aske
     y5_run how = {0};
     bool as_torch = false;
     bool acts = plan->run != NULL || plan->launch != NULL;
+    bool computes = plan->run != NULL; /* on the CPU */
     y5_status status = look_at_all(state, call, plan, &ranges, asked, error);
     if (status != Y5_OK || *asked) {
         return status;
@@ -328,7 +329,7 @@ use_memory(const y5_state *state, y5_call *call, const y5_plan *plan, bool *aske
     }
     if (status == Y5_OK && on_gpu) {
         status = find_gpu(state, call, plan, &gpu, error);
-    } else if (status == Y5_OK && plan->run == NULL && acts) {
+    } else if (status == Y5_OK && !computes && acts) {
         status = y5_refuse(error, "not on a CUDA device");
     } else if (status == Y5_OK) {
         status = find_threads(state, &demand, &how, &as_torch, error);
@@ -344,8 +345,10 @@ use_memory(const y5_state *state, y5_call *call, const y5_plan *plan, bool *aske
     if (status != Y5_OK || *asked || !acts) {
         return status;
     }
-    return on_gpu ? plan->launch(plan->data, &gpu, error)
-                  : run(plan, &how, as_torch, pinned, error);
+    if (on_gpu) {
+        return plan->launch(plan->data, &gpu, error);
+    }
+    return computes ? run(plan, &how, as_torch, pinned, error) : status;
 }
 
 /* Answers one tensor's questions. Runs Python code. */

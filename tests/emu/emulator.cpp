@@ -29,8 +29,8 @@ dim3 gridDim;
 namespace y5_emulator {
 
 static y5_emulated_machine the_machine = {
-    13000, 1, 0, 4, 90, Y5_ASCENDING, Y5_ASCENDING, 1, "", 0, 0, 0, 0, 0, 0, 0, 0, 0, NULL, -1,
-    NULL, NULL,
+    13000, 1, 0, 4, 90, Y5_ASCENDING, Y5_ASCENDING, 1,    "",   0, 0, 0, 0,
+    0,     0, 0, 0, 0,  NULL,         -1,           NULL, NULL,
 };
 static cudaError_t last_error = cudaSuccess;
 static cudaStreamCaptureMode capture_mode = cudaStreamCaptureModeGlobal;

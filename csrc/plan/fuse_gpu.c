@@ -143,7 +143,8 @@ y5_gpu_fuse_plan_open(y5_gpu_fuse_plan *self, int64_t pairs)
     self->count = pairs;
     self->items = calloc((size_t)pairs + 1, sizeof(*self->items));
     self->has_bias = calloc((size_t)pairs + 1, sizeof(*self->has_bias));
-    return self->items != NULL && self->has_bias != NULL;
+    self->roles = calloc((size_t)pairs + 1, Y5_GPU_ROLES);
+    return self->items != NULL && self->has_bias != NULL && self->roles != NULL;
 }
 
 y5_plan
@@ -162,4 +163,5 @@ y5_gpu_fuse_plan_free(y5_gpu_fuse_plan *self)
 {
     free(self->items);
     free(self->has_bias);
+    free(self->roles);
 }

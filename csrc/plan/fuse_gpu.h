@@ -21,6 +21,7 @@ typedef enum {
 typedef struct {
     y5_cuda_fuse_pair *items; /* epsilon is set by the caller */
     bool *has_bias;           /* set by the caller */
+    uint8_t *roles;           /* of the call's tensors, one after another; set by the caller */
     int64_t count;
     int64_t pair; /* the one that is taken */
     y5_gpu_role next;

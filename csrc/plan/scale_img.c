@@ -73,10 +73,9 @@ static y5_status
 check(void *data, y5_overlap overlap, y5_demand *demand, y5_error *error)
 {
     y5_scale_plan *self = data;
-    const int64_t *shape = self->image.shape;
-    int64_t resized = shape[0] * shape[1] * self->size[0] * self->size[1];
     demand->bytes = self->image.numel * (int64_t)sizeof(float) * RESIZE_TRAFFIC;
-    demand->torch_bytes = self->writes ? demand->bytes + resized * (int64_t)sizeof(float) : 0;
+    demand->torch_bytes =
+        self->writes ? demand->bytes + self->output.numel * (int64_t)sizeof(float) : 0;
     if (overlap != Y5_APART) {
         return y5_fail(error, Y5_BAD_VALUE, "output", "shares memory with the image");
     }

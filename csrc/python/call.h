@@ -44,6 +44,7 @@ typedef struct {
     bool decided; /* where the tensors live: the first one says it */
     y5_device device;
     int32_t device_index; /* of the CUDA device */
+    bool collecting;      /* the garbage collector is off for as long, and was on */
     bool announced;
     bool device_asked;
 } y5_call;

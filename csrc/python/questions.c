@@ -76,16 +76,15 @@ y5_has_whole_bytes(const y5_state *state, PyObject *object)
 }
 
 int
-y5_is_negated(const y5_state *state, PyObject *object, const y5_tensor *tensor)
+y5_is_negated(const y5_state *state, PyObject *object)
 {
-    bool parameter = Py_TYPE(object) == state->torch.parameter_type;
-    if (state->torch.is_neg == NULL ||
-        (parameter && tensor->numel != 1 && y5_tensor_is_dense(tensor))) {
-        return 0;
+    if (state->torch.is_neg == NULL) {
+        return 0; /* torch before 1.10 */
     }
-    PyObject *answer = (PyObject_CallFunctionObjArgs)(state->torch.is_neg, object, NULL);
-    Py_DecRef(answer); /* True and False outlive it */
-    return answer == NULL ? -1 : answer == Py_True;
+    PyObject *answer = PyObject_CallFunctionObjArgs(state->torch.is_neg, object, NULL);
+    int negated = answer == NULL ? -1 : answer == Py_True;
+    Py_XDECREF(answer);
+    return negated;
 }
 
 PyObject *

@@ -5,12 +5,8 @@
 #include "core/y5.h"
 #include "python/state.h"
 
-/* These ask torch's own C functions and run no Python code. */
-
-/* 1 where the values are the negatives of those in memory, as in views that torch makes of complex
- * tensors; -1 with an exception. A parameter without gaps is not asked: such a one takes
- * as_strided on a view of a complex tensor, and asking each parameter of YOLOv5n costs 20 µs. */
-int y5_is_negated(const y5_state *state, PyObject *object, const y5_tensor *tensor);
+/* These ask C functions of torch's own that run no Python code and keep the GIL, which torch's
+ * operations do not: tests/robustness/test_kept_gil.py holds it. */
 
 /* The tensor's storage as an object of its own, which holds the memory: a tensor, even an alias or
  * a DLPack capsule, would follow an assignment to tensor.data. NULL with an exception. */
@@ -23,7 +19,11 @@ y5_status y5_call_torch(PyObject *function, PyObject *argument, const char *by, 
 /* Y5_PYTHON_RAISED, with who has raised the pending exception. */
 y5_status y5_raised_by(const char *by, y5_error *error);
 
-/* These may run Python code. */
+/* These may run Python code, or let other threads run. */
+
+/* 1 where the values are the negatives of those in memory, as in views that torch makes of complex
+ * tensors; -1 with an exception. */
+int y5_is_negated(const y5_state *state, PyObject *object);
 
 /* Judges the pending exception, raised by one of torch's C functions of which the message speaks.
  * Of the types with which torch refuses: Y5_UNSUPPORTED with its first line as the reason. Anything

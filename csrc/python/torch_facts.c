@@ -229,15 +229,14 @@ y5_py_register_torch(PyObject *module, PyObject *const *arguments, Py_ssize_t co
     return PyBool_FromLong(torch.exchange != NULL);
 }
 
+/* Lets one of the retired go: that may run code which starts calls. */
 static void
 forget_retired(y5_state *state)
 {
-    while (state->retired != NULL) {
-        struct y5_retired *retired = state->retired;
-        state->retired = retired->next;
-        forget_torch(&retired->torch);
-        PyMem_Free(retired);
-    }
+    struct y5_retired *retired = state->retired;
+    state->retired = retired->next;
+    forget_torch(&retired->torch);
+    PyMem_Free(retired);
 }
 
 void
@@ -249,7 +248,9 @@ y5_facts_leave(y5_state *state)
         PyObject *value = NULL;
         PyObject *traceback = NULL;
         PyErr_Fetch(&type, &value, &traceback); /* objects may end here, and run their own code */
-        forget_retired(state);
+        while (state->calls == 0 && state->retired != NULL) {
+            forget_retired(state);
+        }
         PyErr_Restore(type, value, traceback);
     }
 }
@@ -288,5 +289,7 @@ y5_facts_clear(y5_state *state)
         Py_CLEAR(state->names[i]);
     }
     forget_torch(&state->torch);
-    forget_retired(state);
+    while (state->retired != NULL) {
+        forget_retired(state);
+    }
 }

@@ -100,7 +100,10 @@ update(const y5_state *state, PyObject *const *modules, y5_call *call, y5_ema_pl
 {
     collector context = {state, call, modules[1]};
     plan->half_scalars_stay_float32 = state->torch.half_scalars_stay_float32;
-    y5_status status = y5_walk_states(state, modules[0], modules[1], visit_pair, &context, error);
+    y5_status status = y5_call_reserve(call, USUAL_TENSORS) ? Y5_OK : Y5_NO_MEMORY;
+    if (status == Y5_OK) {
+        status = y5_walk_states(state, modules[0], modules[1], visit_pair, &context, error);
+    }
     if (status == Y5_OK && !y5_ema_plan_open(plan, call->count / 2)) {
         status = Y5_NO_MEMORY;
     }

@@ -29,6 +29,7 @@ add_pair(const y5_state *state, PyObject *pair, y5_call *call, y5_gpu_fuse_plan 
             continue;
         }
         uint8_t needs = role < Y5_GPU_FUSED_WEIGHT ? Y5_SIGNED : Y5_WRITTEN;
+        plan->roles[call->count] = (uint8_t)role;
         status = y5_call_add(state, call, PyTuple_GetItem(pair, role), 1, needs, error);
         if (status != Y5_OK) {
             snprintf(error->argument, sizeof(error->argument), "%s", y5_gpu_fuse_name(role));
@@ -90,7 +91,9 @@ y5_py_fuse_on_gpu(PyObject *module, PyObject *const *arguments, Py_ssize_t count
         status = y5_call_run(state, &call, &steps, &error);
         if (status != Y5_OK && call.refused >= 0 && error.argument[0] == '\0') {
             snprintf(error.argument, sizeof(error.argument), "%s",
-                     plan.pair < plan.count ? y5_gpu_fuse_name(plan.next) : "nonfinite");
+                     call.refused < call.count - 1
+                         ? y5_gpu_fuse_name((y5_gpu_role)plan.roles[call.refused])
+                         : "nonfinite");
         }
     }
     int32_t device = call.device_index;

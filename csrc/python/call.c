@@ -1,22 +1,12 @@
 /* Looks at tensors and lets a plan use what it saw. */
 #include "python/call.h"
 
+#include "python/answers.h"
 #include "python/borrowed.h"
 #include "python/cuda_loader.h"
 #include "python/torch_runtime.h"
 
 #include <string.h>
-
-/* Questions that only Python code answers. They are noted while tensors are looked at, and asked
- * when no address is in use any more; then the tensors are looked at once more. */
-enum {
-    ASK_STORAGE = 1,  /* was its storage taken away? */
-    ASK_BYTES = 2,    /* is it of int8, uint8 or bool, or of a smaller type that looks like them? */
-    ASK_FLOATING = 4, /* must it be averaged, though torch does not describe it? */
-    ASK_DEVICE = 8,   /* does the CUDA library run where it lives? */
-    ASK_VERSION = 16, /* raise its version, in a torch that has no C function for it */
-    ASK_SIGN = 32, /* are its values the negatives of those in memory? torch lets go of the GIL */
-};
 
 bool
 y5_call_reserve(y5_call *call, int64_t count)
@@ -66,12 +56,6 @@ y5_call_free(y5_call *call)
     }
     PyMem_Free(call->held);
     PyMem_Free(call->ranges);
-}
-
-static bool
-is_wanted(const y5_held *held, const y5_plan *plan)
-{
-    return (held->group & plan->groups) != 0 && !held->left_out;
 }
 
 /* A number that differs between descriptions of tensors, their addresses apart; never 0. */
@@ -164,7 +148,7 @@ look_at_all(const y5_state *state, y5_call *call, const y5_plan *plan, int64_t *
     plan->start(plan->data);
     for (int64_t i = 0; i < call->count; i++) {
         y5_held *held = &call->held[i];
-        if (!is_wanted(held, plan)) {
+        if (!y5_is_wanted(held, plan)) {
             continue;
         }
         call->refused = i;
@@ -254,7 +238,7 @@ hold_memory(const y5_state *state, y5_call *call, const y5_plan *plan, y5_error 
 {
     for (int64_t i = 0; i < call->count; i++) {
         y5_held *held = &call->held[i];
-        if (is_wanted(held, plan)) {
+        if (y5_is_wanted(held, plan)) {
             held->storage = y5_storage_of(state, held->object);
             if (held->storage == NULL) {
                 call->refused = i;
@@ -366,86 +350,6 @@ use_memory(const y5_state *state, y5_call *call, const y5_plan *plan, bool *aske
     return computes ? run(plan, &how, as_torch, pinned, call, error) : status;
 }
 
-/* Answers one tensor's questions. Runs Python code. */
-static y5_status
-answer(const y5_state *state, y5_call *call, y5_held *held, y5_error *error)
-{
-    y5_status status = Y5_OK;
-    if (held->questions & ASK_DEVICE) {
-        const y5_cuda_api *api = NULL;
-        status = y5_cuda_find(state, call->device_index, &api, error);
-        if (status == Y5_OK && !y5_cuda_is_known(state, call->device_index)) {
-            status = y5_refuse(error, "moved, or the library replaced, meanwhile");
-        }
-        if (status != Y5_OK) {
-            call->refused = -1; /* all of them */
-        }
-        held->questions &= (uint8_t)~ASK_DEVICE;
-    }
-    if (status == Y5_OK && (held->questions & ASK_STORAGE)) {
-        int gone = y5_storage_is_gone(state, held->object);
-        status = gone < 0 ? Y5_PYTHON_RAISED
-                          : y5_refuse(error, gone ? "its storage was resized to 0 bytes" : NULL);
-    }
-    if (status == Y5_OK && (held->questions & ASK_BYTES)) {
-        int whole = y5_has_whole_bytes(state, held->object);
-        status = whole < 0 ? Y5_PYTHON_RAISED
-                           : y5_refuse(error, whole ? NULL : "integers of less than 8 bits");
-    }
-    if (status == Y5_OK && (held->questions & ASK_SIGN)) {
-        int negated = y5_is_negated(state, held->object);
-        status = negated < 0 ? Y5_PYTHON_RAISED
-                             : y5_refuse(error, negated > 0 ? "a negative bit is set" : NULL);
-    }
-    if (status == Y5_OK && (held->questions & ASK_VERSION)) {
-        status = y5_raise_version(state, held->object, error);
-        status = status == Y5_PYTHON_RAISED ? y5_refused(error) : status;
-    }
-    held->answers |= held->questions;
-    held->questions = 0;
-    return status;
-}
-
-static y5_status
-answer_all(const y5_state *state, y5_call *call, y5_error *error)
-{
-    bool announces = false;
-    y5_status status = Y5_OK;
-    for (int64_t i = 0; i < call->count && status == Y5_OK; i++) {
-        if (call->held[i].questions != 0) {
-            announces = announces || (call->held[i].questions & ASK_VERSION);
-            call->refused = i;
-            status = answer(state, call, &call->held[i], error);
-        }
-    }
-    call->announced = call->announced || announces;
-    return status;
-}
-
-/* Once torch refused to describe a tensor: leaves out all pairs that are not floating. *some: there
- * were any, so that another look may go better. */
-static y5_status
-leave_out_integers(const y5_state *state, y5_call *call, bool *some)
-{
-    for (int64_t i = 0; i + 1 < call->count; i++) {
-        y5_held *held = &call->held[i];
-        if (!(held->needs & Y5_PAIR_OR_NONE) || held->left_out || held->answers & ASK_FLOATING) {
-            continue;
-        }
-        int floating = y5_is_floating(state, held->object);
-        if (floating < 0) {
-            return Y5_PYTHON_RAISED;
-        }
-        held->answers |= ASK_FLOATING;
-        if (!floating) {
-            held->left_out = true;
-            call->held[i + 1].left_out = true;
-            *some = true;
-        }
-    }
-    return Y5_OK;
-}
-
 static void
 return_memory(y5_call *call)
 {
@@ -453,25 +357,6 @@ return_memory(y5_call *call)
         y5_return(&call->held[i].loan);
         Py_CLEAR(call->held[i].storage);
     }
-}
-
-/* Asks what is known to be a question before any tensor was looked at: the sign of all that are no
- * parameters. And what an earlier run was told of a storage may be so no more. */
-static y5_status
-prepare(const y5_state *state, y5_call *call, const y5_plan *plan, y5_error *error)
-{
-    y5_status status = Y5_OK;
-    for (int64_t i = 0; i < call->count && status == Y5_OK; i++) {
-        y5_held *held = &call->held[i];
-        held->answers &= (uint8_t)~ASK_STORAGE;
-        if (is_wanted(held, plan) && (held->needs & Y5_SIGNED) && !(held->answers & ASK_SIGN) &&
-            Py_TYPE(held->object) != state->torch.parameter_type) {
-            call->refused = i;
-            held->questions = ASK_SIGN;
-            status = answer(state, call, held, error);
-        }
-    }
-    return status;
 }
 
 y5_status
@@ -483,7 +368,7 @@ y5_call_run(const y5_state *state, y5_call *call, const y5_plan *plan, y5_error 
     if (call->ranges == NULL) {
         return Y5_NO_MEMORY;
     }
-    y5_status status = prepare(state, call, plan, error);
+    y5_status status = y5_ask_ahead(state, call, plan, error);
     while (again && status == Y5_OK) {
         again = false;
         call->collecting = PyGC_Disable() != 0; /* a collection could run finalizers */
@@ -496,11 +381,11 @@ y5_call_run(const y5_state *state, y5_call *call, const y5_plan *plan, y5_error 
             status = y5_refused(error);
             if (status == Y5_UNSUPPORTED && call->refused >= 0 &&
                 call->held[call->refused].needs & Y5_PAIR_OR_NONE) {
-                status = leave_out_integers(state, call, &again);
+                status = y5_leave_out_integers(state, call, &again);
                 status = status == Y5_OK && !again ? Y5_UNSUPPORTED : status;
             }
         } else if (again) {
-            status = answer_all(state, call, error);
+            status = y5_answer_all(state, call, error);
         }
     }
     return status;

@@ -378,6 +378,7 @@ y5_call_run(const y5_state *state, y5_call *call, const y5_plan *plan, y5_error 
         collect_again(call);
         return_memory(call);
         if (status == Y5_PYTHON_RAISED) {
+            again = false; /* open questions come again with another look */
             status = y5_refused(error);
             if (status == Y5_UNSUPPORTED && call->refused >= 0 &&
                 call->held[call->refused].needs & Y5_PAIR_OR_NONE) {

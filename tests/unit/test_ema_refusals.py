@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from yolov5_utils import _C, _native
 from yolov5_utils.torch_utils import ModelEMA
 
 from .ema_models import Net, assert_state, check, fails, trained, way
@@ -253,3 +254,17 @@ def test_modes_see_the_operations() -> None:
     with Watch():
         check(ema, trained(model), takes="torch")
     assert Watch.seen > 0
+
+
+def test_refused_beside_open_questions() -> None:
+    """An entry that torch does not describe, behind one whose sign is asked: no endless look."""
+    model = Net()
+    model.scale = nn.Parameter(torch.ones(1))
+    model.register_buffer("q", torch.eye(3).to_sparse())
+    ema = ModelEMA(model)
+    for use_exchange in (True, False):
+        _C.register_torch(_native.TorchFacts(use_exchange=use_exchange))
+        try:
+            check(ema, model, takes="torch")
+        finally:
+            _C.register_torch(_native.TorchFacts())

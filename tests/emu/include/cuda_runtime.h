@@ -37,10 +37,10 @@ extern dim3 gridDim;
 
 /* The runtime: the functions the launchers call. */
 typedef enum : int { /* the runtime has many more */
-    cudaSuccess = 0,
-    cudaErrorInsufficientDriver = 35,
-    cudaErrorInvalidDevice = 101,
-    cudaErrorStreamCaptureUnsupported = 900,
+                     cudaSuccess = 0,
+                     cudaErrorInsufficientDriver = 35,
+                     cudaErrorInvalidDevice = 101,
+                     cudaErrorStreamCaptureUnsupported = 900,
 } cudaError_t;
 
 typedef struct CUstream_st *cudaStream_t;

@@ -3,12 +3,6 @@
 
 #include <string.h>
 
-static void
-start(void *data)
-{
-    (void)data;
-}
-
 static y5_status
 take(void *data, int64_t index, const y5_tensor *tensor, y5_error *error)
 {
@@ -36,5 +30,5 @@ run(void *data, const y5_run *how, bool as_torch, y5_error *error)
 y5_plan
 y5_bytes_plan_steps(y5_bytes_plan *self)
 {
-    return (y5_plan){.data = self, .groups = UINT32_MAX, .start = start, .take = take, .run = run};
+    return (y5_plan){.data = self, .groups = UINT32_MAX, .take = take, .run = run};
 }

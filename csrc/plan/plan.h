@@ -31,7 +31,7 @@ typedef struct {
 typedef struct {
     void *data;
     uint32_t groups; /* which of the call's tensors are looked at: y5_held.group is one bit */
-    /* Forgets what earlier looks have left. */
+    /* Forgets what earlier looks have left. NULL: there is nothing. */
     void (*start)(void *data);
     /* One tensor after another. `tensor` and the one before it stay as they are until the next one
      * but one. Y5_SKIP: neither this tensor nor the next is wanted. */

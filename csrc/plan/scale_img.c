@@ -8,23 +8,6 @@
 /* Elements of one image, and rows or columns, that torch's kernels count in 32 bits. */
 #define COUNTED_IN_32_BITS ((int64_t)INT32_MAX)
 
-/* True where memory walks row by row, or with `interleaved` pixel by pixel with all channels side
- * by side. Strides of dimensions of size 1 do not matter. */
-static bool
-is_laid_out(const y5_tensor *tensor, bool interleaved)
-{
-    static const int32_t order[2][4] = {{3, 2, 1, 0}, {1, 3, 2, 0}};
-    int64_t expected = 1;
-    for (int32_t i = 0; i < 4; i++) {
-        int32_t dimension = order[interleaved][i];
-        if (tensor->shape[dimension] != 1 && tensor->strides[dimension] != expected) {
-            return false;
-        }
-        expected *= tensor->shape[dimension];
-    }
-    return true;
-}
-
 static y5_status
 check_for_gpu(const y5_tensor *image, y5_error *error)
 {
@@ -44,16 +27,10 @@ check_for_gpu(const y5_tensor *image, y5_error *error)
         image->shape[3] > Y5_CUDA_SCALE_SIDE_LIMIT) {
         return y5_fail(error, Y5_UNSUPPORTED, "image", "more than 2^22 channels, rows or columns");
     }
-    if (!is_laid_out(image, false) && !is_laid_out(image, true)) {
+    if (!y5_image_is_laid_out(image, false) && !y5_image_is_laid_out(image, true)) {
         return y5_fail(error, Y5_UNSUPPORTED, "image", "neither contiguous nor channels last");
     }
     return Y5_OK;
-}
-
-static void
-start(void *data)
-{
-    (void)data;
 }
 
 static y5_status
@@ -104,8 +81,8 @@ launch(void *data, const y5_gpu *gpu, y5_error *error)
         return y5_fail(error, Y5_BAD_VALUE, "output",
                        "expected 4 dimensions and the image's dtype, batch and channels");
     }
-    bool interleaved = !(is_laid_out(image, false) && is_laid_out(output, false));
-    if (interleaved && !(is_laid_out(image, true) && is_laid_out(output, true))) {
+    bool interleaved = !(y5_image_is_laid_out(image, false) && y5_image_is_laid_out(output, false));
+    if (interleaved && !(y5_image_is_laid_out(image, true) && y5_image_is_laid_out(output, true))) {
         return y5_fail(error, Y5_BAD_VALUE, "output", "not in the image's order of dimensions");
     }
     if (self->variant < 0 || self->variant >= Y5_CUDA_SCALE_VARIANTS) {
@@ -148,7 +125,6 @@ y5_scale_plan_steps(y5_scale_plan *self)
 {
     return (y5_plan){.data = self,
                      .groups = UINT32_MAX,
-                     .start = start,
                      .take = take,
                      .check = check,
                      .run = self->writes ? run : NULL,

@@ -110,12 +110,6 @@ y5_sparsity_plan_free(y5_sparsity_plan *self)
     free(self->starts);
 }
 
-static void
-start_nothing(void *data)
-{
-    (void)data;
-}
-
 static y5_status
 take_one(void *data, int64_t index, const y5_tensor *tensor, y5_error *error)
 {
@@ -149,7 +143,6 @@ y5_count_plan_steps(y5_count_plan *self)
 {
     return (y5_plan){.data = self,
                      .groups = UINT32_MAX,
-                     .start = start_nothing,
                      .take = take_one,
                      .run = count_one,
                      .launch = not_on_a_gpu};
@@ -198,7 +191,6 @@ y5_sum_plan_steps(y5_sum_plan *self)
 {
     return (y5_plan){.data = self,
                      .groups = UINT32_MAX,
-                     .start = start_nothing,
                      .take = take_sum,
                      .check = check_sum,
                      .launch = launch_sum};

@@ -145,7 +145,9 @@ look_at_all(const y5_state *state, y5_call *call, const y5_plan *plan, int64_t *
 {
     y5_tensor looked[2]; /* the latest and the one before it */
     int64_t looks = 0;
-    plan->start(plan->data);
+    if (plan->start != NULL) {
+        plan->start(plan->data);
+    }
     for (int64_t i = 0; i < call->count; i++) {
         y5_held *held = &call->held[i];
         if (!y5_is_wanted(held, plan)) {

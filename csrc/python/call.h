@@ -46,7 +46,6 @@ typedef struct {
     int32_t device_index; /* of the CUDA device */
     bool collecting;      /* the garbage collector is off for as long, and was on */
     bool announced;
-    bool device_asked;
 } y5_call;
 
 /* Makes room for `count` more; false without memory. */

@@ -41,6 +41,15 @@ y5_raise(const y5_state *state, y5_status status, const y5_error *error)
     return NULL;
 }
 
+PyObject *
+y5_text_of(PyObject *value)
+{
+    PyObject *text = value != NULL ? PyObject_Str(value) : NULL;
+    PyObject *utf8 = text != NULL ? PyUnicode_AsUTF8String(text) : NULL;
+    Py_XDECREF(text);
+    return utf8;
+}
+
 bool
 y5_exception_says(const char *word)
 {
@@ -48,12 +57,10 @@ y5_exception_says(const char *word)
     PyObject *value = NULL;
     PyObject *traceback = NULL;
     PyErr_Fetch(&type, &value, &traceback);
-    PyObject *text = value != NULL ? PyObject_Str(value) : NULL;
-    PyObject *utf8 = text != NULL ? PyUnicode_AsUTF8String(text) : NULL;
+    PyObject *utf8 = y5_text_of(value);
     const char *words = utf8 != NULL ? PyBytes_AsString(utf8) : NULL;
     bool says = words != NULL && strstr(words, word) != NULL;
     Py_XDECREF(utf8);
-    Py_XDECREF(text);
     if (!says) {
         PyErr_Restore(type, value, traceback); /* in place of one that the text has raised */
         return false;

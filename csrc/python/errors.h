@@ -8,6 +8,9 @@
 /* Sets the exception for a status other than Y5_OK and returns NULL, for `return y5_raise(...)`. */
 PyObject *y5_raise(const y5_state *state, y5_status status, const y5_error *error);
 
+/* The text of an exception's value as bytes, or NULL: then the reason why is pending. */
+PyObject *y5_text_of(PyObject *value);
+
 /* True where the text of the pending exception holds the word: then it is dropped. */
 bool y5_exception_says(const char *word);
 

@@ -2,6 +2,7 @@
 #include "python/questions.h"
 
 #include "python/borrowed.h"
+#include "python/errors.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -26,13 +27,11 @@ y5_refused(y5_error *error)
     PyObject *value = NULL;
     PyObject *traceback = NULL;
     PyErr_Fetch(&type, &value, &traceback);
-    PyObject *text = value != NULL ? PyObject_Str(value) : NULL;
-    PyObject *utf8 = text != NULL ? PyUnicode_AsUTF8String(text) : NULL;
+    PyObject *utf8 = y5_text_of(value);
     const char *words = utf8 != NULL ? PyBytes_AsString(utf8) : "no reason given";
     /* The first line says it; torch appends C++ locations. */
     y5_fail(error, Y5_UNSUPPORTED, "", "%s refused it: %.*s", by, (int)strcspn(words, "\n"), words);
     Py_XDECREF(utf8);
-    Py_XDECREF(text);
     Py_XDECREF(type);
     Py_XDECREF(value);
     Py_XDECREF(traceback);

@@ -14,11 +14,8 @@ from typing import Any
 
 import torch
 
-from .. import (
-    _native,
-    reference,
-    verify,
-)  # first: it names the remedy where the extension is broken
+# _native first: it names the remedy where the extension is broken.
+from .. import _native, reference, verify
 from .._C import count_module_zeros
 from ..ops import fuse as ops_fuse
 from ..ops import prune as ops_prune

@@ -96,10 +96,15 @@ def calls(operation: str) -> dict[str, int]:
 
 def note_torch(operation: str, reason: str, count: int = 1) -> None:
     """Count calls that run as torch operations; RuntimeError under YOLOV5_UTILS_STRICT=1."""
+    # A graph that counts is compiled anew for each number, in the end not at all.
+    if _STRICT or not probe.is_compiling():
+        count_torch(operation, reason, count)
+
+
+def count_torch(operation: str, reason: str, count: int = 1) -> None:
+    """`note_torch`, where it is known that torch.compile is not reading."""
     if _STRICT and _USE_C and refusal(operation) is None:
         raise RuntimeError(f"{operation}: C cannot run this call ({reason}), and STRICT is on")
-    if probe.is_compiling():
-        return  # a graph that counts is compiled anew for each number, in the end not at all
     _, calls, reasons = HOT_PATHS[operation]
     calls["torch"] += count
     reasons[reason] = reasons.get(reason, 0) + count

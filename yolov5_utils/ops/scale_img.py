@@ -44,6 +44,8 @@ _BITS = {2: torch.int16, 4: torch.int32}  # by bytes per element
 _OUT_OF_MEMORY: type[Exception] = getattr(torch.cuda, "OutOfMemoryError", MemoryError)
 # In place of a variant: none has torch's bits, or more than one.
 _NEVER = -1
+_MOST_REFUSED = 256  # calls remembered to have no variant
+_FLOAT32 = torch.float32
 _NO_VARIANT = "no variant in C has the bits of this torch"
 
 
@@ -57,20 +59,24 @@ class Calibration:
 
     def __init__(self) -> None:
         self._found: dict[tuple[bool, int, bool, bool], int] = {}
-        self.refused: set[tuple[bool, int, bool]] = set()  # known to be never, in both orders
+        # Calls known to be refused: shape, ratio and number of threads.
+        self.refused: set[tuple[torch.Size, float, int]] = set()
 
     def variant(self, channels: int, channels_last: bool, small: bool) -> int:
         """The variant to use now, or _NEVER."""
-        key = (torch.get_num_threads() == 1, channels, small)
-        variant = self._tried(key, channels_last)
-        if variant == _NEVER and self._tried(key, not channels_last) == _NEVER:
-            self.refused.add(key)
-        return variant
+        key = (torch.get_num_threads() == 1, channels, small, channels_last)
+        if key not in self._found:
+            self._found[key] = self._try_all(*key[1:])
+        return self._found[key]
 
-    def _tried(self, key: tuple[bool, int, bool], channels_last: bool) -> int:
-        if (*key, channels_last) not in self._found:
-            self._found[(*key, channels_last)] = self._try_all(*key[1:], channels_last)
-        return self._found[(*key, channels_last)]
+    def refuse(self, img: Tensor, ratio: float, channels_last: bool, small: bool) -> None:
+        """Remember a call without a variant; of either order in memory, if the other has none."""
+        other = self.variant(img.shape[1], not channels_last, small)
+        if other != _NEVER or type(ratio) is not float:
+            return
+        if len(self.refused) >= _MOST_REFUSED:
+            self.refused.clear()
+        self.refused.add((img.shape, ratio, torch.get_num_threads()))
 
     @staticmethod
     def _try_all(channels: int, small: bool, channels_last: bool) -> int:
@@ -201,7 +207,10 @@ def resize(img: Tensor, ratio: float, same_shape: bool = False, gs: int = 32) ->
         raise _native.Unsupported("the result would not be an image")
     channels_last = _in_channels_last(img, size)
     if device is None:
-        variant = _calibration.variant(channels, channels_last, sum(size) <= _SMALL)
+        small = sum(size) <= _SMALL
+        variant = _calibration.variant(channels, channels_last, small)
+        if variant == _NEVER:
+            _calibration.refuse(img, ratio, channels_last, small)
     else:
         variant = _gpu_calibration.variant(device, img, channels_last)
     if variant == _NEVER:
@@ -217,20 +226,14 @@ def resize(img: Tensor, ratio: float, same_shape: bool = False, gs: int = 32) ->
 
 
 def _known_refusal(img: Tensor, ratio: float) -> str | None:
-    """Why torch has to run, where that can be told in a microsecond; None: `resize` knows."""
-    if type(img) is not Tensor or img.is_cuda:
-        return None
-    if img.dtype is not torch.float32:
+    """Why torch has to run, where that can be told in half a microsecond; None: `resize` knows."""
+    refused = _calibration.refused
+    known = refused and type(ratio) is float
+    if known and (img.shape, ratio, torch.get_num_threads()) in refused:
+        return _NO_VARIANT
+    if img.dtype is not _FLOAT32:
         return "image: not float32"
-    if img.requires_grad and torch.is_grad_enabled():
-        return "img requires grad"
-    refused, shape = _calibration.refused, img.shape
-    if refused and len(shape) == 4 and not probe.is_compiling():
-        _, channels, height, width = shape
-        small = int(height * ratio) + int(width * ratio) <= _SMALL
-        if (torch.get_num_threads() == 1, channels, small) in refused:
-            return _NO_VARIANT
-    return None
+    return "img requires grad" if img.requires_grad and torch.is_grad_enabled() else None
 
 
 _calibration = Calibration()
@@ -248,11 +251,12 @@ def scale_img(img: Tensor, ratio: float = 1.0, same_shape: bool = False, gs: int
     """
     if ratio == 1.0:
         return img
-    reason = _known_refusal(img, ratio)
-    if reason is None:
+    plain = type(img) is Tensor and not img.is_cuda and not probe.is_compiling()
+    reason = _known_refusal(img, ratio) if plain else None
+    if reason is not None:
+        _native.count_torch("scale_img", reason)
+    else:
         done, output = verify.attempt("scale_img", resize, img, ratio, same_shape, gs)
         if done:
             return output
-    else:
-        _native.note_torch("scale_img", reason)
     return reference.scale_img(img, ratio, same_shape, gs)

@@ -17,7 +17,7 @@ python := $(if $(filter none,$(VENV)),python,"$(VENV)/bin/python")
 setup := tools/setup_venv.sh
 settings := 'PYTHON=$(PYTHON)' 'TORCH=$(TORCH)' 'PIP_ARGS=$(PIP_ARGS)' 'VENV=$(VENV)'
 test_folders := $(wildcard tests/unit tests/overlay tests/native tests/emu tests/cuda tests/robustness)
-parallel := -q -n auto --maxprocesses 8 --dist worksteal -m "not long"
+parallel := -q -n auto --maxprocesses 8 --dist worksteal -m "not long and not slow"
 
 .PHONY: help build demo test verify all-checks lint debian bench clients nvcc clean
 
@@ -32,7 +32,7 @@ demo: ## the main job: trains a small detector and shows what the package does f
 
 test: ## unit tests, overlay tests, the C core's own tests, the CUDA kernels on an emulated GPU
 	@$(setup) test $(settings)
-	@echo 'make test: all tests but the long ones and those of real clients, on all cores: about six minutes on two'
+	@echo 'make test: the tests but for the slow ones, which continuous integration runs, on all cores: about six minutes on two'
 	@$(python) -m pytest $(parallel) $(test_folders) $(ARGS) && \
 	  echo 'make test: passed' || { echo 'make test: FAILED, as said above' >&2; exit 1; }
 

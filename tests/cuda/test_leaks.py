@@ -83,6 +83,7 @@ def prepare(library: str, stand_in: Any, objects: list[Any]) -> None:
     _C.register_torch(facts)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("library", LIBRARIES)
 @pytest.mark.parametrize("name", CALLS)
 def test_nothing_is_kept(built: Built, gpu: Start, name: str, library: str) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from tests.native.building import CORE, ROOT, compile_flags, need, need_sanitizer, run, succeed
 
+pytestmark = pytest.mark.slow
 HERE = Path(__file__).parent
 CUDA = ROOT / "cuda"
 NATIVE = ROOT / "tests" / "native"

@@ -18,7 +18,7 @@ CORE = ROOT / "csrc" / "core"
 SOURCES = [*sorted(HERE.glob("*.c")), *sorted(CORE.glob("*.c"))]
 LIMIT_SECONDS = 300  # a test that hangs is a failure, not a wait
 
-setuptools = pytest.importorskip("setuptools", reason="setup.py's flags need setuptools")
+pytest.importorskip("setuptools", reason="setup.py's flags need setuptools")
 
 
 def clean_environment(**more: str) -> dict[str, str]:
@@ -71,7 +71,7 @@ def need_sanitizer(library: str) -> Path:
 def compile_flags() -> list[str]:
     """What setup.py gives the compiler when no build switch is set."""
     with (
-        mock.patch.object(setuptools, "setup"),
+        mock.patch("setuptools.setup"),
         mock.patch.dict(os.environ, clean_environment(), clear=True),
     ):
         return runpy.run_path(str(ROOT / "setup.py"))["compiler_arguments"]()[0]

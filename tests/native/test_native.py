@@ -72,8 +72,10 @@ WAYS = {
 
 
 def marks(way: str) -> list[pytest.MarkDecorator]:
-    """The slow checkers are for once a week; gcc's address sanitizer looks at every change."""
-    return [pytest.mark.long] if way in ("thread", "valgrind") else []
+    """The slowest checkers are for once a week; gcc's address sanitizer looks at every change."""
+    return (
+        [pytest.mark.long] if way in ("thread", "valgrind") else [pytest.mark.slow] * (way != "gcc")
+    )
 
 
 EVERY_WAY = [pytest.param(way, marks=marks(way)) for way in WAYS]
@@ -164,6 +166,7 @@ def python_symbols(object_file: Path) -> list[str]:
     return [symbol for symbol in wanted if re.match(r"_?Py[A-Z_]", symbol)]
 
 
+@pytest.mark.slow
 def test_no_object_of_the_core_needs_python(objects: Path) -> None:
     stems = [source.stem for source in CORE.glob("*.c")]
     assert len(stems) > 4

@@ -12,7 +12,10 @@ import pytest
 
 from .building import HERE, ROOT, clean_environment, need, need_sanitizer, run, succeed
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="preloads gcc's run-time library")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform != "linux", reason="preloads gcc's run-time library"),
+]
 
 
 @pytest.fixture(scope="module")

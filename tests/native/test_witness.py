@@ -36,6 +36,7 @@ for exchange in (True, False):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "plant",
     [*list(PLANTS)[:2], pytest.param("an attribute", marks=pytest.mark.long)],

@@ -231,6 +231,7 @@ def test_a_log_without_handlers_until_later(write: Callable[..., Path]) -> None:
     assert first == "first"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "imported"), [("spawn", False), ("spawn", True), ("forkserver", False)]
 )

@@ -120,6 +120,7 @@ def run(folder: Path, *arguments: str) -> str:
     return result.stdout.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_checkpoints_are_the_stock_ones_and_load_without_the_package(folder: Path) -> None:
     assert run(folder, "train.py", "stock") == "False 3"
     assert run(folder, "forms.py", "train.py", "ours") == "True 3"

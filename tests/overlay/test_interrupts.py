@@ -11,6 +11,7 @@ from tests.robustness.stepping import Interrupt, interrupt, with_action_at
 from yolov5_utils import _native, overlay
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("use_c", [True, False], ids=["C", "torch"])
 @pytest.mark.parametrize("release", ["5.0", "6.2", "7.0", "u8.0", "u8.3"])
 def test_average(

@@ -305,6 +305,7 @@ dist.destroy_process_group()
 
 
 @pytest.mark.parametrize("route", [("train.py",), ("-m", "train")])
+@pytest.mark.slow
 def test_torchrun_starts_patched_ranks(write: Callable[..., Path], route: tuple[str, ...]) -> None:
     if not torch.distributed.is_available() or not torch.distributed.is_gloo_available():
         pytest.skip("this torch has no gloo")

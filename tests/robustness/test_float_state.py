@@ -16,6 +16,7 @@ from yolov5_utils import _C
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("flushing", "threads"), [("none", 2), ("pool", 2), ("pool", 3), ("caller", 2)]
 )

@@ -97,6 +97,7 @@ def steps(call: Callable[[Any], Any], action: Callable[[Any], Any], *kinds: type
     assert step > 200
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kinds", [(Conv, Conv), (Watched,), (Deleting,)], ids=str)
 def test_another_call_at_every_instruction(kinds: tuple[type[Conv], ...]) -> None:
     """Whether a thread's, or one of the same thread, as of a signal handler."""

@@ -78,6 +78,7 @@ def at_every_instruction(
 RISKY = {"float8": torch.ones(3, 1), "wide": torch.ones(2, 3)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("risky", [False, True], ids=["", "risky"])
 def test_average_at_every_instruction(way: str, risky: bool) -> None:
     halved = Halved(3, 4, RISKY if risky else None)
@@ -183,6 +184,7 @@ class Layers:
         return all(done)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_bytes", [1, 1 << 20], ids=["one by one", "together"])
 def test_prune_at_every_instruction(
     way: str, batch_bytes: int, monkeypatch: pytest.MonkeyPatch

@@ -89,6 +89,7 @@ NAMES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("kind", NAMES)
 def test_on_a_small_stack(kind: str, threads: int) -> None:

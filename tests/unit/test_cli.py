@@ -233,6 +233,7 @@ def test_report_counts_calls() -> None:
     assert report.hot_paths()["sparsity"]["calls"]["C"] == before + 1
 
 
+@pytest.mark.slow
 def test_selftest_passes_at_every_level(level: str, capsys: pytest.CaptureFixture[str]) -> None:
     before = torch.get_rng_state()
     code, lines = run_selftest(capsys)

@@ -68,6 +68,7 @@ def test_level_from_the_environment(level: str) -> None:
     assert python(code, YOLOV5_UTILS_CPU=level).stdout.strip() == level
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("switch", switches.ALL, ids=lambda s: s.name)
 def test_unknown_value_lists_the_valid_ones(switch: switches.Switch) -> None:
     code = "from yolov5_utils import overlay, torch_utils; overlay.install()"

@@ -174,6 +174,7 @@ def test_loss_without_a_fitting_shape_is_finite(small):
     assert loss.isfinite()
 
 
+@pytest.mark.slow
 def test_the_loss_falls_and_the_run_repeats():
     images, labels = story.drawn(4, seed=1)
     runs = []
@@ -431,6 +432,7 @@ def test_wrong_arguments_are_refused(arguments):
     assert stop.value.code == 2
 
 
+@pytest.mark.slow
 def test_a_tiny_run_tells_everything_and_fails_honestly(monkeypatch, capsys, tmp_path):
     pytest.importorskip("matplotlib", reason="the demo draws its pictures with matplotlib")
     monkeypatch.setattr(story, "HELD_OUT", 6)

@@ -21,13 +21,15 @@ FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
 ALLOWED_LIBRARIES = {"libc.so.6", "libm.so.6", "libdl.so.2", "ld-linux-x86-64.so.2"}
 
 pytest.importorskip("setuptools", reason="building needs setuptools")
+pytestmark = pytest.mark.slow
 
 
-def run(*command: str | Path, cwd: Path) -> str:
+def run(*command: str | Path, cwd: Path, cuda: str = "0") -> str:
     """The output of a command; its failure shows what it printed. No build switch gets through."""
     environment = {
         k: v for k, v in os.environ.items() if not k.startswith(("YOLOV5_", "PYTHONPATH"))
     }
+    environment["YOLOV5_UTILS_CUDA"] = cuda
     environment["TORCH_CUDA_ARCH_LIST"] = "9.0"  # one chip: tests/emu builds for all of them
     done = subprocess.run(
         command, cwd=cwd, env=environment, capture_output=True, text=True, check=False
@@ -36,10 +38,10 @@ def run(*command: str | Path, cwd: Path) -> str:
     return done.stdout
 
 
-def build(kind: str, source: Path, into: Path) -> Path:
+def build(kind: str, source: Path, into: Path, cuda: str = "0") -> Path:
     """What the build backend makes of `source`, a "sdist" or a "wheel"; no isolation, no index."""
     program = f"import setuptools.build_meta as b; print(b.build_{kind}({str(into)!r}))"
-    return into / run(sys.executable, "-c", program, cwd=source).splitlines()[-1]
+    return into / run(sys.executable, "-c", program, cwd=source, cuda=cuda).splitlines()[-1]
 
 
 @pytest.fixture(scope="module")
@@ -62,16 +64,27 @@ def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build("sdist", clone, clone.parent)
 
 
-@pytest.fixture(scope="module")
-def wheel(sdist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel built from the source distribution alone."""
-    folder = tmp_path_factory.mktemp("wheel")
+def unpacked(sdist: Path, folder: Path) -> Path:
     with tarfile.open(sdist) as archive:
         if hasattr(tarfile, "data_filter"):  # 3.11.4 and later
             archive.extraction_filter = tarfile.data_filter
         archive.extractall(folder)
     (source,) = folder.iterdir()
-    return build("wheel", source, folder)
+    return source
+
+
+@pytest.fixture(scope="module")
+def wheel(sdist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel built from the source distribution alone, without the CUDA library."""
+    folder = tmp_path_factory.mktemp("wheel")
+    return build("wheel", unpacked(sdist, folder), folder)
+
+
+@pytest.mark.long
+@pytest.mark.skipif(not shutil.which("nvcc"), reason="nvcc is not installed")
+def test_wheel_holds_the_cuda_library(sdist: Path, tmp_path: Path) -> None:
+    made = build("wheel", unpacked(sdist, tmp_path), tmp_path, cuda="1")
+    assert "yolov5_utils/libyolov5_utils_cuda.so" in zipfile.ZipFile(made).namelist()
 
 
 def test_sdist_holds_what_building_and_testing_need(sdist: Path) -> None:

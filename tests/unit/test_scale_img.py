@@ -303,6 +303,7 @@ for threads in (1, 2, 1):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("capability", ["default", "avx2"])
 def test_torch_of_other_cpus(capability: str) -> None:
     """torch told to use its kernels for older CPUs, which round otherwise."""

@@ -13,6 +13,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib.util import decode_source
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -39,7 +40,7 @@ def main(arguments: list[str]) -> None:
     if arguments[:1] == ["--git"] and len(arguments) == 2:
         texts = list(versions(arguments[1]))
     elif arguments and not arguments[0].startswith("-"):
-        texts = [(name, Path(name).read_text(encoding="utf-8")) for name in arguments]
+        texts = [(name, decode_source(Path(name).read_bytes())) for name in arguments]
     else:
         sys.exit(__doc__)
     found: dict[tuple[str, str], list[str]] = {}

@@ -1,12 +1,18 @@
-"""YOLOv5's torch_utils with its hot paths in C. Importing this package does not import torch."""
+"""YOLOv5's torch_utils with its hot paths in C. Importing this package does not import torch.
 
-from __future__ import annotations
+Under `python -m` this file runs while the working directory leads sys.path, where a script that
+lies elsewhere would import nothing from. So it imports only what Python has imported by then: not
+typing, nor `__future__`, which is a file as well.
+"""
 
 import importlib
 import importlib.util
-from typing import TYPE_CHECKING, Any
+
+TYPE_CHECKING = False  # but type checkers take it for true, as they do typing's
 
 if TYPE_CHECKING:  # at run time __getattr__ finds them
+    from typing import Any
+
     from .torch_utils import *  # noqa: F403
 
 __version__ = "0.1.0"
@@ -36,21 +42,21 @@ def unpatch() -> None:
     uninstall()
 
 
-def explain(name: str | None = None, *args: Any) -> Any:
+def explain(name: "str | None" = None, *args: "Any") -> "Any":
     """Which way a hot path runs here, and why: see `report.explain`. Imports torch."""
     from .report import explain
 
     return explain(name, *args)
 
 
-def info() -> dict[str, Any]:
+def info() -> "dict[str, Any]":
     """What `python -m yolov5_utils info --json` prints, as a dict. Imports torch."""
     from .report import facts
 
     return facts()
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> "Any":
     """Submodules, and the public names of torch_utils, looked up when first used."""
     if not name.startswith("_") and name != "auto":  # which patches: only by its import
         if importlib.util.find_spec(f"{__name__}.{name}") is not None:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from . import probe, remedy, switches
+from . import originals, probe, remedy, switches
 
 try:
     from . import _C as _C
@@ -59,7 +59,9 @@ def attempt(operation: str, function: Callable[..., Any], *args: Any) -> tuple[b
     The C function has changed nothing when it refuses. Under YOLOV5_UTILS_STRICT=1 a refusal is
     raised as RuntimeError; every other exception passes through.
     """
-    reason, result = run(function, *args)
+    reason, result = originals.replaced(operation), None
+    if reason is None:
+        reason, result = run(function, *args)
     if reason is None:
         HOT_PATHS[operation].calls["C"] += 1
         return True, result

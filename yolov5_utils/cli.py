@@ -6,6 +6,7 @@ Must not import torch before the client script does.
 from __future__ import annotations
 
 import os
+import site
 import sys
 import sysconfig
 from collections.abc import Callable, Sequence
@@ -94,17 +95,26 @@ def _run_command(name: str, arguments: list[str]) -> int:
 def _installed_program(name: str) -> str | None:
     """The file of a Python program that pip has put beside this interpreter, or None.
 
-    None too where `name` is a file here; a folder `yolov5`, say a clone, is not in the way.
+    After those come the user's (`pip install --user`), unless this Python leaves out the user's
+    packages, as most environments do. None too where `name` is a file here; a folder `yolov5`, say
+    a clone, is not in the way.
     """
-    file = os.path.join(sysconfig.get_path("scripts"), name)
     if os.path.basename(name) != name or (os.path.exists(name) and not os.path.isdir(name)):
         return None
+    folders = [sysconfig.get_path("scripts")]
+    if site.ENABLE_USER_SITE:
+        folders.append(sysconfig.get_path("scripts", sysconfig.get_preferred_scheme("user")))
+    files = (os.path.join(folder, name) for folder in folders)
+    return next(filter(_is_python_program, files), None)
+
+
+def _is_python_program(file: str) -> bool:
     try:
         with open(file, "rb") as opened:
             head = opened.read(4096)  # of a long path, only the second line names python
     except OSError:
-        return None
-    return file if head.startswith(b"#!") and b"python" in head else None
+        return False
+    return head.startswith(b"#!") and b"python" in head
 
 
 def _usage() -> str:

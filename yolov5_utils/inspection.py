@@ -5,7 +5,8 @@ thop, which counts operations, is optional: it is looked for when a count is wan
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from copy import deepcopy
 from typing import Any
 
@@ -29,13 +30,46 @@ def load_thop() -> Any:
 def _giga_operations(model: Any, inputs: tuple[Tensor, ...]) -> float:
     """1e9 floating point operations (two per multiply-add) of one forward pass, counted by thop.
 
-    On a copy: thop leaves its counters behind as buffers. Raises whatever thop or the model does.
+    Raises whatever thop or the model does; of thop nothing stays in the model, then neither.
     """
     thop = load_thop()
     if thop is None:
         raise ImportError("thop is not installed")
-    multiply_adds: float = thop.profile(deepcopy(model), inputs=inputs, verbose=False)[0]
+    with _cleared_of_thop(list(model.modules())):
+        multiply_adds: float = thop.profile(model, inputs=inputs, verbose=False)[0]
     return multiply_adds / 1e9 * 2
+
+
+@contextmanager
+def _cleared_of_thop(modules: list[nn.Module]) -> Iterator[None]:
+    """Take from `modules` the hooks and buffers that thop leaves, and put back what it replaced.
+
+    It leaves buffers in every module that has children, gives all modules the mode of the outermost
+    one, and cleans nothing up after an error.
+    """
+    before = [
+        (module.training, set(module._forward_hooks), _thop_buffers(module)) for module in modules
+    ]
+    try:
+        yield
+    finally:
+        for module, (training, hooks, buffers) in zip(modules, before, strict=True):
+            for hook in set(module._forward_hooks) - hooks:
+                del module._forward_hooks[hook]
+            for name in _thop_buffers(module):
+                delattr(module, name)
+            for name, (value, persistent) in buffers.items():
+                module.register_buffer(name, value, persistent)
+            module.training = training
+
+
+def _thop_buffers(module: nn.Module) -> dict[str, tuple[Tensor | None, bool]]:
+    """The buffers of a module that thop makes or overwrites, and whether each is persistent."""
+    return {
+        name: (module._buffers[name], name not in module._non_persistent_buffers_set)
+        for name in ("total_ops", "total_params")
+        if name in module._buffers
+    }
 
 
 def profile(
@@ -138,8 +172,6 @@ def _measure(x: Tensor, op: Any, n: int, later_form: bool = False) -> tuple[Any,
         giga = _giga_operations(op, (x,))
     except Exception:  # no thop, or an operation that it cannot count
         giga = 0
-    if later_form:
-        torch.cuda.empty_cache()  # the copy that was counted on is no part of the memory column
     forward_ms, backward_ms = 0.0, 0.0
     for _ in range(n):
         start = time_synchronized()
@@ -169,10 +201,12 @@ def model_info(
     """Log the number of layers, parameters and gradients of a model, and its GFLOPs.
 
     Layers are all modules, the model included. GFLOPs are for one image of `img_size` pixels (one
-    number, or height and width); they are left out without thop and for a model that is not
-    YOLOv5's (no `yaml`, or a forward pass that fails). `verbose` also prints a row per parameter.
-    The model is not changed. `imgsz` (6.2 and later) and `detailed` (2026) are other names of
-    `img_size` and `verbose`. Source: YOLOv5 of July 2021 (5.0 spells GFLOPS).
+    number, or height and width), of as many channels as the model's `yaml` says (`ch`, default 3)
+    or, of a model without, its first parameter's second dimension. They are left out without thop,
+    for a model that cannot be copied and where the forward pass fails. `verbose` also prints a row
+    per parameter. The model is not changed. `imgsz` (6.2 and later) and `detailed` (2026) are other
+    names of `img_size` and `verbose`. Source: YOLOv5 of July 2021 (5.0 spells GFLOPS), and 6.2 for
+    models without `yaml`, such as classifiers.
     """
     verbose = verbose if detailed is None else detailed
     img_size = img_size if imgsz is None else imgsz
@@ -218,9 +252,11 @@ def _print_parameters(model: nn.Module) -> None:
 def _image_gflops(model: Any, img_size: Any) -> float:
     """GFLOPs for one image: counted on one stride by one stride, scaled up to `img_size`."""
     stride = max(int(model.stride.max()), 32) if hasattr(model, "stride") else 32
-    device = next(model.parameters()).device
-    image = torch.zeros((1, model.yaml.get("ch", 3), stride, stride), device=device)
-    giga = _giga_operations(model, (image,))
+    first = next(model.parameters())
+    settings = getattr(model, "yaml", None)  # 5.0's first layer has four channels for each of them
+    channels = settings.get("ch", 3) if isinstance(settings, Mapping) else first.shape[1]
+    image = torch.zeros((1, channels, stride, stride), device=first.device)
+    giga = _giga_operations(deepcopy(model), (image,))  # a forward pass may leave traces
     if not isinstance(img_size, (list, tuple)):
         img_size = (img_size, img_size)
     return float(giga * img_size[0] / stride * img_size[1] / stride)

@@ -86,9 +86,9 @@ def _cannot_open(file: str, error: OSError) -> int:
 
 
 def _lead_path(entry: str, even_if_safe: bool = False) -> None:
-    """Put `entry` first in sys.path, where `python -m` has put the folder it was started in.
+    """Put `entry` first in sys.path, in place of what Python has put there for this package.
 
-    It has put none there under the options -P and -I.
+    It has put nothing there under the options -P and -I.
     """
     if not getattr(sys.flags, "safe_path", sys.flags.isolated):
         sys.path[0] = entry

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from itertools import repeat
 from operator import iadd, imul, mul
 
@@ -98,10 +99,16 @@ def sparsity(model: nn.Module) -> Tensor:
     return zeros / elements  # type: ignore[return-value]
 
 
-def prune_layers(model: nn.Module, amount: float) -> None:
-    """Zero the `amount` smallest weights of every Conv2d by magnitude, with torch's pruning."""
-    for module in model.modules():
+def prune_layers(
+    model: nn.Module, amount: float, before: Callable[[nn.Conv2d], None] = lambda module: None
+) -> None:
+    """Zero the `amount` smallest weights of every Conv2d by magnitude, with torch's pruning.
+
+    `before` is told of each that is about to change.
+    """
+    for _, module in model.named_modules():
         if isinstance(module, nn.Conv2d):
+            before(module)
             torch_prune.l1_unstructured(module, name="weight", amount=amount)
             torch_prune.remove(module, "weight")
 
@@ -129,8 +136,8 @@ def fuse_conv_and_bn(conv: nn.Conv2d, bn: nn.BatchNorm2d) -> nn.Conv2d:
     scale = torch.diag(bn.weight.div(torch.sqrt(bn.eps + bn.running_var)))
     fused.weight.copy_(torch.mm(scale, rows).view(fused.weight.shape))
 
-    zeros = conv.weight.new_zeros(conv.weight.size(0))
-    conv_bias = zeros if conv.bias is None else conv.bias
+    none = conv.bias is None
+    conv_bias = conv.weight.new_zeros(conv.weight.size(0)) if none else conv.bias
     shift = bn.bias - bn.weight.mul(bn.running_mean).div(torch.sqrt(bn.running_var + bn.eps))
     fused.bias.copy_(torch.mm(scale, conv_bias.reshape(-1, 1)).reshape(-1) + shift)
     return fused

@@ -10,12 +10,13 @@ import site
 import sys
 from collections.abc import Callable, Iterator
 from copy import deepcopy
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
-from . import _C, __version__, _native, overlay
+from . import _C, __version__, _native, originals, overlay
 from .ops import fuse as ops_fuse
 from .ops import prune as ops_prune
 from .ops import scale_img as ops_scale_img
@@ -90,7 +91,9 @@ def _of_the_package(name: str, operation: str, args: tuple[Any, ...]) -> Explana
         return Explanation(name, "torch", refusal)
     try:
         with _uncounted(operation), torch.random.fork_rng(devices=[]):
-            reason, _ = _native.run(_TRIALS[operation], *(args or _usual(operation)))
+            reason = originals.replaced(operation)
+            if reason is None:
+                reason, _ = _native.run(_TRIALS[operation], *(args or _usual(operation)))
     except Exception as error:
         return Explanation(name, "error", f"{type(error).__name__}: {error}")
     if reason is not None:
@@ -260,20 +263,21 @@ def clients() -> Iterator[overlay.Record]:
 
 
 def _folder(package: str) -> Path | None:
-    """The folder of an installed package, which is not imported; None where there is none."""
+    """The folder of a package, here or installed, which is not imported; None if there is none."""
     try:
-        spec = importlib.util.find_spec(package)
+        specs = PathFinder.find_spec(package, [""]), importlib.util.find_spec(package)
     except (ImportError, ValueError):
         return None
-    return Path(spec.origin).parent if spec is not None and spec.origin is not None else None
+    files = (spec.origin for spec in specs if spec is not None)
+    return next((Path(file).parent for file in files if file is not None), None)
 
 
 def _record(name: str, file: Path) -> overlay.Record:
     try:
-        found = examine(file.read_text(encoding="utf-8"))
+        found = examine(importlib.util.decode_source(file.read_bytes()))
     except NotRecognised as why:
         return overlay.Record(name, str(file), None, (), {"module": f"not YOLOv5's: {why}"})
-    except (OSError, UnicodeError) as error:
+    except (OSError, UnicodeError, SyntaxError, LookupError) as error:  # SyntaxError: its encoding
         return overlay.Record(name, str(file), None, (), {"module": f"cannot be read: {error}"})
     left = dict(found.left)
     for hot in found.forms:

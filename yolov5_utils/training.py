@@ -170,9 +170,7 @@ def smart_optimizer(
     elif name == "SGD":
         optimizer = torch.optim.SGD(biases, lr=lr, momentum=momentum, nesterov=True)
     else:
-        raise NotImplementedError(
-            f"smart_optimizer: name={name!r}, allowed are 'Adam', 'AdamW', 'RMSProp', 'SGD'"
-        )
+        raise NotImplementedError(f"Optimizer {name} not implemented.")
     optimizer.add_param_group({"params": decayed, "weight_decay": decay})
     optimizer.add_param_group({"params": norms, "weight_decay": 0.0})
     logger.info(

@@ -158,6 +158,16 @@ make_reversed_padding(PyObject *padding)
     return PyTuple_Pack(4, width, width, height, height);
 }
 
+/* Another tuple of the same items. */
+static PyObject *
+copy_tuple(PyObject *value)
+{
+    PyObject *items = PySequence_List(value);
+    PyObject *copy = items != NULL ? PyList_AsTuple(items) : NULL;
+    Py_XDECREF(items);
+    return copy;
+}
+
 /* What an entry of the pattern stands for, as a new reference. */
 static PyObject *
 make_member(const y5_state *state, PyObject *const *fields, PyObject *const tensors[2], long kind,
@@ -178,6 +188,8 @@ make_member(const y5_state *state, PyObject *const *fields, PyObject *const tens
         return made;
     case Y5_MEMBER_REVERSED_PADDING:
         return make_reversed_padding(fields[Y5_FIELD_PADDING]);
+    case Y5_MEMBER_COPY:
+        return copy_tuple(value);
     default:
         break;
     }

@@ -32,9 +32,12 @@ def test_one_line_in_the_clients_own_log(
     write(text_of("5.0"))
     overlay.install()
     with caplog.at_level(logging.INFO, "client"):
-        importlib.import_module("utils.torch_utils")
+        module = importlib.import_module("utils.torch_utils")
         importlib.import_module("yolov5.utils.torch_utils")
-    [line] = caplog.records
+        assert caplog.records == []  # the client has said nothing yet
+        module.logger.info("first")
+    line, first = caplog.records
+    assert first.getMessage() == "first"
     assert line.name == "client"
     assert line.levelno == logging.INFO
     names = ", ".join(replaceable("5.0"))
@@ -56,12 +59,13 @@ def test_yolov5_and_ultralytics_have_a_line_each(
     overlay.install()
     with caplog.at_level(logging.INFO, "client"):
         module = importlib.import_module("utils.torch_utils")
+        module.LOGGER.info("first")
     other = sys.modules["ultralytics.utils.torch_utils"]
     assert module.scale_img is other.scale_img
     assert ours(module.scale_img)
     assert ours(module.prune)
     texts = [line.getMessage() for line in caplog.records]
-    assert len(texts) == 2
+    assert texts[2:] == ["first"]
     assert "of ultralytics.utils.torch_utils replaced" in texts[0]
     assert "of utils.torch_utils replaced" in texts[1]
     records = {record.module: record for record in overlay.status()}
@@ -71,21 +75,27 @@ def test_yolov5_and_ultralytics_have_a_line_each(
     assert not ours(module.scale_img)
 
 
-@pytest.mark.parametrize("logger", ["client", None])
+@pytest.mark.parametrize("name", ["LOGGER", "JOURNAL"])
 def test_a_problem_is_said(
-    client: Loader,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-    logger: str | None,
+    client: Loader, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, name: str
 ) -> None:
+    """In the client's log, where it has one under a name that is known; else `info` knows it."""
     from yolov5_utils.overlay import patches
 
     monkeypatch.setattr(patches, "apply", lambda *_: 1 / 0)
     overlay.install()
-    client(text=text_of("7.0") if logger else text_of("7.0").replace("LOGGER", "JOURNAL"))
-    [line] = caplog.records
-    assert (line.name, line.levelno) == (logger or "yolov5_utils", logging.WARNING)
-    assert "utils.torch_utils runs as it is: ZeroDivisionError" in line.getMessage()
+    module = client(text=text_of("7.0").replace("LOGGER", name))
+    assert caplog.records == []
+    vars(module)[name].warning("first")
+    *lines, first = caplog.records
+    assert first.getMessage() == "first"
+    problem = "ZeroDivisionError"
+    if name == "LOGGER":
+        [line] = lines
+        assert (line.name, line.levelno) == ("client", logging.WARNING)
+        assert f"utils.torch_utils runs as it is: {problem}" in line.getMessage()
+    [record] = overlay.status()
+    assert problem in record.left["module"]
 
 
 @pytest.mark.parametrize(("rank", "lines"), [("-1", 1), ("0", 1), ("1", 0), ("17", 0)])
@@ -99,8 +109,8 @@ def test_only_the_first_rank_logs(
     monkeypatch.setenv("RANK", rank)
     overlay.install()
     with caplog.at_level(logging.INFO, "client"):
-        client()
-    assert len(caplog.records) == lines
+        client().LOGGER.info("first")
+    assert len(caplog.records) == lines + 1
 
 
 @pytest.mark.parametrize("text", [FORK, "answer = 42\n"])
@@ -120,8 +130,8 @@ def test_of_other_projects_nothing_is_said(
         [record] = overlay.status()
         assert record.left["module"].startswith("not YOLOv5's: it defines no ")
         write(text_of("7.0"), package="yolov5.utils")
-        importlib.import_module("yolov5.utils.torch_utils")
-    [line] = caplog.records
+        importlib.import_module("yolov5.utils.torch_utils").LOGGER.info("first")
+    line, _ = caplog.records
     assert "of yolov5.utils.torch_utils replaced" in line.getMessage()
 
 

@@ -61,7 +61,6 @@ def test_releases_are_recognised(client: Loader, release: str) -> None:
     assert found.release == UPDATES[release]
     assert found.left == {}
     update = found.forms["ModelEMA.update"]
-    assert update.guard == ("smart_inference_mode" if release == "6.2" else None)
     assert update.switch == ("enabled" if release in ULTRALYTICS else None)
     hot = {"ModelEMA.update", "fuse_conv_and_bn", "scale_img"}
     hot.add("time_synchronized" if release == "5.0" else "time_sync")

@@ -354,6 +354,7 @@ from utils import torch_utils
 [record] = status()
 print(record.replaced, record.left)
 import torch
+torch_utils.LOGGER.warning("first")
 print(float(torch_utils.sparsity(torch.nn.BatchNorm2d(2))))
 """
 

@@ -21,7 +21,8 @@ from conftest import Loader, replaceable
 from synthetic import text_of
 
 import yolov5_utils
-from yolov5_utils import overlay
+from yolov5_utils import _native, overlay
+from yolov5_utils.overlay.forms import HOT
 
 ROOT = Path(__file__).parents[2]
 # Imports by value at the top, by value in a function, by attribute, and through another module.
@@ -178,6 +179,7 @@ def traced(function: Any) -> Wrapper:
 @pytest.mark.parametrize("name", ["scale_img", "ModelEMA.update"])
 @pytest.mark.parametrize("wrap", [traced, torch.no_grad()])
 def test_a_users_wrapper_stays(client: Loader, release: str, name: str, wrap: Wrapper) -> None:
+    """And calls what it has wrapped, which then runs in C."""
     module = client(release)
     holder, _, attribute = name.rpartition(".")
     owner = getattr(module, holder) if holder else module
@@ -187,23 +189,41 @@ def test_a_users_wrapper_stays(client: Loader, release: str, name: str, wrap: Wr
     assert vars(owner)[attribute] is wrapped
     assert ours(module.sparsity)
     [record] = overlay.status()
-    assert record.left[name] == "something was wrapped around it, and stays"
-    assert record.replaced == tuple(n for n in replaceable(release) if n != name)
+    assert record.replaced == replaceable(release)
+    calls = dict(_native.HOT_PATHS[HOT[name].operation].calls)
+    if holder:
+        average = module.ModelEMA(torch.nn.Linear(2, 2))
+        average.update(torch.nn.Linear(2, 2))
+    else:
+        wrapped(torch.rand(1, 3, 64, 64), 0.83)
+    assert _native.HOT_PATHS[HOT[name].operation].calls["C"] == calls["C"] + 1
     yolov5_utils.unpatch()
     assert vars(owner)[attribute] is wrapped
+    assert not ours(wrapped.__wrapped__)
 
 
 def test_a_users_wrapper_around_ours_stays(client: Loader) -> None:
-    """functools.wraps gives it everything that tells ours from others, but for the identity."""
     yolov5_utils.patch()
     module = client()
     module.scale_img = wrapped = traced(module.scale_img)
     yolov5_utils.patch()
     assert module.scale_img is wrapped
     [record] = overlay.status()
-    assert record.left["scale_img"] == "something was wrapped around it, and stays"
+    assert record.replaced == replaceable()
     yolov5_utils.unpatch()
     assert module.scale_img is wrapped
+    assert not ours(wrapped.__wrapped__)
+
+
+def test_what_is_no_function_of_the_file_is_left(client: Loader) -> None:
+    """Whatever stands there, it is the user's: a partial, an object that can be called."""
+    module = client()
+    module.scale_img = stand_in = functools.partial(module.scale_img, gs=64)
+    yolov5_utils.patch()
+    assert module.scale_img is stand_in
+    [record] = overlay.status()
+    assert record.left["scale_img"] == "is not the function of this module's source"
+    assert not ours(stand_in.func)
 
 
 @pytest.mark.parametrize("broken", [False, True])
@@ -233,9 +253,10 @@ def test_vendored_copies_are_patched_too_and_others_are_not_spoken_of(
         importlib.import_module("vendored.other.utils.torch_utils")
         assert caplog.records == []
         copy = importlib.import_module("vendored.detector.utils.torch_utils")
+        copy.LOGGER.info("first")
     assert ours(copy.prune)
     assert [record.replaced for record in overlay.status()] == [(), replaceable("6.1")]
-    assert len(caplog.records) == 1
+    assert len(caplog.records) == 2
 
 
 def run(

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from yolov5_utils import _C, _native
+from yolov5_utils import _C, _native, originals
 from yolov5_utils.ops import fuse_gpu
 
 from ..cuda.stand_in import build, build_emulated, compiler, stand_in
@@ -59,6 +59,7 @@ def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> I
         table, library = request.getfixturevalue("emulated")
         monkeypatch.setattr(fuse_gpu, "is_on_gpu", lambda conv: True)
         monkeypatch.setattr(torch, "sqrt", exact_sqrt)
+        monkeypatch.setitem(originals.TABLE, "fuse", ())  # which would see that
         threads = torch.get_num_threads()
         torch.set_num_threads(2)  # else another of torch's kernels resizes images
         with stand_in(table, library):

@@ -31,17 +31,12 @@ from yolov5_utils import (
 )
 
 from .. import older_torch
-from .command_line import OURS, STOCK, Result, run
+from .command_line import OURS, ROOT, STOCK, Result, run
 
 
 def test_client_is_patched_before_it_uses_anything(tmp_path: Path) -> None:
-    sys.path.insert(0, str(Path(__file__).parents[1] / "overlay"))
-    try:
-        from synthetic import text_of
-    finally:
-        del sys.path[0]
     (tmp_path / "utils").mkdir()
-    (tmp_path / "utils" / "torch_utils.py").write_text(text_of("7.0"))
+    (tmp_path / "utils" / "torch_utils.py").write_text(client_text())
     (tmp_path / "train.py").write_text(
         "import sys\n"
         "assert 'torch' not in sys.modules\n"
@@ -223,6 +218,84 @@ def test_info_tells_what_it_would_do_to_the_clients_it_finds(tmp_path: Path) -> 
     assert [client["module"] for client in facts["clients"]] == ["utils.torch_utils"]
     text = run(OURS, "info", folder=tmp_path, **environment).stdout
     assert re.search("found here: utils.torch_utils +not YOLOv5's: it defines no class", text)
+
+
+def client_text() -> str:
+    """The text of a small client that the overlay knows."""
+    sys.path.insert(0, str(Path(__file__).parents[1] / "overlay"))
+    try:
+        from synthetic import text_of
+    finally:
+        del sys.path[0]
+    text: str = text_of("7.0")
+    return text
+
+
+def test_info_finds_a_package_in_this_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "ultralytics" / "utils"
+    folder.mkdir(parents=True)
+    (tmp_path / "ultralytics" / "__init__.py").write_text("raise SystemExit('it was run')\n")
+    (folder / "torch_utils.py").write_text("")
+    facts = json.loads(run(OURS, "info", "--json", folder=tmp_path, PYTHONPATH=str(ROOT)).stdout)
+    (found,) = (client for client in facts["clients"] if "ultralytics" in client["module"])
+    assert found["file"] == str(folder / "torch_utils.py")
+
+
+def found_here(folder: Path, content: bytes, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """What `info` says of a client's file with this content."""
+    (folder / "utils").mkdir()
+    (folder / "utils" / "torch_utils.py").write_bytes(content)
+    monkeypatch.chdir(folder)
+    (record,) = (client for client in report.clients() if client.module == "utils.torch_utils")
+    return record
+
+
+COOKIE = "# -*- coding: latin-1 -*-\n# \xe9t\xe9\n"
+ENCODED = {
+    "plain": lambda text: text.encode(),
+    "byte order mark": lambda text: ("\ufeff" + text).encode(),
+    "mark and cookie": lambda text: ("\ufeff# coding: utf-8 \xe9\n" + text).encode(),
+    "cookie": lambda text: (COOKIE + text).encode("latin-1"),
+    "cookie in line two": lambda text: ("#!/usr/bin/env python\n" + COOKIE + text).encode(
+        "latin-1"
+    ),
+    "lines of Windows": lambda text: text.replace("\n", "\r\n").encode(),
+}
+
+
+@pytest.mark.parametrize("encoded", ENCODED)
+def test_info_reads_files_as_python_does(
+    tmp_path: Path, encoded: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = ENCODED[encoded](client_text())
+    compile(content, "", "exec")
+    record = found_here(tmp_path, content, monkeypatch)
+    assert record.release.startswith("YOLOv5")
+    assert "ModelEMA.update" in record.replaced
+    assert "module" not in record.left
+
+
+UNREADABLE = {
+    "another encoding": "x = '\xe9'\n".encode("latin-1"),
+    "unknown cookie": b"# coding: klingon\n",
+    "cookie that is no text": b"# coding: hex\n",
+    "mark against cookie": "\ufeff# coding: latin-1\n".encode(),
+    "two bytes a character": "x = 1\n".encode("utf-16"),
+    "zeros": bytes(40),
+}
+
+
+@pytest.mark.parametrize("kind", UNREADABLE)
+def test_info_says_in_one_line_what_python_cannot_read(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises((SyntaxError, ValueError, LookupError)):
+        compile(UNREADABLE[kind], "", "exec")
+    record = found_here(tmp_path, UNREADABLE[kind], monkeypatch)
+    assert record.release is None
+    assert record.replaced == ()
+    assert re.match("cannot be read: .|not YOLOv5's: .", record.left["module"])
+    assert "\n" not in record.left["module"]
 
 
 def test_report_counts_calls() -> None:

@@ -87,3 +87,23 @@ def test_what_is_no_python_program_is_left_alone(programs: Path, tmp_path: Path)
         result = ours(programs, name, folder=tmp_path)
         assert result.returncode == 2
         assert "can't open file" in result.stderr
+
+
+def test_programs_of_the_user(tmp_path: Path) -> None:
+    """As `pip install --user` puts them, where Python reads the user's packages."""
+    venv.create(tmp_path / "environment", symlinks=True, system_site_packages=True)
+    environments, users = tmp_path / "environment" / "bin", tmp_path / "user" / "bin"
+    users.mkdir(parents=True)
+    (users / SCRIPT).write_text(f"#!{environments / 'python'}\n{SEES}")
+    (users / SCRIPT).chmod(0o755)
+    found = {"PYTHONPATH": str(ROOT), "PYTHONUSERBASE": str(tmp_path / "user")}
+    command = (str(environments / "python"), "-m", "yolov5_utils", SCRIPT, "--flag")
+    stock = run((str(users / SCRIPT),), "--flag", folder=tmp_path, **found)
+    assert "'--flag'" in stock.stdout
+    assert_same((run(command, folder=tmp_path, **found), stock))
+
+    without = run(command, folder=tmp_path, PYTHONNOUSERSITE="1", **found)
+    assert without.returncode == 2
+    assert "neither a command" in without.stderr
+    (environments / SCRIPT).write_text("#!python\nprint('the environment has it too')\n")
+    assert run(command, folder=tmp_path, **found).stdout == "the environment has it too\n"

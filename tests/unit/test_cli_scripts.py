@@ -84,6 +84,70 @@ def test_isolated(tmp_path: Path, script: str) -> None:
     assert_same((ours, run(STOCK, "-I", script, folder=tmp_path)))
 
 
+def traps_in(folder: Path) -> None:
+    """A file that ends Python for each module of the standard library, and torch and numpy.
+
+    But for those that `python -m` itself imports from the working directory before any package.
+    """
+    (folder / "names.py").write_text("import sys; print(*sys.modules)")
+    imported = run(STOCK, "-m", "names", folder=folder).stdout.split()
+    assert "runpy" in imported
+    for name in {*sys.stdlib_module_names, "torch", "numpy"} - set(imported):
+        (folder / f"{name}.py").write_text(f"raise SystemExit('{name}.py was run')\n")
+
+
+@pytest.mark.parametrize("safe_path", ["", "1"])
+@pytest.mark.parametrize("arguments", [("sub/s.py",), ("sub",), ("{folder}/sub/s.py",)])
+def test_working_directory_holds_nothing_that_is_imported(
+    tmp_path: Path, arguments: tuple[str, ...], safe_path: str
+) -> None:
+    """A script elsewhere would not see its files, so the package must not either."""
+    traps_in(tmp_path)
+    (tmp_path / "sub").mkdir()
+    for name in ("s.py", "__main__.py"):
+        (tmp_path / "sub" / name).write_text(MIRROR)
+    found = {"PYTHONPATH": str(ROOT), "PYTHONSAFEPATH": safe_path}
+    results = both(tmp_path, *(part.format(folder=tmp_path) for part in arguments), **found)
+    assert results[1].returncode == 0
+    assert_same(results)
+
+
+@pytest.mark.parametrize("arguments", [("s.py",), ("-m", "s"), ("-m", "package.inner"), ("-",)])
+def test_script_is_the_first_to_import_from_its_folder(
+    tmp_path: Path, arguments: tuple[str, ...]
+) -> None:
+    """Here the working directory is the script's folder: what it does not import is not run."""
+    traps_in(tmp_path)
+    module_in(tmp_path, MIRROR)
+    (tmp_path / "s.py").write_text(MIRROR)
+    results = both(tmp_path, *arguments, stdin=MIRROR, PYTHONPATH=str(ROOT))
+    assert results[1].returncode == 0
+    assert_same(results)
+
+
+def test_checkout_as_working_directory(tmp_path: Path) -> None:
+    """The package itself may come from there, with nothing installed."""
+    traps_in(tmp_path)
+    (tmp_path / "yolov5_utils").symlink_to(ROOT / "yolov5_utils")
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "s.py").write_text(
+        "import sys, yolov5_utils\nprint(yolov5_utils.__file__, sys.path[0])\n"
+        "from yolov5_utils import overlay\nprint(overlay.installed())\n"
+    )
+    result = run(OURS, "sub/s.py", folder=tmp_path)
+    assert result.stdout == f"{tmp_path}/yolov5_utils/__init__.py {tmp_path}/sub\nTrue\n"
+    assert result.stderr == ""
+
+
+@pytest.mark.parametrize("command", [("info",), ("demo", "--help")])
+def test_commands_import_nothing_from_the_working_directory(
+    tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    traps_in(tmp_path)
+    result = run(OURS, *command, folder=tmp_path, PYTHONPATH=str(ROOT))
+    assert result.returncode == 0, result.stderr
+
+
 def test_pipe_as_a_script(tmp_path: Path) -> None:
     """What a shell makes of `<(command)`."""
     text = "import sys; print(sys.argv, sys.path[0], __file__); 1 / 0"
@@ -261,7 +325,9 @@ def test_prompt_after_the_script(tmp_path: Path, text: str, way: tuple[str, ...]
 
 def test_interrupt_ends_as_under_python(tmp_path: Path) -> None:
     (tmp_path / "s.py").write_text(
-        "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(60)\n"
+        "import os, signal, time\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # ignored in a shell's jobs
+        "os.kill(os.getpid(), signal.SIGINT)\ntime.sleep(60)\n"
     )
     for arguments in (("s.py",), ("-m", "s")):
         results = both(tmp_path, *arguments)

@@ -322,15 +322,37 @@ def test_prune_leaves_an_attribute(level: str) -> None:
     check(conv, bn)
 
 
-def test_parametrized() -> None:
-    class Double(nn.Module):
+@pytest.mark.parametrize(("bias", "looks"), [(True, 2), (False, 4)])
+def test_a_weight_that_is_computed_is_computed_as_often_as_in_yolov5(
+    bias: bool, looks: int
+) -> None:
+    """A power iteration, say, takes a step at each look; the second one is for the result."""
+    seen = []
+
+    class Times(nn.Module):
         def forward(self, weight: Tensor) -> Tensor:
-            return 2 * weight
+            seen.append(weight)
+            return len(seen) * weight
+
+    conv, bn = pair(bias=bias)
+    torch.nn.utils.parametrize.register_parametrization(conv, "weight", Times())
+    twice, _ = pair(bias=bias)
+    twice.weight.data *= 2
+    seen.clear()
+    with torch.no_grad():
+        assert_same(fuse_conv_and_bn(conv, bn), original(twice, bn))
+    assert len(seen) == looks
+
+
+def test_subclasses_that_compute_nothing_are_fused_in_c() -> None:
+    class Named(nn.Conv2d):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x)
 
     conv, bn = pair()
-    torch.nn.utils.parametrize.register_parametrization(conv, "weight", Double())
-    with torch.no_grad():
-        assert_same(fused_in_c(conv, bn), original(conv, bn))
+    conv.__class__ = Named
+    check(conv, nn.SyncBatchNorm(conv.out_channels).eval().requires_grad_(False))
+    check(conv, bn)
 
 
 @pytest.mark.parametrize("padding", ["same", "valid"])

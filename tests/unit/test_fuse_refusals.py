@@ -156,12 +156,16 @@ def test_forward_mode() -> None:
 
 
 def test_unknown_members(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Later(nn.Conv2d):
-        def __init__(self, *sizes: Any, **options: Any) -> None:
-            super().__init__(*sizes, **options)
-            self.cache = [1]
+    construct = fuse_file._construct
 
-    assert fuse_file._pattern_of(Later(1, 1, 1), general=True) is None
+    def of_a_later_torch(*like: Any) -> nn.Conv2d:
+        module = construct(*like)
+        module.cache = [1]  # type: ignore[assignment]
+        return module
+
+    with monkeypatch.context() as later:
+        later.setattr(fuse_file, "_construct", of_a_later_torch)
+        assert fuse_file._pattern_like(nn.Conv2d(1, 1, 1), general=True) is None
     monkeypatch.setattr(fuse_file, "convolution_pattern", lambda: None)
     goes_to_torch("members")
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import math
 import sys
+import threading
+from copy import deepcopy
 from types import ModuleType, SimpleNamespace
 
 import pytest
@@ -50,7 +52,10 @@ def no_thop(monkeypatch):
 
 @pytest.fixture
 def thop(monkeypatch):
-    """A thop that counts one multiply-add per 1e-9 input value, and leaves buffers as thop does."""
+    """A thop that counts one multiply-add per 1e-9 input value.
+
+    It leaves buffers, hooks and evaluation mode behind, more of them than thop does.
+    """
     module = ModuleType("thop")
     module.models, module.shapes = [], []
 
@@ -58,8 +63,11 @@ def thop(monkeypatch):
         assert verbose is False
         module.models.append(model)
         module.shapes.append(tuple(inputs[0].shape))
+        model.eval()
         for part in model.modules():
             part.register_buffer("total_ops", torch.zeros(1))
+            part.register_buffer("total_params", torch.zeros(1))
+            part.register_forward_hook(lambda *_: None)
         model(*inputs)
         return inputs[0].numel() * 1e9, 0
 
@@ -82,6 +90,44 @@ def rows(text: str) -> list[list[str]]:
         [line[start:end].strip() for start, end in zip(starts, COLUMN_ENDS, strict=False)]
         for line in lines[3:-1]
     ]
+
+
+def kept(model: nn.Module) -> list[object]:
+    """What a count must leave as it is, of each module in the model."""
+    return [
+        (
+            set(vars(module)),
+            module.training,
+            dict(module._forward_hooks),
+            {name: (id(value), value.tolist()) for name, value in module._buffers.items()},
+            set(module._non_persistent_buffers_set),
+        )
+        for module in model.modules()
+    ]
+
+
+class Counted(nn.Module):
+    """A model of mixed modes with a hook and with names that thop uses; `fails` when it is run."""
+
+    def __init__(self, fails=False):
+        super().__init__()
+        self.inner = nn.Sequential(nn.Conv2d(3, 2, 1), nn.BatchNorm2d(2).eval(), nn.SiLU())
+        self.inner.register_buffer("total_ops", torch.ones(2), persistent=False)
+        self.inner[1].register_buffer("total_params", torch.ones(3))
+        self.inner[0].register_forward_hook(lambda *_: None)
+        self.fails = fails
+
+    def forward(self, images):
+        if self.fails:
+            raise ValueError("it cannot run")
+        return self.inner(images)
+
+
+UNCOPYABLE = {
+    "lock": threading.Lock,
+    "generator": lambda: (k for k in range(3)),
+    "computed tensor": lambda: torch.ones(2, requires_grad=True) * 2,
+}
 
 
 class TestProfile:
@@ -128,13 +174,51 @@ class TestProfile:
         profile(torch.rand(2, 3).half(), layer, n=1, device=torch.device("cpu"))
         assert layer.weight.dtype is torch.float16
 
-    def test_thop_counts_on_a_copy(self, thop, capsys):
+    def test_thop_counts_on_the_module_itself(self, thop, capsys):
         layer = nn.Linear(3, 3)
-        keys = list(layer.state_dict())
         profile(torch.rand(2, 3), [layer], n=1)
         assert rows(capsys.readouterr().out)[0][1] == "12"  # 6 multiply-adds of 1e9, times 2
-        assert thop.models[0] is not layer
-        assert list(layer.state_dict()) == keys == ["weight", "bias"]
+        assert thop.models[0] is layer
+
+    @pytest.mark.parametrize("held", UNCOPYABLE)
+    def test_modules_that_cannot_be_copied_are_counted(self, thop, capsys, held):
+        model = nn.Sequential(nn.Linear(3, 3))
+        model[0].held = UNCOPYABLE[held]()
+        with pytest.raises((TypeError, RuntimeError)):
+            deepcopy(model)
+        profile(torch.rand(2, 3), model, n=1)
+        assert rows(capsys.readouterr().out)[0][1] == "12"
+        (result,) = profile([torch.rand(2, 3)], model, n=1, device=torch.device("cpu"))
+        assert result[1] == 12
+
+    @pytest.mark.parametrize("fails", [False, True])
+    def test_nothing_of_thop_stays(self, thop, fails):
+        self.check_nothing_stays(fails)
+        assert len(thop.models) == 1
+
+    @pytest.mark.parametrize("fails", [False, True])
+    def test_nothing_of_the_installed_thop_stays(self, fails):
+        pytest.importorskip("thop")
+        self.check_nothing_stays(fails)
+
+    @staticmethod
+    def check_nothing_stays(fails):
+        model = Counted(fails)
+        model.inner[1].num_batches_tracked += 1
+        before = kept(model)
+        (result,) = profile([torch.rand(1, 3, 4, 4)], model, n=1, device=torch.device("cpu"))
+        assert (result is None) == fails
+        if not fails:
+            assert result[1] > 0
+        assert kept(model) == before
+
+    def test_what_the_first_run_makes_stays(self, thop):
+        """A module may add hooks and buffers of its own, and rely on them afterwards."""
+        model = nn.Sequential(nn.LazyConv2d(2, 1), nn.LazyBatchNorm2d())
+        profile(torch.rand(1, 3, 4, 4), model, n=2)
+        assert type(model[0]) is nn.Conv2d
+        assert model[1].num_batches_tracked == 2
+        assert not model[0]._forward_pre_hooks
 
     def test_an_operation_thop_cannot_count(self, thop, capsys):
         profile(torch.rand(2, 3), lambda x: x, n=1)  # a function has no modules()
@@ -299,10 +383,33 @@ class TestModelInfo:
         model_info(model, img_size=32)
         assert summary().endswith(", 6144.0 GFLOPs")
 
+    @pytest.mark.parametrize("settings", [None, "yolov5s-cls.yaml"])
+    def test_without_settings_the_first_parameter_has_the_channels(self, thop, summary, settings):
+        model = nn.Sequential(nn.Conv2d(5, 2, 1), nn.Flatten())
+        if settings is not None:
+            model.yaml = settings
+        model_info(model, imgsz=64)
+        assert thop.shapes == [(1, 5, 32, 32)]
+        assert summary().endswith(", 40960.0 GFLOPs")  # 2 · 5 · 64 · 64
+
+    def test_settings_come_before_the_first_parameter(self, thop, summary):
+        """5.0's first layer makes four channels of each before its convolution."""
+        model = nn.Sequential(nn.PixelUnshuffle(2), nn.Conv2d(12, 2, 1))
+        model.yaml = {"ch": 3}
+        model_info(model, img_size=64)
+        assert summary().endswith(", 24576.0 GFLOPs")
+
     @pytest.mark.parametrize("broken", [nn.Linear(2, 2), Detector().half(), nn.Module()], ids=repr)
     def test_a_count_that_fails_is_left_out(self, thop, summary, broken):
         model_info(broken)
         assert summary().startswith("Model Summary: ")
+        assert summary().endswith(" gradients")
+
+    def test_a_model_that_cannot_be_copied_is_not_counted_on(self, thop, summary):
+        model = Detector()
+        model.lock = threading.Lock()
+        model_info(model)
+        assert thop.models == []
         assert summary().endswith(" gradients")
 
     def test_verbose_prints_a_row_per_parameter(self, no_thop, capsys):

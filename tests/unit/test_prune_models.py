@@ -416,15 +416,33 @@ def test_meta_tensors() -> None:
     assert calls()["torch"] == before + 1
 
 
-def test_overridden_modules_are_respected() -> None:
-    class Last(nn.Sequential):
-        def modules(self) -> Iterator[nn.Module]:
-            return iter([self[1]])
+@pytest.mark.parametrize("where", ["class", "instance", "submodule"])
+def test_a_models_own_named_modules_are_asked_once(where: str) -> None:
+    """As the original goes over a model."""
+    asked = []
 
-    model = Last(nn.Conv2d(3, 4, 3), nn.Conv2d(3, 4, 3))
-    prune_layers(model, 0.5)
-    assert (model[0].weight != 0).all()
-    assert (model[1].weight == 0).sum() == 54
+    def last(*_: Any, **__: Any) -> Iterator[tuple[str, nn.Module]]:
+        asked.append(where)
+        return iter([("1", layers[1])])
+
+    class Last(nn.Sequential):
+        pass
+
+    layers = Last(nn.Conv2d(3, 4, 3), nn.Conv2d(3, 4, 3))
+    if where == "class":
+        Last.named_modules = last  # type: ignore[assignment, method-assign]
+    else:
+        layers.named_modules = last  # type: ignore[assignment, method-assign]
+    prune_layers(nn.Sequential(layers) if where == "submodule" else layers, 0.5)
+    assert asked == [where]
+    assert (layers[0].weight != 0).all()
+    assert (layers[1].weight == 0).sum() == 54
+
+
+def test_what_is_no_module_raises_as_in_the_original() -> None:
+    for model in ([nn.Conv2d(3, 4, 3)], {}, None, "yolov5s.pt", nn.Conv2d):
+        with pytest.raises((AttributeError, TypeError), match="named_modules"):
+            prune_layers(model, 0.5)  # type: ignore[arg-type]
 
 
 def test_levels_agree_on_a_model() -> None:

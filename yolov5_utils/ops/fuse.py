@@ -11,12 +11,12 @@ import torch
 from torch import nn
 from torch.nn.modules import module as torch_module
 
-from .. import _native, probe, reference, verify
+from .. import _native, originals, probe, reference, verify
 from . import fuse_gpu
 
 # Kinds of a pattern's entries, and the numbers of the fields: as csrc/python/fused_module.h and
 # fusion.h have them.
-_CONSTANT, _NEW, _PARAMETERS, _REVERSED_PADDING, _FIELD = 0, 1, 2, 3, 16
+_CONSTANT, _NEW, _PARAMETERS, _REVERSED_PADDING, _COPY, _FIELD = 0, 1, 2, 3, 4, 16
 _FIELDS = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups")
 _CONSTANT_TYPES = (bool, int, str, tuple, type(None))
 _CONTAINERS = (dict, OrderedDict, set)
@@ -24,6 +24,15 @@ _CONTAINERS = (dict, OrderedDict, set)
 Pattern = tuple[tuple[str, int, Any], ...]
 
 _NOTHING: dict[str, Any] = {}
+_BATCH_NORM = nn.modules.batchnorm._BatchNorm
+# What is read of the two modules, and what may stand between.
+_READ = frozenset(
+    (
+        *(*_FIELDS, "weight", "bias", "padding_mode", "_reversed_padding_repeated_twice"),
+        *("running_mean", "running_var", "eps", "_parameters", "_buffers"),
+        *("__getattr__", "__getattribute__", "__dict__"),
+    )
+)
 _SMALLEST = {
     "in_channels": 1,
     "kernel_size": (1, 1),
@@ -57,24 +66,45 @@ def fuse_conv_and_bn(conv: nn.Conv2d, bn: nn.BatchNorm2d) -> nn.Conv2d:
 def fuse_one(conv: nn.Conv2d, bn: nn.BatchNorm2d) -> nn.Conv2d | None:
     """Fuse one pair without a random number, or None, once it was noted why, where torch must."""
     reason = "a gradient is wanted of the result" if _wants_gradient(conv, bn) else refusal()
+    if reason is None and not are_plain(conv, bn):
+        reason = "attributes of the modules' own kind, which are to be read once"
     if reason is not None:
         _native.note_torch("fuse", reason)
         return None
     if fuse_gpu.is_on_gpu(conv):
         made = fuse_gpu.fuse([conv], [bn], _make, _native.note_torch)
         return None if made is None else made[0]
-    pattern = convolution_pattern() if _pads_as_usual(conv) else _pattern_of(_construct(conv))
+    pattern = convolution_pattern() if _pads_as_usual(conv) else _pattern_like(conv)
     if pattern is None:
         _native.note_torch("fuse", "nn.Conv2d has members that are not known")
         return None
     if not _rounds_as_torch(bn):
         _native.note_torch("fuse", "this torch rounds 16-bit numbers as C does not")
         return None
-    done, fused = _native.attempt("fuse", _native._C.fuse, [conv], [bn], pattern)
-    if not done:
+    reason, fused = _native.run(_native._C.fuse, [conv], [bn], pattern)
+    if reason is not None:
+        _native.note_torch("fuse", reason)
         return None
+    _native.HOT_PATHS["fuse"].calls["C"] += 1
     verify.fuse(conv, bn, fused[0])
     return cast(nn.Conv2d, fused[0])
+
+
+def are_plain(conv: Any, bn: Any) -> bool:
+    """True for modules whose attributes are where nn.Module keeps them, so that a look is nothing.
+
+    A parametrization computes the weight each time somebody looks.
+    """
+    if type(conv) is nn.Conv2d and type(bn) is nn.BatchNorm2d:
+        return True
+    return all(
+        isinstance(module, base)
+        and all(
+            _READ.isdisjoint(vars(kind))
+            for kind in type(module).__mro__[: type(module).__mro__.index(base)]
+        )
+        for module, base in ((conv, nn.Conv2d), (bn, _BATCH_NORM))
+    )
 
 
 def _wants_gradient(conv: Any, bn: Any) -> bool:
@@ -89,8 +119,9 @@ def _wants_gradient(conv: Any, bn: Any) -> bool:
 
 def refusal() -> str | None:
     """Why no call can run in C at the moment, or None; C judges the modules and tensors."""
-    if nn.Conv2d is not _CONVOLUTION:
-        return "nn.Conv2d was replaced"
+    reason = originals.replaced("fuse")
+    if reason is not None:
+        return reason
     if torch_module.__dict__.get("_global_parameter_registration_hooks"):
         return "a global registration hook is set"
     if _autocast_is_on():
@@ -104,7 +135,7 @@ def refusal() -> str | None:
 
 def fuse_in_c(convs: list[nn.Conv2d], bns: list[nn.BatchNorm2d]) -> list[nn.Conv2d] | None:
     """Fuse all pairs with one call of C, or None, with nothing noted, where it refuses one."""
-    if _native.refusal("fuse") is not None or refusal() is not None:
+    if _native.refusal("fuse") or refusal() or not all(map(are_plain, convs, bns)):
         return None
     if convs and all(map(fuse_gpu.is_on_gpu, convs)):
         return _fuse_all_on_gpu(convs, bns)
@@ -135,9 +166,6 @@ def _fuse_all_on_gpu(convs: list[nn.Conv2d], bns: list[nn.BatchNorm2d]) -> list[
     ]
 
 
-_CONVOLUTION = nn.Conv2d
-
-
 _autocast_is_on = probe.autocast("cpu")
 _precision_is_lowered = probe.lower_precision("mkldnn")
 
@@ -147,9 +175,7 @@ def _rounds_as_torch(bn: Any) -> bool:
 
     There eps is rounded before it is added, and who knows what a release rounds.
     """
-    variance = getattr(bn, "_buffers", _NOTHING).get("running_var")
-    if variance is None:
-        variance = getattr(bn, "running_var", None)
+    variance = bn._buffers.get("running_var")
     dtype = getattr(variance, "dtype", None)
     if dtype is not torch.float16 and dtype is not torch.bfloat16:
         return True
@@ -225,6 +251,8 @@ def _make(conv: nn.Conv2d, device: torch.device) -> nn.Conv2d:
             members[name] = value
         elif kind == _NEW:
             members[name] = value()
+        elif kind == _COPY:
+            members[name] = tuple(value[i] for i in range(len(value)))
         elif kind == _PARAMETERS:
             members[name] = parameters = value()
             parameters["weight"] = nn.Parameter(weight, requires_grad=False)
@@ -264,16 +292,17 @@ def _are_usual(
 def convolution_pattern() -> Pattern | None:
     """How to make any nn.Conv2d, read off a constructed one."""
     like: Any = SimpleNamespace(**_SMALLEST, out_channels=1)
-    module = _construct(like)
-    padding = module.__dict__.get("_reversed_padding_repeated_twice", (2, 2, 1, 1))
-    return _pattern_of(module, general=True) if padding == (2, 2, 1, 1) else None
+    padding = _construct(like).__dict__.get("_reversed_padding_repeated_twice", (2, 2, 1, 1))
+    return _pattern_like(like, general=True) if padding == (2, 2, 1, 1) else None
 
 
-def _pattern_of(module: nn.Conv2d, general: bool = False) -> Pattern | None:
-    """How to make a copy of this constructed module, or with `general` one of other sizes.
+def _pattern_like(conv: nn.Conv2d, general: bool = False) -> Pattern | None:
+    """How to make the module that the original constructs, or with `general` one of other sizes.
 
-    Containers are made anew; None where a member is neither one nor immutable.
+    Containers are made anew, and tuples where the constructor does, which a pickle shows; None
+    where a member is neither one nor immutable.
     """
+    module, another = _construct(conv), _construct(conv).__dict__
     entries: list[tuple[str, int, Any]] = []
     for name, value in module.__dict__.items():
         kind = type(value)
@@ -285,6 +314,8 @@ def _pattern_of(module: nn.Conv2d, general: bool = False) -> Pattern | None:
             entries.append((name, _REVERSED_PADDING if general else _CONSTANT, value))
         elif kind in _CONTAINERS and not value:
             entries.append((name, _NEW, kind))
+        elif kind is tuple and value is not another[name]:
+            entries.append((name, _COPY, value))
         elif kind in _CONSTANT_TYPES:
             entries.append((name, _CONSTANT, value))
         else:

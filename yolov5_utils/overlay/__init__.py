@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import threading
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -38,6 +39,7 @@ class Record(NamedTuple):
 
 
 _records: dict[str, Record] = {}
+_lock = threading.RLock()  # held while functions are replaced and given back
 _told: set[str] = set()  # what was said at the start
 
 
@@ -48,31 +50,31 @@ def install() -> None:
     """
     for switch in SWITCHES:
         switch.read()
-    if not installed():
-        sys.meta_path.insert(0, _finder)
-    present = [(name, module) for name, module in list(sys.modules.items()) if is_client(name)]
-    for name, module in present:
-        if not issubclass(type(module), ModuleType):  # a stand-in of some test
-            continue
-        if _being_imported(module):
-            _noted(name, "it was being imported when patch() was called: call it again")
-        else:
-            _executed(module)
+    with _lock:
+        _finder.install()
+        present = [(name, module) for name, module in list(sys.modules.items()) if is_client(name)]
+        for name, module in present:
+            if not issubclass(type(module), ModuleType):  # a stand-in of some test
+                continue
+            if _being_imported(module):
+                _noted(name, "it was being imported when patch() was called: call it again")
+            else:
+                _executed(module)
 
 
 def uninstall() -> None:
-    """Take the finder away and give the clients their own callables back, wherever they are."""
-    if installed():
-        sys.meta_path.remove(_finder)
-    if any(record.replaced for record in _records.values()):
-        from . import patches
+    """Take the finder away and give the clients' functions their own code back."""
+    with _lock:
+        _finder.uninstall()
+        if any(record.replaced for record in _records.values()):
+            from . import patches
 
-        patches.revert_all()
-    if _records:
-        from . import announce
+            patches.revert_all()
+        if _records:
+            from . import announce
 
-        announce.forget()
-    _records.clear()
+            announce.forget()
+        _records.clear()
 
 
 def at_start() -> None:
@@ -93,7 +95,7 @@ def at_start() -> None:
 
 def installed() -> bool:
     """True while the finder is in place."""
-    return _finder in sys.meta_path
+    return _finder.installed
 
 
 def status() -> list[Record]:
@@ -113,7 +115,7 @@ def _being_imported(module: ModuleType) -> bool:
 
 
 def _executed(module: ModuleType) -> None:
-    """Patch a client module that has just executed.
+    """Patch a client module that has executed.
 
     Whatever goes wrong leaves the module as it is, with the reason on record; under
     YOLOV5_UTILS_STRICT=1 it is raised as an ImportError.
@@ -145,8 +147,6 @@ def _patched(module: ModuleType) -> Record:
     from . import patches
 
     replaced = patches.apply(module, found)
-    if replaced:
-        patches.rebind(module.__name__)
     record = _left(module, "", found.release)
     return record._replace(replaced=replaced, left=dict(found.left))
 
@@ -187,4 +187,11 @@ def _announce(module: ModuleType, record: Record) -> None:
         once(client, logger, "warning", text)
 
 
-_finder = Finder(is_client, _executed, _noted)
+def _imported(module: ModuleType) -> None:
+    """Patch a client module at the end of its import, unless that began before unpatch()."""
+    with _lock:
+        if installed():
+            _executed(module)
+
+
+_finder = Finder(is_client, _imported, _noted)

@@ -16,17 +16,14 @@ _waiting: list[_Waiting] = []
 
 
 def once(subject: str, logger: Any, kind: str, text: str) -> None:
-    """Log `text`, by the logger's method `kind`, unless that was done for this subject.
+    """Log `text` with the next message of the logger, unless that was done for this subject.
 
-    An "info" for a log that its program has yet to set up waits for the first message there.
+    Never before the client itself says something: its log may go to a stdout that another program
+    reads. `kind` is "info" or "warning".
     """
-    if (subject, kind) in _said or not _speaks():
-        return
-    _said.add((subject, kind))
-    if kind == "info" and isinstance(logger, logging.Logger) and not _shows(logger):
-        _waiting.append(_Waiting(logger, text))
-    else:
-        getattr(logger, kind)(text)
+    if (subject, kind) not in _said and _speaks() and isinstance(logger, logging.Logger):
+        _said.add((subject, kind))
+        _waiting.append(_Waiting(logger, kind, text))
 
 
 def forget() -> None:
@@ -42,26 +39,30 @@ class _Waiting:
     So it costs no call of a replaced callable a thing, and is silent where the client is.
     """
 
-    def __init__(self, logger: logging.Logger, text: str) -> None:
-        self._logger, self._text = logger, text
+    def __init__(self, logger: logging.Logger, kind: str, text: str) -> None:
+        self._logger, self._kind, self._text = logger, kind, text
         logger.addFilter(self)
 
     def filter(self, record: logging.LogRecord) -> bool:
-        if _shows(self._logger):
-            self.withdraw()
-            with contextlib.suppress(Exception):  # a logger that fails is no reason to fail
-                if _speaks():  # not in a process that was forked meanwhile
-                    self._logger.info(self._text)
+        ready = [each for each in _waiting if each._logger is self._logger and each._is_shown()]
+        for each in ready:  # first, since they would be asked again for their own lines
+            each.withdraw()
+        with contextlib.suppress(Exception):  # a logger that fails is no reason to fail
+            if _speaks():  # not in a process that was forked meanwhile
+                for each in ready:
+                    getattr(each._logger, each._kind)(each._text)
         return True
+
+    def _is_shown(self) -> bool:
+        """Whether the line would be seen: a warning is also where no log was set up."""
+        if self._kind == "warning":
+            return self._logger.isEnabledFor(logging.WARNING)
+        return self._logger.isEnabledFor(logging.INFO) and self._logger.hasHandlers()
 
     def withdraw(self) -> None:
         # A new list: the logger may be in the middle of the old one.
         self._logger.filters = [other for other in self._logger.filters if other is not self]
         _waiting[:] = [other for other in _waiting if other is not self]
-
-
-def _shows(logger: logging.Logger) -> bool:
-    return logger.isEnabledFor(logging.INFO) and logger.hasHandlers()
 
 
 def _speaks() -> bool:

@@ -35,6 +35,24 @@ class Finder:
         self._executed = executed
         self._noted = noted
         self._searching = threading.local()  # other hooks may search through us while we search
+        self._installed: object | None = None  # anew each time
+
+    @property
+    def installed(self) -> bool:
+        """True while it is on the import path."""
+        return self in sys.meta_path
+
+    def install(self) -> None:
+        """Go to the front of the import path, unless it is there."""
+        if not self.installed:
+            sys.meta_path.insert(0, self)
+            self._installed = object()
+
+    def uninstall(self) -> None:
+        """Leave the import path. What is being imported is not handed over either."""
+        if self.installed:
+            sys.meta_path.remove(self)
+        self._installed = None
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
@@ -72,7 +90,7 @@ class Finder:
         if loader is None or isinstance(loader, type) or not hasattr(loader, "exec_module"):
             raise TypeError(f"loader {loader!r} has no exec_module of its own")
         original = loader.exec_module
-        name = spec.name
+        name, installed = spec.name, self._installed
 
         def exec_module(module: ModuleType) -> None:
             if module.__name__ != name:  # a zip file's loader serves all its modules
@@ -80,7 +98,8 @@ class Finder:
                 return
             vars(loader).pop("exec_module", None)
             original(module)
-            self._hand_over(module)
+            if installed is not None and installed is self._installed:
+                self._hand_over(module)
 
         loader.exec_module = exec_module
 

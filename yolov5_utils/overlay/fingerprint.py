@@ -2,21 +2,27 @@
 
 The file is told by its head, the names it defines and their parameters; each hot callable by its
 parsed source: two functions are the same if their syntax trees are equal up to comments,
-docstrings, layout and names of local variables. Must not import torch.
+docstrings, layout and names of local variables. What was executed is then compared with what this
+source compiles to, and the global names it uses with torch's. Must not import torch.
 """
 
 from __future__ import annotations
 
 import ast
+import builtins
+import contextlib
+import dis
 import hashlib
-import inspect
 import re
-from collections.abc import Mapping
-from types import FunctionType, ModuleType
+import sys
+import warnings
+from collections.abc import Iterator, Mapping
+from types import CodeType, FunctionType, ModuleType
 from typing import Any, NamedTuple
 
+from .finder import names_of
 from .forms import HOT, Form, Left
-from .ledger import original_of
+from .ledger import code_of
 
 # What every YOLOv5 from 5.0 on defines, and what some release of it did: anything else is a fork's.
 _YOLOV5 = frozenset(
@@ -93,6 +99,17 @@ _PARAMETERS = {
     "ModelEMA.update_attr": ("self", "model", "include", "exclude"),
 }
 
+# The modules that the hot callables know by these global names. Functions of the client itself and
+# its log are looked up at each call, as the original does.
+MODULES = {
+    "F": "torch.nn.functional",
+    "math": "math",
+    "nn": "torch.nn",
+    "time": "time",
+    "torch": "torch",
+}
+_LOOKED_UP = frozenset(("LOGGER", "de_parallel", "is_parallel", "sparsity", "unwrap_model"))
+
 _Definitions = Mapping[str, "ast.FunctionDef | ast.ClassDef"]
 
 
@@ -106,14 +123,17 @@ class Fingerprint(NamedTuple):
     release: str  # with the client's name
     forms: dict[str, Form]
     left: dict[str, str]
-    lines: dict[str, int]  # the first line of each callable in `forms`
+    codes: dict[str, CodeType]  # what the source of each callable in `forms` compiles to
+    functions: dict[str, FunctionType]  # once identified: the client's own, without wrappers
 
 
 def examine(source: str) -> Fingerprint:
     """The fingerprint of a client's file by its text. NotRecognised where it is something else."""
     try:
-        tree = ast.parse(source)
-    except (SyntaxError, ValueError) as error:
+        with _no_warnings():
+            tree = ast.parse(source, _UNNAMED)
+            codes = _codes_of(compile(tree, _UNNAMED, "exec", dont_inherit=True))
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise NotRecognised(f"it cannot be parsed: {error}") from error
     definitions = callables_of(tree)
     family = _family(definitions)
@@ -125,7 +145,7 @@ def examine(source: str) -> Fingerprint:
         _check_names(head, source)
     forms: dict[str, Form] = {}
     left: dict[str, str] = {}
-    lines: dict[str, int] = {}
+    known: dict[str, CodeType] = {}
     release = f"{family}, release unknown"
     for name, hot in HOT.items():
         definition = definitions.get(name)
@@ -138,26 +158,56 @@ def examine(source: str) -> Fingerprint:
             left[name] = form.reason
         else:
             forms[name] = form
-            lines[name] = min([definition.lineno, *(d.lineno for d in definition.decorator_list)])
+            line = min([definition.lineno, *(d.lineno for d in definition.decorator_list)])
+            known[name] = codes[name, line]
         if name == "ModelEMA.update":
             release = getattr(form, "release", release)
-    return Fingerprint(release, forms, left, lines)
+    return Fingerprint(release, forms, left, known, {})
+
+
+_UNNAMED = "<yolov5_utils: a client's file>"
+
+
+@contextlib.contextmanager
+def _no_warnings() -> Iterator[None]:
+    """Let nothing that is said of a file of this name be shown, and leave no trace.
+
+    warnings.catch_warnings would show anew what was already shown once.
+    """
+    nothing = ("ignore", None, Warning, re.compile(re.escape(_UNNAMED)), 0)
+    filters: Any = warnings.filters
+    filters.insert(0, nothing)
+    try:
+        yield
+    finally:
+        filters.remove(nothing)
+
+
+def _codes_of(code: CodeType, within: str = "") -> dict[tuple[str, int], CodeType]:
+    """The functions of a module and the methods of its classes, by dotted name and first line."""
+    found = {}
+    for inner in code.co_consts:
+        if isinstance(inner, CodeType):
+            name = within + inner.co_name
+            found[name, inner.co_firstlineno] = inner
+            if not within:
+                found.update(_codes_of(inner, f"{name}."))
+    return found
 
 
 def identify(module: Any) -> Fingerprint:
     """The fingerprint of an executed client module. NotRecognised where it is something else."""
     if not isinstance(module, ModuleType):
         raise NotRecognised(f"{type(module).__name__} is not a module")
-    try:
-        source = inspect.getsource(module)
-    except (OSError, TypeError, SyntaxError) as error:
-        raise NotRecognised(f"its source cannot be read ({error})") from error
-    found = examine(source)
+    found = examine(_source_of(module))
     for name in list(found.forms):
-        reason = _not_as_written(module, name, found)
+        function = _without_wrappers(attribute(module, name), module)
+        reason = _not_as_written(function, found.codes[name], names_of(module))
         if reason is not None:
             del found.forms[name]
             found.left[name] = reason
+        else:
+            found.functions[name] = function
     for name in HOT:  # what the file has from elsewhere
         function = None if "." in name else vars(module).get(name)
         if name not in found.forms and name not in found.left and callable(function):
@@ -165,32 +215,55 @@ def identify(module: Any) -> Fingerprint:
     return found
 
 
-def _not_as_written(module: ModuleType, name: str, found: Fingerprint) -> str | None:
-    """Why the executed callable is not the one that the source shows, or None where it is."""
-    function = original_of(attribute(module, name))
-    guard = getattr(found.forms[name], "guard", None)
-    if guard is not None:
-        decorator = vars(module).get(guard)
-        if not callable(decorator):
-            return f"{guard} is missing"
-        function = _guarded(function, decorator)
-    if (
-        isinstance(function, FunctionType)
-        and function.__globals__ is vars(module)
-        and function.__code__.co_firstlineno == found.lines[name]
-    ):
-        return None
-    if hasattr(function, "__wrapped__"):  # by a profiler, say, that must not vanish
-        return "something was wrapped around it, and stays"
-    return "is not the function of this module's source"
+def _source_of(module: ModuleType) -> str:
+    """The text that the module's loader has now, read as Python reads it."""
+    spec = names_of(module).get("__spec__")
+    get_source = getattr(getattr(spec, "loader", None), "get_source", None)
+    try:
+        source = get_source(getattr(spec, "name", "")) if get_source else None
+    except (ImportError, OSError, SyntaxError, UnicodeError) as error:
+        raise NotRecognised(f"its source cannot be read ({error})") from error
+    if not isinstance(source, str):
+        raise NotRecognised("its source cannot be read")
+    return source
 
 
-def _guarded(function: Any, decorator: Any) -> Any:
-    """What the client's own decorator was put around; `function` itself if it was another one."""
-    code = getattr(decorator()(lambda: None), "__code__", None)
-    if code is None or getattr(function, "__code__", None) is not code:
-        return function
-    return getattr(function, "__wrapped__", None)
+def _without_wrappers(function: Any, module: ModuleType) -> Any:
+    """The module's own function inside of all that was put around it, which stays."""
+    for _ in range(100):
+        own = isinstance(function, FunctionType) and function.__globals__ is names_of(module)
+        wrapped = None if own else getattr(function, "__wrapped__", None)
+        if wrapped is None:
+            break
+        function = wrapped
+    return function
+
+
+def _not_as_written(function: Any, written: CodeType, names: Mapping[str, Any]) -> str | None:
+    """Why the executed function is not the one that the source shows, or None where it is."""
+    if not isinstance(function, FunctionType) or function.__globals__ is not names:
+        return "is not the function of this module's source"
+    code = code_of(function)
+    if code != written:
+        return "what was executed is not what the file says now"
+    for name in global_names(code) - _LOOKED_UP:
+        if name in MODULES:
+            if names.get(name) is not sys.modules.get(MODULES[name]):
+                return f"{name} is not {MODULES[name]}"
+        elif name in names or not hasattr(builtins, name):
+            return f"{name} is this file's own"
+    return None
+
+
+def global_names(code: CodeType) -> set[str]:
+    """The global names that a function uses, also inside of functions that it defines."""
+    names = {
+        i.argval for i in dis.get_instructions(code) if i.opname in ("LOAD_GLOBAL", "LOAD_NAME")
+    }
+    for inner in code.co_consts:
+        if isinstance(inner, CodeType):
+            names |= global_names(inner)
+    return names
 
 
 def attribute(module: ModuleType, dotted: str) -> Any:

@@ -15,7 +15,6 @@ class UpdateForm(NamedTuple):
 
     release: str
     unwrap: str  # the client's helper that tells or strips wrappers of the model
-    guard: str | None = None  # the client's decorator around it
     switch: str | None = None  # the attribute that switches the average off
 
 
@@ -26,9 +25,9 @@ class SparsityForm(NamedTuple):
 
 
 class PruneForm(NamedTuple):
-    """One known form of prune: whether it prints its two texts or logs one through LOGGER."""
+    """One known form of prune: how it tells the share of zeros, which is then {0:.3g} or %.3g."""
 
-    logs: bool
+    logs: bool  # one text through LOGGER, formatted by the tensor; else two are printed
 
 
 class FuseForm(NamedTuple):
@@ -63,7 +62,7 @@ _UPDATE: Mapping[str, Form] = {
     "f939b2285dd7": UpdateForm("YOLOv5 5.0 to 6.0", "is_parallel"),
     "4d6d47b14fe5": UpdateForm("YOLOv5 between 6.0 and 6.1", "is_parallel"),
     "fdf47482408c": UpdateForm("YOLOv5 6.1", "de_parallel"),
-    "5766e28a241d": UpdateForm("YOLOv5 6.2", "de_parallel", "smart_inference_mode"),
+    "5766e28a241d": UpdateForm("YOLOv5 6.2", "de_parallel"),
     "39c10a15b50b": UpdateForm("YOLOv5 after 6.2, ultralytics 8.0", "de_parallel"),
     "5c6cf8f73c3b": UpdateForm("ultralytics 8.0 to 8.3", "de_parallel", switch="enabled"),
     "0427ffce5f66": UpdateForm("ultralytics 8.3 to 8.4", "unwrap_model", switch="enabled"),

@@ -2,34 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from types import CodeType, FunctionType
 from typing import Any, NamedTuple
 
 from .forms import Form
 
+# The name in a client's module under which its functions find the replacements; also an attribute
+# of the functions, for whoever looks at one.
+MARK = "__yolov5_utils__"
+
 
 class Entry(NamedTuple):
-    """One callable of a client that was replaced."""
+    """One function of a client that runs a replacement: the same object, with another code."""
 
-    module: str  # the client's
+    names: dict[str, Any]  # of the client's module
     name: str  # as in forms.HOT
     form: Form
-    owner: Any  # the module or the class that holds it
-    original: Callable[..., Any]
-    replacement: Callable[..., Any]
+    function: FunctionType
+    original: CodeType
+    ours: CodeType
 
     @property
-    def attribute(self) -> str:
-        """Its name in the dict of the owner."""
-        return self.name.rpartition(".")[2]
+    def module(self) -> str:
+        """The full name of the client's module."""
+        return str(self.names.get("__name__"))
 
 
 ENTRIES: list[Entry] = []
 
 
-def original_of(function: Any) -> Any:
-    """The client's callable that one of our replacements stands for; any other object itself.
-
-    By identity: functools.wraps gives a user's wrapper around ours all that ours has.
-    """
-    return next((e.original for e in ENTRIES if e.replacement is function), function)
+def code_of(function: FunctionType) -> CodeType:
+    """The client's code of a function, replaced or not."""
+    return next((e.original for e in ENTRIES if e.function is function), function.__code__)

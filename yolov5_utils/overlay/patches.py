@@ -1,70 +1,93 @@
-"""Puts the replacements into a client's module and class, and takes them out of everywhere again.
+"""Gives a client's own functions another code, which calls the replacements, and back again.
 
-Imported once a client's torch_utils has executed, so torch is loaded by then.
+The functions stay the objects they were, wherever somebody holds one: an import by value, a list of
+transforms, a wrapper of the user's, a pickle. Imported once a client's torch_utils has executed, so
+torch is loaded by then.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
-from types import ModuleType
-from typing import Any
+from collections.abc import Iterator
+from types import CodeType, FrameType, FunctionType, ModuleType
 
 from .. import _native  # first: it names the remedy where the extension is broken
 from .finder import names_of
 from .fingerprint import Fingerprint
 from .forms import HOT
-from .ledger import ENTRIES, Entry, original_of
+from .ledger import ENTRIES, MARK, Entry, code_of
 from .replacements import replacement
-
-_MARK = "__yolov5_utils__"  # for whoever looks at a function; the overlay asks the ledger
 
 
 def apply(module: ModuleType, found: Fingerprint) -> tuple[str, ...]:
-    """Replace what the fingerprint knows, on the client's own class and module.
+    """Replace what the fingerprint knows: the names that are replaced now.
 
-    The names that are replaced now; what was replaced before stays as it is, and what C has not
-    goes to the fingerprint's reasons. Other modules keep what they have imported: see `rebind`.
+    What was replaced before stays as it is, and what C has not goes to the fingerprint's reasons.
     """
     replaced = []
+    names = names_of(module)
     for name, form in found.forms.items():
         reason = _native.refusal(HOT[name].operation)
         if reason is not None:
             found.left[name] = reason
             continue
-        holder, _, attribute = name.rpartition(".")
-        owner: Any = vars(module)[holder] if holder else module
-        original = vars(owner)[attribute]
-        if original_of(original) is original:  # not one of ours already
-            new = replacement(module, original, form)
-            setattr(new, _MARK, True)
-            setattr(owner, attribute, new)
-            ENTRIES.append(Entry(module.__name__, name, form, owner, original, new))
+        function = found.functions[name]
+        if code_of(function) is function.__code__:
+            original = copy_of(function)
+            ours = _calling(original.__code__, name)
+            names.setdefault(MARK, {})[name] = replacement(names, original, form)
+            ENTRIES.append(Entry(names, name, form, function, original.__code__, ours))
+            function.__code__ = ours
+            vars(function)[MARK] = True
         replaced.append(name)
     return tuple(replaced)
 
 
-def rebind(module: str) -> None:
-    """Give all that imported this module's originals by value the replacements instead."""
-    _exchange({id(e.original): e.replacement for e in ENTRIES if e.module == module})
-
-
 def revert_all() -> None:
-    """Give the client's own functions back, to its modules, classes and all that hold copies."""
-    for entry in reversed(ENTRIES):
-        if vars(entry.owner).get(entry.attribute) is entry.replacement:
-            setattr(entry.owner, entry.attribute, entry.original)
-    _exchange({id(entry.replacement): entry.original for entry in ENTRIES})
+    """Give the client's functions their own code back."""
+    for entry in ENTRIES:
+        if entry.function.__code__ is entry.ours:
+            entry.function.__code__ = entry.original
+        vars(entry.function).pop(MARK, None)
+    ours = {id(entry.ours) for entry in ENTRIES}
+    if not any(id(frame.f_code) in ours for frame in _frames()):
+        for entry in ENTRIES:
+            entry.names.pop(MARK, None)  # else a call under way in some thread would miss it
     ENTRIES.clear()
 
 
-def _exchange(new: Mapping[int, Callable[..., Any]]) -> None:
-    """Replace, in the dicts of all modules, the objects with these ids."""
-    for module in list(sys.modules.values()):
-        if not issubclass(type(module), ModuleType):  # a stand-in of some test
-            continue
-        names = names_of(module)
-        if not new.keys().isdisjoint(map(id, list(names.values()))):  # few modules hold any
-            for name, value in list(names.items()):
-                if id(value) in new:
-                    names[name] = new[id(value)]
+def _frames() -> Iterator[FrameType]:
+    """All frames of all threads."""
+    for newest in sys._current_frames().values():
+        frame: FrameType | None = newest
+        while frame is not None:
+            yield frame
+            frame = frame.f_back
+
+
+def copy_of(function: FunctionType) -> FunctionType:
+    """The function as it is now, for whoever has to call the client's own."""
+    copy = FunctionType(
+        function.__code__,
+        function.__globals__,
+        function.__name__,
+        function.__defaults__,
+        function.__closure__,
+    )
+    copy.__kwdefaults__ = function.__kwdefaults__
+    return copy
+
+
+def _calling(code: CodeType, name: str) -> CodeType:
+    """A code with the parameters and the place of `code` that calls the replacement.
+
+    By a global name: torch.compile reads no code with a function among its constants.
+    """
+    parameters = ", ".join(code.co_varnames[: code.co_argcount])
+    text = f"def function({parameters}): return {MARK}[{name!r}]({parameters})"
+    scratch: dict[str, FunctionType] = {}
+    exec(compile(text, code.co_filename, "exec"), scratch)
+    known = {"co_name": code.co_name, "co_firstlineno": code.co_firstlineno}
+    if hasattr(code, "co_qualname"):  # Python 3.11 and later
+        known["co_qualname"] = code.co_qualname
+    return scratch["function"].__code__.replace(**known)

@@ -1,21 +1,24 @@
-"""The replacements: the clients' own names, parameters, texts and results, with the work done in C.
+"""The replacements: the clients' own parameters, texts and results, with the work done in C.
 
 Where C cannot do a call, torch does it: in the client's original, or in the package's operations,
-which are the original's. Imported once a client's torch_utils has executed, so torch is loaded.
+which are the original's. Where somebody replaced what the original calls, in torch or among the
+names of the client's file, the original runs. Imported once a client's torch_utils has executed, so
+torch is loaded.
 """
 
 from __future__ import annotations
 
-import functools
+import builtins
 from collections.abc import Callable
 from itertools import repeat
-from types import ModuleType
+from operator import itemgetter
+from types import FunctionType
 from typing import Any
 
 import torch
 
 # _native first: it names the remedy where the extension is broken.
-from .. import _native, reference, verify
+from .. import _native, originals, verify
 from .._C import count_module_zeros
 from ..ops import fuse as ops_fuse
 from ..ops import prune as ops_prune
@@ -24,6 +27,7 @@ from ..ops import time_synchronized as ops_time_synchronized
 from ..ops.ema import update_modules
 from ..ops.sparsity import EXACT, share_on_gpu
 from . import random_stream
+from .fingerprint import MODULES, global_names
 from .forms import Form, FuseForm, PruneForm, ScaleForm, SparsityForm, TimeForm, UpdateForm
 
 Function = Callable[..., Any]
@@ -32,15 +36,45 @@ _NO_LIMIT = (1 << 63) - 1  # of an int64 count
 _TIES = "torch"  # as the originals choose among equally small weights
 
 
-def replacement(module: ModuleType, original: Function, form: Form) -> Function:
-    """What takes the place of `original`, which has this form, in the client's `module`."""
-    function = _BUILDERS[type(form)](module, original, form)
-    return functools.wraps(original)(function)
+def replacement(names: dict[str, Any], original: FunctionType, form: Form) -> Function:
+    """What runs in place of `original`, which has this form, in the client's module of `names`."""
+    function = _BUILDERS[type(form)](names, original, form)
+    if isinstance(form, TimeForm):  # C looks at what that calls, in a twentieth of the time
+        return function
+    operation = _OPERATIONS[type(form)]
+    changed = _changes(names, original)
+
+    def checked(*args: Any) -> Any:
+        reason = originals.replaced(operation) or changed()
+        if reason is None:
+            return function(*args)
+        _native.note_torch(operation, reason)
+        return original(*args)
+
+    return checked
 
 
-def _update(module: ModuleType, original: Function, form: UpdateForm) -> Function:
-    """ModelEMA.update; wrapped models are told by the client's own helper."""
-    names = vars(module)  # the helpers are looked up at each call, as the original does
+def _changes(names: dict[str, Any], original: FunctionType) -> Callable[[], str | None]:
+    """A function that says what of the file's global names `original` would not find as now."""
+    used = global_names(original.__code__)
+    modules = sorted(used & MODULES.keys())
+    hidden = frozenset(used & vars(builtins).keys())
+    look = itemgetter(*modules, "__name__")
+    found = look(names)
+
+    def changed() -> str | None:
+        try:
+            if look(names) == found and hidden.isdisjoint(names):
+                return None
+        except KeyError:
+            pass
+        return "a global name of the client's file was replaced"
+
+    return changed
+
+
+def _update(names: dict[str, Any], original: Function, form: UpdateForm) -> Function:
+    """ModelEMA.update; wrapped models are told by the client's own helper, as it is at the call."""
 
     def update(self: Any, model: Any) -> None:
         if form.switch is not None and not getattr(self, form.switch):
@@ -60,13 +94,10 @@ def _update(module: ModuleType, original: Function, form: UpdateForm) -> Functio
                 self.updates = before
             raise
 
-    if form.guard is None:
-        return update
-    guarded: Function = names[form.guard]()(functools.wraps(original)(update))
-    return guarded
+    return update
 
 
-def _sparsity(module: ModuleType, original: Function, form: SparsityForm) -> Function:
+def _sparsity(names: dict[str, Any], original: Function, form: SparsityForm) -> Function:
     """sparsity; the original itself runs where C cannot, or must raise."""
 
     def sparsity(model: Any) -> Any:
@@ -101,28 +132,27 @@ def _other_sum(form: SparsityForm) -> str | None:
     return f"default dtype {dtype}"
 
 
-def _prune(module: ModuleType, original: Function, form: PruneForm) -> Function:
+def _prune(names: dict[str, Any], original: Function, form: PruneForm) -> Function:
     """prune, with torch's own choice among equally small weights, and the client's texts."""
-    names = vars(module)
 
     def prune(model: Any, amount: Any = 0.3) -> None:
         if not form.logs:
             print("Pruning model... ", end="")
         ops_prune.prune_layers(model, amount, ties=_TIES)
-        share = f"{names['sparsity'](model):.3g} global sparsity"
+        share = names["sparsity"](model)
         if form.logs:
-            names["LOGGER"].info(f"Model pruned to {share}")
+            names["LOGGER"].info(f"Model pruned to {share:.3g} global sparsity")
         else:
-            print(f" {share}")
+            print(" %.3g global sparsity" % share)  # noqa: UP031 - a Tensor's subclass has no format
 
     return prune
 
 
-def _fuse(module: ModuleType, original: Function, form: FuseForm) -> Function:
+def _fuse(names: dict[str, Any], original: Function, form: FuseForm) -> Function:
     """fuse_conv_and_bn; the original runs where ours would do what the original does not."""
 
     def fuse_conv_and_bn(conv: Any, bn: Any) -> Any:
-        reason = _other_results(conv, form)
+        reason = _other_results(conv, bn, form)
         if reason is not None:
             _native.note_torch("fuse", reason)
             return original(conv, bn)
@@ -139,18 +169,24 @@ def _fuse(module: ModuleType, original: Function, form: FuseForm) -> Function:
     return fuse_conv_and_bn
 
 
-def _other_results(conv: Any, form: FuseForm) -> str | None:
-    """Why a client's fuse_conv_and_bn may give something else than ours, or raise; or None."""
-    weight = getattr(conv, "weight", None)
-    if not isinstance(weight, torch.Tensor) or weight.dtype is not torch.float32:
+def _other_results(conv: Any, bn: Any, form: FuseForm) -> str | None:
+    """Why a client's fuse_conv_and_bn may give something else than ours, or raise; or None.
+
+    Looks at nothing that is computed by looking.
+    """
+    if not ops_fuse.are_plain(conv, bn):
+        return "attributes of the modules' own kind, which are to be read once"
+    weight = conv._parameters.get("weight")
+    if weight is None or weight.dtype is not torch.float32:
         return "conv.weight is not float32"
     if torch.get_default_dtype() is not torch.float32:
         return "the default dtype is not float32"
     if not weight.is_contiguous():
         return "conv.weight is not contiguous"
-    if not form.dilation and conv.dilation != (1, 1):
+    members = conv.__dict__
+    if not form.dilation and members.get("dilation") != (1, 1):
         return "this release drops the dilation"
-    if not form.in_place and reference.padding_mode(conv) != "zeros":
+    if not form.in_place and members.get("padding_mode") != "zeros":
         return "the original drops the mode of padding"
     return None if form.in_place else random_stream.refusal()
 
@@ -170,7 +206,7 @@ def _fused_in_place(conv: Any, bn: Any) -> Any:
     return conv.requires_grad_(False)
 
 
-def _scale_img(module: ModuleType, original: Function, form: ScaleForm) -> Function:
+def _scale_img(names: dict[str, Any], original: Function, form: ScaleForm) -> Function:
     def scale_img(img: Any, ratio: Any = 1.0, same_shape: Any = False, gs: Any = 32) -> Any:
         if ratio == 1.0:
             return img
@@ -181,7 +217,7 @@ def _scale_img(module: ModuleType, original: Function, form: ScaleForm) -> Funct
     return scale_img
 
 
-def _time(module: ModuleType, original: Function, form: TimeForm) -> Function:
+def _time(names: dict[str, Any], original: Function, form: TimeForm) -> Function:
     clock = ops_time_synchronized.time_synchronized
 
     def time_synchronized() -> float:
@@ -193,7 +229,7 @@ def _time(module: ModuleType, original: Function, form: TimeForm) -> Function:
 def elsewhere(form: Form, *args: Any) -> str | None:
     """Why a replacement gives to torch a call that the package's own function does not, or None."""
     if isinstance(form, FuseForm):
-        return _other_results(args[0], form)
+        return _other_results(args[0], args[1], form)
     if isinstance(form, SparsityForm):
         return _other_sum(form)
     if isinstance(form, PruneForm):
@@ -201,6 +237,13 @@ def elsewhere(form: Form, *args: Any) -> str | None:
     return None
 
 
+_OPERATIONS = {
+    UpdateForm: "ema",
+    SparsityForm: "sparsity",
+    PruneForm: "prune",
+    FuseForm: "fuse",
+    ScaleForm: "scale_img",
+}
 _BUILDERS: dict[type, Function] = {
     UpdateForm: _update,
     SparsityForm: _sparsity,

@@ -1,0 +1,227 @@
+"""Where the user replaced what the originals call in torch, that is called: the table of names, and
+that it is complete and noticed by every hot path."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from functools import reduce
+from types import FrameType
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils import prune as torch_prune
+
+from yolov5_utils import _native, explain, originals, reference
+from yolov5_utils.ops.fuse_model import fuse_model
+from yolov5_utils.ops.prune import prune_layers
+from yolov5_utils.torch_utils import ModelEMA, fuse_conv_and_bn, scale_img, sparsity
+
+
+def layers() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)).eval()
+
+
+CALLS: dict[str, Callable[[], object]] = {
+    "ema": lambda: ModelEMA(layers()).update(layers()),
+    "fuse": lambda: fuse_conv_and_bn(*layers().requires_grad_(False)),
+    "sparsity": lambda: sparsity(layers()),
+    "prune": lambda: prune_layers(layers(), 0.3),
+    "scale_img": lambda: scale_img(torch.rand(1, 3, 64, 96), 0.83),
+}
+NAMES = [
+    (operation, owner, name)
+    for operation, calls in originals.CALLS.items()
+    for owner, text in calls
+    for name in text.split()
+]
+
+
+def place_of(owner: str) -> Any:
+    return reduce(getattr, filter(None, owner.split(".")), torch)
+
+
+@pytest.mark.parametrize("operation", CALLS)
+def test_nothing_is_replaced_in_a_fresh_torch(operation: str) -> None:
+    assert originals.replaced(operation) is None
+    before = dict(_native.HOT_PATHS[operation].calls)
+    CALLS[operation]()
+    assert _native.HOT_PATHS[operation].calls["C"] == before["C"] + 1
+
+
+@pytest.mark.parametrize(("operation", "owner", "name"), NAMES, ids=[".".join(n) for n in NAMES])
+def test_a_replacement_is_noticed(
+    monkeypatch: pytest.MonkeyPatch, operation: str, owner: str, name: str
+) -> None:
+    place = place_of(owner)
+    own = getattr(place, name, None)
+    if own is None:
+        pytest.skip(f"this torch has no torch.{owner}.{name}")
+
+    class Other(own if isinstance(own, type) else object):  # type: ignore[misc]
+        def __call__(self, *args: Any, **keywords: Any) -> Any:
+            return own(*args, **keywords)
+
+    other = Other if isinstance(own, type) else Other()
+    monkeypatch.setattr(place, name, other)
+    where = ".".join(filter(None, ("torch", owner, name)))
+    assert originals.replaced(operation) == f"{where} was replaced"
+    monkeypatch.undo()
+    assert originals.replaced(operation) is None
+
+
+# What users replace: (operation, owner, name).
+WATCHED = [
+    ("ema", "nn.Module", "state_dict"),
+    ("ema", "Tensor", "detach"),
+    ("sparsity", "nn.Module", "parameters"),
+    ("sparsity", "Tensor", "numel"),
+    ("prune", "nn.Module", "named_modules"),
+    ("prune", "nn.utils.prune", "l1_unstructured"),
+    ("prune", "nn.utils.prune", "remove"),
+    ("fuse", "", "mm"),
+    ("fuse", "", "diag"),
+    ("fuse", "nn.Conv2d", "reset_parameters"),
+    ("scale_img", "nn.functional", "interpolate"),
+    ("scale_img", "nn.functional", "pad"),
+]
+
+
+@pytest.mark.parametrize(
+    ("operation", "owner", "name"), WATCHED, ids=[".".join(n) for n in WATCHED]
+)
+def test_what_a_user_put_there_is_called(
+    monkeypatch: pytest.MonkeyPatch, operation: str, owner: str, name: str
+) -> None:
+    place, called = place_of(owner), []
+    own = getattr(place, name)
+
+    def counting(*args: Any, **keywords: Any) -> Any:
+        called.append(name)
+        return own(*args, **keywords)
+
+    monkeypatch.setattr(place, name, counting)
+    path = _native.HOT_PATHS[operation]
+    before = path.calls["torch"]
+    CALLS[operation]()
+    assert called
+    assert path.calls["torch"] == before + 1
+    where = ".".join(filter(None, ("torch", owner, name)))
+    assert path.reasons[f"{where} was replaced"] > 0
+    why = explain(operation)
+    assert (why.way, why.why.partition(";")[0]) == ("torch", f"{where} was replaced")
+
+
+def test_fuse_model_lets_the_user_see_its_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    called = []
+    own = torch.mm
+    monkeypatch.setattr(torch, "mm", lambda *args: called.append(1) or own(*args))
+    model = nn.Module()
+    model.layer = nn.Module()  # type: ignore[assignment]
+    model.layer.conv, model.layer.bn = layers().requires_grad_(False)
+    model.layer.forward_fuse = model.layer.forward
+    fuse_model(model)
+    assert len(called) == 2
+
+
+REFERENCES: dict[str, Callable[[], object]] = {
+    "ema": lambda: reference.ema_update(layers(), layers(), 0.9),
+    "fuse": lambda: reference.fuse_conv_and_bn(*layers().requires_grad_(False)),
+    "sparsity": lambda: reference.sparsity(layers()),
+    "prune": lambda: reference.prune_layers(layers(), 0.3),
+    "scale_img": lambda: reference.scale_img(torch.rand(1, 3, 64, 96), 0.83),
+}
+
+
+def called_by(function: Callable[[], object]) -> Iterator[str]:
+    """The names of what the package's reference calls of torch, seen by the interpreter."""
+    found: set[str] = set()
+
+    def watch(frame: FrameType, event: str, argument: Any) -> None:
+        if event == "c_call" and frame.f_code.co_filename == reference.__file__:
+            found.add(argument.__name__)
+        outer = frame.f_back
+        if event == "call" and outer is not None and outer.f_code.co_filename == reference.__file__:
+            found.add(frame.f_code.co_name)
+
+    sys.setprofile(watch)
+    try:
+        function()
+    finally:
+        sys.setprofile(None)
+    return iter(found)
+
+
+# Of Python and of the reference itself; and what of torch says nothing but of its arguments.
+NOT_TORCHS = frozenset(
+    [
+        "<lambda>",
+        "<listcomp>",
+        "<genexpr>",
+        "<dictcomp>",
+        "append",
+        "items",
+        "ceil",
+        "isinstance",
+        "type",
+        "get",
+        "map",
+        "any",
+        "sum",
+        "run",
+        "__new__",
+        "layers",
+        "floating_pairs",
+        "update_pairs",
+        "may_fail",
+        "in_transform",
+        "in_forward_mode",
+        "peek_interpreter_stack",
+        "padding_mode",
+        "keep_padding",
+        "getattr",
+        "__init__",
+        "__enter__",
+        "__exit__",
+        "partition",
+        "clone_",
+        "len",
+        "zip",
+        "repeat",
+        "ema_update",
+        "fuse_conv_and_bn",
+        "sparsity",
+        "prune_layers",
+        "scale_img",
+        "stride",
+        "_is_zerotensor",
+        "is_floating_point",
+        "before",
+        "new_zeros",
+        "__setattr__",
+        "__getattr__",
+        "__get__",
+        "eq",
+        "eval",
+        "requires_grad_",
+        "manual_seed",
+        "enumerate",
+    ]
+)
+
+
+@pytest.mark.parametrize("operation", REFERENCES)
+def test_the_table_has_all_that_the_reference_calls(operation: str) -> None:
+    named = {name for _, text in originals.CALLS[operation] for name in text.split()}
+    missing = set(called_by(REFERENCES[operation])) - named - NOT_TORCHS
+    assert missing == set()
+
+
+def test_wrappers_put_there_before_the_import_are_seen() -> None:
+    wrapped = torch.no_grad()(torch_prune.remove)
+    assert not originals._is_torchs(wrapped, "remove")
+    assert not originals._is_torchs(lambda: None, "remove")
+    assert originals._is_torchs(torch_prune.remove, "remove")

@@ -127,7 +127,7 @@ def sparsity(model: nn.Module) -> Tensor:
     devices = {parameter.device for parameter in parameters}
     if len(devices) == 1 and devices.pop().type == "cuda" and is_exact(parameters):
         return count_share(parameters)
-    return reference.sparsity(model)
+    return reference.share_of_zeros(parameters)
 
 
 def is_exact(parameters: list[nn.Parameter]) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import repeat
 from operator import iadd, imul, mul
 
@@ -92,8 +92,13 @@ def sparsity(model: nn.Module) -> Tensor:
     The zeros are added up in the default dtype, parameter after parameter, as YOLOv5 5.x does.
     ZeroDivisionError for a model without parameters.
     """
+    return share_of_zeros(model.parameters())
+
+
+def share_of_zeros(parameters: Iterable[Tensor]) -> Tensor:
+    """Of all these tensors, which are gone through once."""
     elements, zeros = 0.0, 0.0
-    for parameter in model.parameters():
+    for parameter in parameters:
         elements += parameter.numel()
         zeros += (parameter == 0).sum()
     return zeros / elements  # type: ignore[return-value]

@@ -32,6 +32,7 @@ DLPACK_FILES = {"tensor.c", "tensor.h", "dlpack_abi.h"}
 # Python: each module may import what stands in its own row or further up.
 PYTHON_LAYERS = (
     ("probe", "remedy", "switches", "whole"),
+    ("originals",),
     ("_C",),
     ("_native",),
     ("reference",),

@@ -18,7 +18,7 @@ class Entry(NamedTuple):
     names: dict[str, Any]  # of the client's module
     name: str  # as in forms.HOT
     form: Form
-    function: FunctionType
+    function: Any  # a FunctionType, which mypy would take for a method of the entry
     original: CodeType
     ours: CodeType
 

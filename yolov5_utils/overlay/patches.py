@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from types import CodeType, FrameType, FunctionType, ModuleType
+from typing import Any
 
 from .. import _native  # first: it names the remedy where the extension is broken
 from .finder import names_of
@@ -87,7 +88,7 @@ def _calling(code: CodeType, name: str) -> CodeType:
     text = f"def function({parameters}): return {MARK}[{name!r}]({parameters})"
     scratch: dict[str, FunctionType] = {}
     exec(compile(text, code.co_filename, "exec"), scratch)
-    known = {"co_name": code.co_name, "co_firstlineno": code.co_firstlineno}
+    known: dict[str, Any] = {"co_name": code.co_name, "co_firstlineno": code.co_firstlineno}
     if hasattr(code, "co_qualname"):  # Python 3.11 and later
         known["co_qualname"] = code.co_qualname
     return scratch["function"].__code__.replace(**known)

@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -58,6 +59,25 @@ def metrics(output: str) -> list[str]:
         for line in lines
         if line.split()[:1] in titles or ("sparsity" in line and "yolov5_utils" not in line)
     ]
+
+
+# What differs between two stock runs: seconds, speeds, and bars that are drawn again and again.
+_TIMES = re.compile(r"\d+(\.\d+)?\s*(?=ms|s\b|it/s|s/it|GB?/s|MB/s|hours|minutes)|\d+:\d\d")
+_ESCAPES = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+
+
+def said(output: str, home: Path) -> list[str]:
+    """The lines of what a client says, without the overlay's own, times, bars and folders."""
+    lines = _ESCAPES.sub("", output).replace(str(home), "HERE").replace("\r", "\n").splitlines()
+    return [
+        _TIMES.sub("#", line).rstrip()
+        for line in lines
+        if line.strip() and "yolov5_utils" not in line and not _is_bar(line)
+    ]
+
+
+def _is_bar(line: str) -> bool:
+    return "it/s" in line or "s/it" in line or re.search(r"\d+%[|:]|━|─", line) is not None
 
 
 def differences(ours: object, stock: object, path: str = "") -> list[str]:

@@ -1,14 +1,18 @@
 """Prints what checkpoints hold, as JSON: each entry in order, tensors by dtype, shape and hash.
 
 describe.py CHECKPOINT...   Loads them in a process that cannot import yolov5_utils, without and
-with weights_only; the classes that the latter has to be allowed are part of the description.
+with weights_only; the classes that the latter has to be allowed are part of the description, and so
+is every byte of the file but for dates, times and the folder of the run.
 """
 
 import hashlib
 import importlib
 import json
 import os
+import pickletools
+import re
 import sys
+import zipfile
 
 import numpy
 import torch
@@ -17,6 +21,7 @@ from torch import Tensor, nn
 sys.modules["yolov5_utils"] = None  # any import of it from here on raises ImportError
 
 IGNORED = ("date", "time")  # of the run
+DATE = re.compile(r"20\d\d-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?")
 NUMBERS = [type(numpy.dtype(kind)) for kind in ("float32", "float64")]  # of a fitness
 
 
@@ -40,6 +45,26 @@ def describe(value, path, lines):
     return lines
 
 
+def raw(file):
+    """A hash of the pickle, opcode by opcode, so that shared objects show, and of all tensors."""
+    found = hashlib.sha256()
+    with zipfile.ZipFile(file) as archive:
+        for entry in archive.infolist():
+            name = entry.filename.partition("/")[2]
+            if name != "data.pkl":
+                found.update(f"{name} {entry.file_size} {entry.CRC}".encode())
+                continue
+            for opcode, argument, _ in pickletools.genops(archive.read(entry)):
+                if isinstance(argument, float):  # in the description; some are seconds
+                    argument = "a number"
+                if isinstance(argument, str):
+                    argument = DATE.sub("DATE", argument.replace(os.getcwd(), "HERE"))
+                if opcode.name not in ("FRAME", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"):
+                    found.update(opcode.name.encode())
+                found.update(repr(argument).encode())
+    return found.hexdigest()
+
+
 def resolved(name):
     module, _, attribute = name.rpartition(".")
     return getattr(importlib.import_module(module), attribute)
@@ -53,5 +78,5 @@ for file in sys.argv[1:]:
         checkpoint = torch.load(file, map_location="cpu", weights_only=True)
     if describe(checkpoint, "", []) != lines:
         raise SystemExit(f"{file} loads otherwise with weights_only")
-    described[file] = {"classes": sorted(classes), "entries": lines}
+    described[file] = {"classes": sorted(classes), "entries": lines, "raw": raw(file)}
 json.dump(described, sys.stdout)

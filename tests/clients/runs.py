@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-from compare import HERE, UNSEEDED, contents, differences, metrics
+from compare import HERE, UNSEEDED, contents, differences, metrics, said
 from environment import Environment, run
 from releases import Client
 
@@ -27,6 +27,7 @@ class Run(NamedTuple):
     seconds: float
     saves: list[dict]  # at each torch.save: the file's name and the averages
     end: dict  # at exit: surfaces, copies, package
+    home: Path  # where it ran
 
 
 class Desk:
@@ -76,7 +77,7 @@ class Desk:
             line for line in records if "package" in line
         ]  # torchrun itself writes an empty one
         end = next((line for line in ends if line["surfaces"]), {})
-        return Run(process.stdout, process.returncode, seconds, saves, end)
+        return Run(process.stdout, process.returncode, seconds, saves, end, self.folder)
 
     def contents(self, name: str) -> dict:
         """Everything in the folder that a job of this name has written to."""
@@ -201,10 +202,18 @@ class Outcome(NamedTuple):
             "files": (self.our_files, self.stock_files),
             "saves": (self.ours.saves, self.stock.saves),
             "figures": (metrics(self.ours.output), metrics(self.stock.output)),
+            "output": tuple(said(run.output, run.home) for run in (self.ours, self.stock)),
+            "random": (self.ours.end["random"], self.stock.end["random"]),
+            "counts": (self.ours.end["counts"], self.stock.end["counts"]),
+            "modules": (self._more_modules(), []),
             "surfaces": (self.ours.end["surfaces"], self.stock.end["surfaces"]),
             "copies": (self._shared_copies(), self.stock.end["copies"]),
         }
         return [text for name, pair in parts.items() for text in differences(*pair, path=name)]
+
+    def _more_modules(self) -> list[str]:
+        """Modules that only one of the two runs has imported."""
+        return sorted({*self.ours.end["modules"]} ^ {*self.stock.end["modules"]})
 
     def _shared_copies(self) -> dict:
         """Our copies of the callables without right ones in modules that are __main__ in stock."""

@@ -158,7 +158,7 @@ def prune(model, amount=0.3):
 
 _PRINTS = {
     "before": "    print('Pruning model... ', end='')",
-    "after": "print(f' {sparsity(model):.3g} global sparsity')",
+    "after": "print(' %.3g global sparsity' % sparsity(model))",
 }
 _LOGS = {
     "before": "",

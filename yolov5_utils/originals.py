@@ -7,6 +7,8 @@ and the random stream. Must not know the C extension.
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Iterator
 from functools import reduce
 from operator import attrgetter
@@ -14,9 +16,19 @@ from types import BuiltinFunctionType, FunctionType
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional
 import torch.nn.utils.prune
 
 from . import probe
+
+# The modules that the originals know by these global names.
+MODULES = {
+    "F": torch.nn.functional,
+    "math": math,
+    "nn": torch.nn,
+    "time": time,
+    "torch": torch,
+}
 
 # Operation -> (owner in torch, names that its original calls there, or that these call in turn).
 CALLS: dict[str, tuple[tuple[str, str], ...]] = {
@@ -48,7 +60,11 @@ CALLS: dict[str, tuple[tuple[str, str], ...]] = {
     "fuse": (
         ("nn", "Conv2d Parameter"),
         ("nn.Conv2d", "__init__ reset_parameters requires_grad_ to"),
-        ("nn.Module", "__setattr__ __getattr__ register_parameter"),
+        (
+            "nn.Module",
+            "__setattr__ __getattr__ register_parameter parameters named_parameters "
+            "_named_members named_modules _apply children named_children",
+        ),
         ("nn.init", "kaiming_uniform_ uniform_ _calculate_fan_in_and_fan_out"),
         ("", "diag mm sqrt zeros"),
         (

@@ -111,7 +111,14 @@ def test_missing_extension_names_the_remedy(tmp_path: Path) -> None:
     package = tmp_path / "yolov5_utils"
     source = Path(_native.__file__).parent
     package.mkdir()
-    for name in ("__init__.py", "_native.py", "probe.py", "remedy.py", "switches.py"):
+    for name in (
+        "__init__.py",
+        "_native.py",
+        "originals.py",
+        "probe.py",
+        "remedy.py",
+        "switches.py",
+    ):
         (package / name).write_text((source / name).read_text())
     installed = sysconfig.get_paths()["purelib"]  # without its .pth files: they may lead to _C
     paths = [str(tmp_path), installed, str(Path(torch.__file__).parents[1])]

@@ -14,7 +14,6 @@ import contextlib
 import dis
 import hashlib
 import re
-import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from types import CodeType, FunctionType, ModuleType
@@ -99,15 +98,7 @@ _PARAMETERS = {
     "ModelEMA.update_attr": ("self", "model", "include", "exclude"),
 }
 
-# The modules that the hot callables know by these global names. Functions of the client itself and
-# its log are looked up at each call, as the original does.
-MODULES = {
-    "F": "torch.nn.functional",
-    "math": "math",
-    "nn": "torch.nn",
-    "time": "time",
-    "torch": "torch",
-}
+# Functions of the client itself and its log are looked up at each call, as the original does.
 _LOOKED_UP = frozenset(("LOGGER", "de_parallel", "is_parallel", "sparsity", "unwrap_model"))
 
 _Definitions = Mapping[str, "ast.FunctionDef | ast.ClassDef"]
@@ -246,10 +237,14 @@ def _not_as_written(function: Any, written: CodeType, names: Mapping[str, Any]) 
     code = code_of(function)
     if code != written:
         return "what was executed is not what the file says now"
+    if getattr(function, "__builtins__", None) is not vars(builtins):
+        return "its built-in functions are not Python's"
+    from ..originals import MODULES  # torch is loaded: the client's file needs it
+
     for name in global_names(code) - _LOOKED_UP:
         if name in MODULES:
-            if names.get(name) is not sys.modules.get(MODULES[name]):
-                return f"{name} is not {MODULES[name]}"
+            if names.get(name) is not MODULES[name]:
+                return f"{name} is not {MODULES[name].__name__}"
         elif name in names or not hasattr(builtins, name):
             return f"{name} is this file's own"
     return None

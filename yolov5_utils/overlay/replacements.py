@@ -27,7 +27,7 @@ from ..ops import time_synchronized as ops_time_synchronized
 from ..ops.ema import update_modules
 from ..ops.sparsity import EXACT, share_on_gpu
 from . import random_stream
-from .fingerprint import MODULES, global_names
+from .fingerprint import global_names
 from .forms import Form, FuseForm, PruneForm, ScaleForm, SparsityForm, TimeForm, UpdateForm
 
 Function = Callable[..., Any]
@@ -57,7 +57,7 @@ def replacement(names: dict[str, Any], original: FunctionType, form: Form) -> Fu
 def _changes(names: dict[str, Any], original: FunctionType) -> Callable[[], str | None]:
     """A function that says what of the file's global names `original` would not find as now."""
     used = global_names(original.__code__)
-    modules = sorted(used & MODULES.keys())
+    modules = sorted(used & originals.MODULES.keys())
     hidden = frozenset(used & vars(builtins).keys())
     look = itemgetter(*modules, "__name__")
     found = look(names)
@@ -73,6 +73,15 @@ def _changes(names: dict[str, Any], original: FunctionType) -> Callable[[], str 
     return changed
 
 
+def _global(names: dict[str, Any], name: str) -> Any:
+    """What a function of the client's file finds under a global name, or Python's own NameError."""
+    if name in names:
+        return names[name]
+    if hasattr(builtins, name):
+        return getattr(builtins, name)
+    raise NameError(f"name {name!r} is not defined", name=name)
+
+
 def _update(names: dict[str, Any], original: Function, form: UpdateForm) -> Function:
     """ModelEMA.update; wrapped models are told by the client's own helper, as it is at the call."""
 
@@ -83,7 +92,7 @@ def _update(names: dict[str, Any], original: Function, form: UpdateForm) -> Func
         try:
             self.updates += 1
             decay = self.decay(self.updates)
-            helper = names[form.unwrap]
+            helper = _global(names, form.unwrap)
             if form.unwrap == "is_parallel":
                 source = model.module if helper(model) else model
             else:
@@ -139,11 +148,12 @@ def _prune(names: dict[str, Any], original: Function, form: PruneForm) -> Functi
         if not form.logs:
             print("Pruning model... ", end="")
         ops_prune.prune_layers(model, amount, ties=_TIES)
-        share = names["sparsity"](model)
+        say = _global(names, "LOGGER").info if form.logs else print
+        share = _global(names, "sparsity")(model)
         if form.logs:
-            names["LOGGER"].info(f"Model pruned to {share:.3g} global sparsity")
+            say(f"Model pruned to {share:.3g} global sparsity")
         else:
-            print(" %.3g global sparsity" % share)  # noqa: UP031 - a Tensor's subclass has no format
+            say(" %.3g global sparsity" % share)  # noqa: UP031 - a Tensor's subclass has no format
 
     return prune
 

@@ -17,14 +17,17 @@ if TYPE_CHECKING:  # at run time __getattr__ finds them
 
 __version__ = "0.1.0"
 
+# What the functions of patched clients call, by a number of each (overlay/patches.py).
+_replacements: "dict[int, Any]" = {}
+
 # Public names that the original's torch_utils lacks, and their modules.
 _ADDED = {"fuse_model": "ops.fuse_model"}
 
 
 def patch() -> None:
-    """Replace the hot callables of YOLOv5 and ultralytics, imported already or from now on.
+    """Replace what the hot callables of YOLOv5 and ultralytics do, imported already or later.
 
-    Modules that imported them by value get the replacements too. A second call changes nothing.
+    They stay the objects they are, wherever somebody holds one. A second call changes nothing.
     ValueError for an unknown value of a YOLOV5_UTILS_* switch. Imports no torch by itself.
     """
     from .overlay import install
@@ -33,7 +36,7 @@ def patch() -> None:
 
 
 def unpatch() -> None:
-    """Give the clients' own callables back, everywhere, and watch their imports no longer.
+    """Give the clients' callables their own code back, and watch imports no longer.
 
     `patch()` undoes that; another `import yolov5_utils.auto` does not, as it is imported already.
     """

@@ -205,15 +205,16 @@ class Outcome(NamedTuple):
             "output": tuple(said(run.output, run.home) for run in (self.ours, self.stock)),
             "random": (self.ours.end["random"], self.stock.end["random"]),
             "counts": (self.ours.end["counts"], self.stock.end["counts"]),
-            "modules": (self._more_modules(), []),
+            "modules": (self._other_modules(), {}),
             "surfaces": (self.ours.end["surfaces"], self.stock.end["surfaces"]),
             "copies": (self._shared_copies(), self.stock.end["copies"]),
         }
         return [text for name, pair in parts.items() for text in differences(*pair, path=name)]
 
-    def _more_modules(self) -> list[str]:
+    def _other_modules(self) -> dict[str, str]:
         """Modules that only one of the two runs has imported."""
-        return sorted({*self.ours.end["modules"]} ^ {*self.stock.end["modules"]})
+        ours, stock = ({*run.end["modules"]} for run in (self.ours, self.stock))
+        return {name: "only ours" if name in ours else "only stock" for name in ours ^ stock}
 
     def _shared_copies(self) -> dict:
         """Our copies of the callables without right ones in modules that are __main__ in stock."""

@@ -7,25 +7,19 @@ from typing import Any, NamedTuple
 
 from .forms import Form
 
-# The name in a client's module under which its functions find the replacements; also an attribute
-# of the functions, for whoever looks at one.
+# An attribute of a client's functions that are replaced, for whoever looks at one.
 MARK = "__yolov5_utils__"
 
 
 class Entry(NamedTuple):
     """One function of a client that runs a replacement: the same object, with another code."""
 
-    names: dict[str, Any]  # of the client's module
+    module: str  # the full name of the client's
     name: str  # as in forms.HOT
     form: Form
     function: Any  # a FunctionType, which mypy would take for a method of the entry
     original: CodeType
     ours: CodeType
-
-    @property
-    def module(self) -> str:
-        """The full name of the client's module."""
-        return str(self.names.get("__name__"))
 
 
 ENTRIES: list[Entry] = []

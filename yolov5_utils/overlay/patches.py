@@ -7,17 +7,23 @@ torch is loaded by then.
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections.abc import Iterator
 from types import CodeType, FrameType, FunctionType, ModuleType
 from typing import Any
 
-from .. import _native  # first: it names the remedy where the extension is broken
+from .. import (
+    _native,  # first: it names the remedy where the extension is broken
+    _replacements,
+)
 from .finder import names_of
 from .fingerprint import Fingerprint
 from .forms import HOT
 from .ledger import ENTRIES, MARK, Entry, code_of
 from .replacements import replacement
+
+_numbers = itertools.count()
 
 
 def apply(module: ModuleType, found: Fingerprint) -> tuple[str, ...]:
@@ -35,9 +41,10 @@ def apply(module: ModuleType, found: Fingerprint) -> tuple[str, ...]:
         function = found.functions[name]
         if code_of(function) is function.__code__:
             original = copy_of(function)
-            ours = _calling(original.__code__, name)
-            names.setdefault(MARK, {})[name] = replacement(names, original, form)
-            ENTRIES.append(Entry(names, name, form, function, original.__code__, ours))
+            number = next(_numbers)
+            ours = _calling(original.__code__, number)
+            _replacements[number] = replacement(names, original, form)
+            ENTRIES.append(Entry(module.__name__, name, form, function, original.__code__, ours))
             function.__code__ = ours
             vars(function)[MARK] = True
         replaced.append(name)
@@ -52,8 +59,7 @@ def revert_all() -> None:
         vars(entry.function).pop(MARK, None)
     ours = {id(entry.ours) for entry in ENTRIES}
     if not any(id(frame.f_code) in ours for frame in _frames()):
-        for entry in ENTRIES:
-            entry.names.pop(MARK, None)  # else a call under way in some thread would miss it
+        _replacements.clear()  # else a call that some thread has begun would miss its own
     ENTRIES.clear()
 
 
@@ -79,13 +85,17 @@ def copy_of(function: FunctionType) -> FunctionType:
     return copy
 
 
-def _calling(code: CodeType, name: str) -> CodeType:
+def _calling(code: CodeType, number: int) -> CodeType:
     """A code with the parameters and the place of `code` that calls the replacement.
 
-    By a global name: torch.compile reads no code with a function among its constants.
+    Found by an import, which adds no name to the client's; torch.compile reads no code that has a
+    function among its constants.
     """
     parameters = ", ".join(code.co_varnames[: code.co_argcount])
-    text = f"def function({parameters}): return {MARK}[{name!r}]({parameters})"
+    text = (
+        f"def function({parameters}): "
+        f"import yolov5_utils; return yolov5_utils._replacements[{number}]({parameters})"
+    )
     scratch: dict[str, FunctionType] = {}
     exec(compile(text, code.co_filename, "exec"), scratch)
     known: dict[str, Any] = {"co_name": code.co_name, "co_firstlineno": code.co_firstlineno}

@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional
-import torch.nn.utils.prune
 
 from . import probe
 
@@ -78,7 +77,7 @@ CALLS: dict[str, tuple[tuple[str, str], ...]] = {
 
 
 class _Names(NamedTuple):
-    """Names of one owner, as they were when the package was imported."""
+    """Names of one owner, as they were when they were first looked at."""
 
     owner: str
     names: tuple[str, ...]
@@ -94,26 +93,41 @@ def replaced(operation: str) -> str | None:
     """
     if probe.is_compiling():
         return "inside torch.compile"
-    for entry in TABLE[operation]:
+    table = TABLE.get(operation)
+    for entry in _make(operation) if table is None else table:
         try:
             if entry.look(entry.place) == entry.found:
                 continue
         except AttributeError:
             pass
+        if any(value is _NOT_TORCHS for value in _values(entry)):
+            TABLE.pop(operation, None)  # not torch's at the first look, but perhaps at the next
         return _reason(entry)
     return None
 
 
+def _make(operation: str) -> tuple[_Names, ...]:
+    """The table of a hot path, as torch is now."""
+    if operation == "prune":
+        pass  # as the original does, when it is called
+    TABLE[operation] = table = tuple(_table(CALLS[operation]))
+    return table
+
+
 def _reason(entry: _Names) -> str:
     """The sentence for an entry of which something differs."""
-    before = entry.found if len(entry.names) > 1 else (entry.found,)
-    for name, own in zip(entry.names, before, strict=True):
+    for name, own in zip(entry.names, _values(entry), strict=True):
         if getattr(entry.place, name, _NOT_TORCHS) != own:
             return f"{'.'.join(filter(None, ('torch', entry.owner, name)))} was replaced"
     return f"torch.{entry.owner} was replaced"
 
 
-# In place of what was not torch's own when the package was imported: equal to nothing else.
+def _values(entry: _Names) -> tuple[Any, ...]:
+    """What was found under each name."""
+    return entry.found if len(entry.names) > 1 else (entry.found,)
+
+
+# In place of what was not torch's own at the first look: equal to nothing else.
 _NOT_TORCHS = object()
 
 
@@ -150,4 +164,5 @@ def _table(calls: tuple[tuple[str, str], ...]) -> Iterator[_Names]:
             yield _Names(owner, names, attrgetter(*names), place, found if found[1:] else found[0])
 
 
-TABLE = {operation: tuple(_table(calls)) for operation, calls in CALLS.items()}
+# What was there before anybody could replace it; torch itself imports its pruning for nobody.
+TABLE = {name: tuple(_table(calls)) for name, calls in CALLS.items() if name != "prune"}

@@ -15,7 +15,6 @@ from operator import iadd, imul, mul
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils import prune as torch_prune
 
 from . import probe, whole
 
@@ -111,6 +110,8 @@ def prune_layers(
 
     `before` is told of each that is about to change.
     """
+    from torch.nn.utils import prune as torch_prune  # the client imports it no earlier either
+
     for _, module in model.named_modules():
         if isinstance(module, nn.Conv2d):
             before(module)

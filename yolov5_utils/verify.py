@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import prune as torch_prune
 
 from . import _native, probe, reference, switches
 
@@ -223,6 +222,8 @@ def _compare_pruned(name: str, weight: Tensor, found: Tensor, count: int, exact:
     """Compare with torch's pruning; unless `exact`, any choice among equally small ones will do."""
     layer = nn.Module()
     layer.weight = nn.Parameter(weight.clone(), requires_grad=False)
+    from torch.nn.utils import prune as torch_prune
+
     torch_prune.l1_unstructured(layer, "weight", amount=count)
     torch_prune.remove(layer, "weight")
     expected = layer.weight.detach()

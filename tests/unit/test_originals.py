@@ -161,6 +161,7 @@ NOT_TORCHS = frozenset(
         *("any", "append", "before", "ceil", "enumerate", "getattr", "isinstance", "items", "len"),
         *("map", "partition", "repeat", "sum", "type", "get", "zip", "run"),
         *("<dictcomp>", "<genexpr>", "<lambda>", "<listcomp>", "__enter__", "__exit__"),
+        "_handle_fromlist",
         *("__getattr__", "__get__", "__init__", "__new__", "__setattr__"),
         *("ema_update", "floating_pairs", "fuse_conv_and_bn", "in_forward_mode", "in_transform"),
         *("keep_padding", "layers", "may_fail", "padding_mode", "peek_interpreter_stack"),
@@ -183,3 +184,16 @@ def test_wrappers_put_there_before_the_import_are_seen() -> None:
     assert not originals._is_torchs(wrapped, "remove")
     assert not originals._is_torchs(lambda: None, "remove")
     assert originals._is_torchs(torch_prune.remove, "remove")
+
+
+def test_what_was_replaced_at_the_first_look_may_be_torchs_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(originals.TABLE, "scale_img", ())
+    del originals.TABLE["scale_img"]
+    with monkeypatch.context() as early:
+        early.setattr(torch.nn.functional, "pad", lambda *args, **keywords: None)
+        for _ in range(2):
+            reason = originals.replaced("scale_img")
+            assert reason == "torch.nn.functional.pad was replaced"
+    assert originals.replaced("scale_img") is None

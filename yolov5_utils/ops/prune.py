@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
-from torch.nn.utils import prune as torch_prune
 
 from .. import _native, probe, reference, verify, whole
 from .sparsity import sparsity
@@ -200,6 +199,8 @@ def _walks_as_torch(kind: type) -> bool:
 
 def _refusal(modules: list[nn.Conv2d] | None) -> str | None:
     """Why these modules are for torch's own pruning, or None; C judges the tensors' memory."""
+    from torch.nn.utils import prune as torch_prune
+
     if modules is None:
         return "named_modules is not torch's"
     if any(getattr(torch_module, f"_global_{what}_registration_hooks", None) for what in _HOOKED):
@@ -267,6 +268,8 @@ def _counts(amount: float, sizes: list[int]) -> list[int]:
         return [round(amount * size) for size in sizes]
     if type(amount) is int and sizes and 0 <= amount <= min(sizes):
         return [amount] * len(sizes)
+    from torch.nn.utils import prune as torch_prune
+
     counts = []
     for size in sizes:
         method = torch_prune.L1Unstructured(amount)

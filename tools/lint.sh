@@ -20,12 +20,18 @@ build() { # COMPILER: with setup.py's flags and warnings, the warnings as errors
     --build-temp "build/lint-$1" --build-lib "build/lint-$1"
 }
 
-tidy() { # one file at a time: version 14 carries va_list states from one file into the next
-  local source status=0
-  for source in "${sources[@]}"; do
-    clang-tidy --quiet "$source" -- -std=c11 -Icsrc -Icuda "-I$include" -DPy_LIMITED_API=0x030A0000 \
-      2> >(grep -v 'warnings\? generated' >&2) || status=1
-  done
+tidy() { # one file a process: version 14 carries va_list states from one file into the next
+  printf '%s\0' "${sources[@]}" |
+    xargs -0 -P "$(nproc)" -I{} clang-tidy --quiet {} -- -std=c11 -Icsrc -Icuda "-I$include" \
+      -DPy_LIMITED_API=0x030A0000 2> >(grep -v 'warnings\? generated' >&2)
+}
+
+builds() { # by both compilers at the same time
+  local gcc status=0
+  build gcc &
+  gcc=$!
+  build clang || status=1
+  wait "$gcc" || status=1
   return $status
 }
 
@@ -38,8 +44,7 @@ check "ruff format" "$python" -m ruff format --check .
 check "ruff check" "$python" -m ruff check .
 check mypy "$python" -m mypy
 check clang-tidy tidy
-check gcc build gcc
-check clang build clang
+check "gcc and clang" builds
 
 if [ ${#failed[@]} -gt 0 ]; then
   printf 'lint: failed: %s\n' "$(printf '%s, ' "${failed[@]}" | sed 's/, $//')" >&2

@@ -77,6 +77,8 @@ def said(output: str, home: Path) -> list[str]:
 
 
 def _is_bar(line: str) -> bool:
+    if "image access" in line:  # ultralytics' word for how fast it has read some
+        return True
     return "it/s" in line or "s/it" in line or re.search(r"\d+%[|:]|━|─", line) is not None
 
 

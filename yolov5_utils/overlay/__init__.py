@@ -1,4 +1,4 @@
-"""Speed for unmodified YOLOv5 and ultralytics: swaps the hot callables of their own torch_utils.
+"""Speed for unmodified YOLOv5 and ultralytics: other code for the hot functions of their files.
 
 `install()` puts a finder on the import path. The client's file executes as always; before its
 import returns it is identified and, if it is one that is known, patched in place. Importing this

@@ -7,6 +7,7 @@ and the random stream. Must not know the C extension.
 
 from __future__ import annotations
 
+import importlib
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -108,8 +109,8 @@ def replaced(operation: str) -> str | None:
 
 def _make(operation: str) -> tuple[_Names, ...]:
     """The table of a hot path, as torch is now."""
-    if operation == "prune":
-        pass  # as the original does, when it is called
+    if operation == "prune":  # as the original does, when it is called
+        importlib.import_module("torch.nn.utils.prune")
     TABLE[operation] = table = tuple(_table(CALLS[operation]))
     return table
 

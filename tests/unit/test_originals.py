@@ -3,6 +3,7 @@ that it is complete and noticed by every hot path."""
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from functools import reduce
@@ -197,3 +198,17 @@ def test_what_was_replaced_at_the_first_look_may_be_torchs_later(
             reason = originals.replaced("scale_img")
             assert reason == "torch.nn.functional.pad was replaced"
     assert originals.replaced("scale_img") is None
+
+
+def test_torchs_pruning_is_imported_when_something_is_pruned() -> None:
+    """And no earlier, since the original imports it then: in a process that has not got it yet."""
+    code = (
+        "import sys, torch, yolov5_utils.overlay.replacements\n"
+        "from yolov5_utils.ops.prune import prune_layers\n"
+        "assert 'torch.nn.utils.prune' not in sys.modules\n"
+        "model = torch.nn.Conv2d(3, 4, 3)\n"
+        "prune_layers(model, 0.5)\n"
+        "print(int((model.weight == 0).sum()), 'torch.nn.utils.prune' in sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout == "54 True\n", done.stderr

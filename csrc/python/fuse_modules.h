@@ -45,7 +45,7 @@ enum {
     Y5_MEMBER_NEW,
     Y5_MEMBER_PARAMETERS,
     Y5_MEMBER_REVERSED_PADDING,
-    Y5_MEMBER_COPY, /* of a tuple: each module has its own, as a pickle shows */
+    Y5_MEMBER_COPY,      /* of a tuple: each module has its own, as a pickle shows */
     Y5_MEMBER_FIELD = 16 /* plus the field's number */
 };
 

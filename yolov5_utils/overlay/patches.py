@@ -43,7 +43,7 @@ def apply(module: ModuleType, found: Fingerprint) -> tuple[str, ...]:
             original = copy_of(function)
             number = next(_numbers)
             ours = _calling(original.__code__, number)
-            _replacements[number] = replacement(names, original, form)
+            _replacements[number] = replacement(names, name, original, form)
             ENTRIES.append(Entry(module.__name__, name, form, function, original.__code__, ours))
             function.__code__ = ours
             vars(function)[MARK] = True

@@ -28,7 +28,7 @@ from ..ops.ema import update_modules
 from ..ops.sparsity import EXACT, share_on_gpu
 from . import random_stream
 from .fingerprint import global_names
-from .forms import Form, FuseForm, PruneForm, ScaleForm, SparsityForm, TimeForm, UpdateForm
+from .forms import HOT, Form, FuseForm, PruneForm, ScaleForm, SparsityForm, TimeForm, UpdateForm
 
 Function = Callable[..., Any]
 
@@ -36,12 +36,12 @@ _NO_LIMIT = (1 << 63) - 1  # of an int64 count
 _TIES = "torch"  # as the originals choose among equally small weights
 
 
-def replacement(names: dict[str, Any], original: FunctionType, form: Form) -> Function:
-    """What runs in place of `original`, which has this form, in the client's module of `names`."""
+def replacement(names: dict[str, Any], name: str, original: FunctionType, form: Form) -> Function:
+    """What runs in place of `original`, HOT's `name` in this form, in the module of `names`."""
     function = _BUILDERS[type(form)](names, original, form)
     if isinstance(form, TimeForm):  # C looks at what that calls, in a twentieth of the time
         return function
-    operation = _OPERATIONS[type(form)]
+    operation = HOT[name].operation
     changed = _changes(names, original)
 
     def checked(*args: Any) -> Any:
@@ -247,13 +247,6 @@ def elsewhere(form: Form, *args: Any) -> str | None:
     return None
 
 
-_OPERATIONS = {
-    UpdateForm: "ema",
-    SparsityForm: "sparsity",
-    PruneForm: "prune",
-    FuseForm: "fuse",
-    ScaleForm: "scale_img",
-}
 _BUILDERS: dict[type, Function] = {
     UpdateForm: _update,
     SparsityForm: _sparsity,

@@ -120,9 +120,10 @@ class Route(NamedTuple):
     before: tuple[str, ...] = ()  # arguments of the interpreter before the client
     variables: tuple[tuple[str, str], ...] = ()
     launcher: tuple[str, ...] = ()  # what starts the client, with the overlay or without
+    stock_before: tuple[str, ...] = ()  # in place of `before`, without the overlay
 
     def stock(self, desk: Desk, what: str) -> list[str]:
-        return [*self.launcher, *target(desk, what, self.form)]
+        return [*self.launcher, *self.stock_before, *target(desk, what, self.form)]
 
     def ours(self, desk: Desk, what: str) -> list[str]:
         program, *arguments = target(desk, what, self.form)
@@ -158,7 +159,9 @@ ROUTES = {
         Route("torchrun -m yolov5_utils SCRIPT", before=OURS, launcher=ONE_RANK),
         Route("YOLOV5_UTILS_OVERLAY=1", variables=(("YOLOV5_UTILS_OVERLAY", "1"),)),
         Route("import yolov5_utils.auto, first", "module", (AUTO, "first")),
-        Route("import yolov5_utils.auto, late", "module", (AUTO, "late")),
+        Route(
+            "import yolov5_utils.auto, late", "module", (AUTO, "late"), stock_before=(AUTO, "never")
+        ),
     )
 }
 # The route of a client's every job; test_routes.py sends one job of each client down the others.
@@ -207,7 +210,7 @@ class Outcome(NamedTuple):
             "counts": (self.ours.end["counts"], self.stock.end["counts"]),
             "modules": (self._other_modules(), {}),
             "surfaces": (self.ours.end["surfaces"], self.stock.end["surfaces"]),
-            "copies": (self._shared_copies(), self.stock.end["copies"]),
+            "copies": (self.ours.end["copies"], self.stock.end["copies"]),
         }
         return [text for name, pair in parts.items() for text in differences(*pair, path=name)]
 
@@ -215,14 +218,6 @@ class Outcome(NamedTuple):
         """Modules that only one of the two runs has imported."""
         ours, stock = ({*run.end["modules"]} for run in (self.ours, self.stock))
         return {name: "only ours" if name in ours else "only stock" for name in ours ^ stock}
-
-    def _shared_copies(self) -> dict:
-        """Our copies of the callables without right ones in modules that are __main__ in stock."""
-        known = self.stock.end["copies"]
-        return {
-            module: [copy for copy in found if copy in known.get(module, []) or not copy[2]]
-            for module, found in self.ours.end["copies"].items()
-        }
 
 
 class Pair:

@@ -8,6 +8,7 @@ import gc
 import sys
 import tracemalloc
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -103,10 +104,13 @@ def test_nothing_is_kept(built: Built, gpu: Start, name: str, library: str) -> N
     tracemalloc.start()
     try:
         many(10)
-        before = tracemalloc.get_traced_memory()[0]
-        many(200)
-        grown = tracemalloc.get_traced_memory()[0] - before
+        sizes = [tracemalloc.get_traced_memory()[0]]
+        for _ in range(3):
+            many(100)
+            sizes.append(tracemalloc.get_traced_memory()[0])
     finally:
         tracemalloc.stop()
     assert [sys.getrefcount(x) for x in objects] == references
-    assert grown < 200 * 16, f"{grown} bytes more after 200 calls"
+    # The least of three: what a call keeps grows in each, what another thread allocates does not.
+    grown = min(after - before for before, after in pairwise(sizes))
+    assert grown < 100 * 16, f"{grown} bytes more after 100 calls"

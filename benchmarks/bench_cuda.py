@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from yolov5_utils import _C, _native
+from yolov5_utils import _C, _native, ops
 from yolov5_utils.ops import prune as prune_module
 from yolov5_utils.ops.fuse import fuse_conv_and_bn, fuse_in_c
 from yolov5_utils.torch_utils import ModelEMA, scale_img, sparsity
@@ -64,7 +64,7 @@ def assert_same(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
 
 def assert_in_library(operation: str, call: Callable[[], object], count: int = 1) -> Any:
     """A figure of a torch path must not pass for one of the library."""
-    path = _native.HOT_PATHS[operation]
+    path = ops.OPERATIONS[operation]
     before = path.calls["CUDA"]
     result = call()
     assert path.calls["CUDA"] == before + count, f"{operation} ran in torch: {path.reasons}"

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from yolov5_utils import _native
+from yolov5_utils.ops import OPERATIONS
 from yolov5_utils.torch_utils import ModelEMA
 
 from . import bench_cuda, harness, models, peers
@@ -47,10 +47,10 @@ def assert_same_bits(start: nn.Module, source: nn.Module) -> None:
 
 def assert_ran_in_c(update: Callable[[], object]) -> None:
     """A figure of the reference must not pass for one of the C path."""
-    calls = _native.HOT_PATHS["ema"].calls
+    calls = OPERATIONS["ema"].calls
     before = calls["C"]
     update()
-    assert calls["C"] == before + 1, f"ran in torch: {_native.HOT_PATHS['ema'].reasons}"
+    assert calls["C"] == before + 1, f"ran in torch: {OPERATIONS['ema'].reasons}"
 
 
 def candidates(start: nn.Module, source: nn.Module) -> list[harness.Candidate]:

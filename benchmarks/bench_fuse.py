@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from yolov5_utils import _native
+from yolov5_utils.ops import OPERATIONS
 from yolov5_utils.ops.fuse import fuse_conv_and_bn
 from yolov5_utils.ops.fuse_model import fuse_model
 
@@ -59,14 +59,14 @@ class Pairs:
 
 def assert_same_bits(pairs: Pairs) -> None:
     """The package gives the original's bits, and got them from C."""
-    calls = _native.HOT_PATHS["fuse"].calls
+    calls = OPERATIONS["fuse"].calls
     before = calls["C"]
     for conv, bn in pairs.pairs:
         ours, theirs = fuse_conv_and_bn(conv, bn), peers.original_fuse(conv, bn)
         for name in ("weight", "bias"):
             bits = [getattr(fused, name).view(torch.int32) for fused in (ours, theirs)]
             assert torch.equal(*bits), name
-    assert calls["C"] == before + len(pairs.pairs), _native.HOT_PATHS["fuse"].reasons
+    assert calls["C"] == before + len(pairs.pairs), OPERATIONS["fuse"].reasons
 
 
 def measure(name: str, threads: int, seconds: float) -> list[dict[str, Any]]:

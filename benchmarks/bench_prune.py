@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from yolov5_utils import _native
+from yolov5_utils.ops import OPERATIONS
 from yolov5_utils.ops.prune import prune_layers
 
 from . import bench_cuda, harness, models, peers
@@ -63,12 +63,12 @@ def assert_same_bits(model: nn.Module, weights: Weights, ties: str) -> None:
 
     With ties="position" the choice among equals is another, so the magnitudes are compared.
     """
-    calls = _native.HOT_PATHS["prune"].calls
+    calls = OPERATIONS["prune"].calls
     before = calls["C"]
     weights.renew()
     prune_layers(model, AMOUNT, ties=ties)
     found = weights.bits()
-    assert calls["C"] == before + 1, f"ran in torch: {_native.HOT_PATHS['prune'].reasons}"
+    assert calls["C"] == before + 1, f"ran in torch: {OPERATIONS['prune'].reasons}"
     weights.renew()
     peers.original_prune(model, AMOUNT)
     for ours, theirs in zip(found, weights.bits(), strict=True):

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from yolov5_utils import _native
+from yolov5_utils.ops import OPERATIONS
 from yolov5_utils.ops.prune import prune_layers
 from yolov5_utils.torch_utils import ModelEMA, fuse_conv_and_bn, scale_img, sparsity
 
@@ -66,9 +66,9 @@ class Row:
     def measure(self, seconds: float) -> dict[str, Any]:
         """The row of the table; AssertionError where the package took another way."""
         with self.around():
-            before = _native.HOT_PATHS[self.operation].calls[self.way]
+            before = OPERATIONS[self.operation].calls[self.way]
             self.calls["package"]()
-            assert _native.HOT_PATHS[self.operation].calls[self.way] == before + 1, self.name
+            assert OPERATIONS[self.operation].calls[self.way] == before + 1, self.name
             compared = [harness.Candidate(who, many(call)) for who, call in self.calls.items()]
             timings = harness.interleave(compared, seconds)
         original, package = timings["original"], timings["package"]

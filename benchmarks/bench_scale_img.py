@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from yolov5_utils import _C, _native
+from yolov5_utils import _C
+from yolov5_utils.ops import OPERATIONS
 from yolov5_utils.torch_utils import scale_img
 
 from . import bench_cuda, harness, peers
@@ -66,7 +67,7 @@ COLUMNS = (
 
 def assert_ran_in_c(image: Tensor, ratio: float) -> Tensor:
     """The package's result, which came from C and has the original's bits."""
-    path = _native.HOT_PATHS["scale_img"]
+    path = OPERATIONS["scale_img"]
     before = path.calls["C"]
     found, expected = scale_img(image, ratio), peers.original_scale_img(image, ratio)
     assert path.calls["C"] == before + 1, f"ran in torch: {path.reasons}"

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from yolov5_utils import _native
+from yolov5_utils.ops import OPERATIONS
 from yolov5_utils.torch_utils import sparsity
 
 from . import bench_cuda, harness, models, peers
@@ -34,10 +34,10 @@ def with_zeros(name: str, share: float) -> nn.Module:
 
 def assert_same_value(model: nn.Module) -> None:
     """The package returns the original's value, and got it from C."""
-    calls = _native.HOT_PATHS["sparsity"].calls
+    calls = OPERATIONS["sparsity"].calls
     before = calls["C"]
     found, expected = sparsity(model), peers.original_sparsity(model)
-    assert calls["C"] == before + 1, f"ran in torch: {_native.HOT_PATHS['sparsity'].reasons}"
+    assert calls["C"] == before + 1, f"ran in torch: {OPERATIONS['sparsity'].reasons}"
     assert found.dtype == expected.dtype, (found, expected)
     assert found.item() == expected.item(), (found, expected)
 

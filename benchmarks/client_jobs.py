@@ -39,8 +39,8 @@ def timed(function):
 
 
 def calls_in_c():
-    native = sys.modules.get("yolov5_utils._native")  # never imported by a stock run
-    return {name: path.calls["C"] for name, path in native.HOT_PATHS.items()} if native else {}
+    ops = sys.modules.get("yolov5_utils.ops")  # never imported by a stock run
+    return {name: path.calls["C"] for name, path in ops.OPERATIONS.items()} if ops else {}
 
 
 def measure(job, repeats=REPEATS):

@@ -45,6 +45,19 @@ def unpatch() -> None:
     uninstall()
 
 
+def calls() -> "dict[str, dict[str, int]]":
+    """The calls of this process so far, by hot path and by backend: "C", "CUDA" or "torch".
+
+    >>> yolov5_utils.calls()["ema"]
+    {'C': 3, 'CUDA': 0, 'torch': 0}
+
+    Under the overlay the client's calls count. Imports torch.
+    """
+    from .ops import OPERATIONS
+
+    return {name: operation.counted() for name, operation in OPERATIONS.items()}
+
+
 def explain(name: "str | None" = None, *args: "Any") -> "Any":
     """Which way a hot path runs here, and why: see `report.explain`. Imports torch."""
     from .report import explain

@@ -1,4 +1,4 @@
-"""The one door to the C extension: imports it, tells it of torch, notes which way calls went."""
+"""The one door to the C extension: imports it, tells it of torch, runs its functions."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
-from . import originals, probe, remedy, switches
+from . import probe, remedy, switches
 
 try:
     from . import _C as _C
@@ -20,96 +20,24 @@ except ImportError as error:
 Unsupported = _C.Unsupported
 
 
-class HotPath(NamedTuple):
-    """What `info` says of a hot path: its C function's name, and the calls so far by way taken."""
-
-    function: str
-    calls: dict[str, int]  # "C", "CUDA" and "torch" -> number of calls
-    reasons: dict[str, int]  # why torch was taken -> number of calls
-
-
-HOT_PATHS: dict[str, HotPath] = {
-    operation: HotPath(function, {"C": 0, "CUDA": 0, "torch": 0}, {})
-    for operation, function in (
-        ("ema", "ema_update"),
-        ("fuse", "fuse"),
-        ("sparsity", "count_module_zeros"),
-        ("prune", "prune"),
-        ("scale_img", "scale_img"),
-        ("time_synchronized", "time_synchronized"),
-    )
-}
-
 _USE_C = switches.BACKEND.read() != "torch"
-_STRICT = switches.STRICT.on()
 
 
-def refusal(operation: str) -> str | None:
-    """Why `operation` cannot run in C at all here, or None where it can."""
-    if not hasattr(_C, HOT_PATHS[operation].function):
-        return "not in C in this version"
-    if not _USE_C:
-        return f"{switches.BACKEND.name}=torch"
-    return None
-
-
-def attempt(operation: str, function: Callable[..., Any], *args: Any) -> tuple[bool, Any]:
-    """Run `function(*args)` in C: (True, result), or (False, None) where the reference must run.
-
-    The C function has changed nothing when it refuses. Under YOLOV5_UTILS_STRICT=1 a refusal is
-    raised as RuntimeError; every other exception passes through.
-    """
-    reason, result = originals.replaced(operation), None
-    if reason is None:
-        reason, result = run(function, *args)
-    if reason is None:
-        HOT_PATHS[operation].calls["C"] += 1
-        return True, result
-    note_torch(operation, reason)
-    return False, None
+def switched_off() -> str | None:
+    """Why nothing may run in C in this process, or None."""
+    return None if _USE_C else f"{switches.BACKEND.name}=torch"
 
 
 def run(function: Callable[..., Any], *args: Any) -> tuple[str | None, Any]:
     """Run `function(*args)` in C and count nothing: why not, or None, and its result."""
     if not _USE_C:
-        return f"{switches.BACKEND.name}=torch", None
+        return switched_off(), None
     if probe.is_compiling():
         return "inside torch.compile", None
     try:
         return None, function(*args)
     except Unsupported as why:
         return str(why), None
-
-
-def note_cuda(operation: str) -> None:
-    """The call that is being counted runs in the CUDA library."""
-    calls = HOT_PATHS[operation].calls
-    calls["C"] -= 1
-    calls["CUDA"] += 1
-
-
-def calls(operation: str) -> dict[str, int]:
-    """The calls so far by way taken; those of time_synchronized are counted in C."""
-    counted = dict(HOT_PATHS[operation].calls)
-    if operation == "time_synchronized":
-        counted["C"] += _C.info()["clock_calls"]
-    return counted
-
-
-def note_torch(operation: str, reason: str, count: int = 1) -> None:
-    """Count calls that run as torch operations; RuntimeError under YOLOV5_UTILS_STRICT=1."""
-    # A graph that counts is compiled anew for each number, in the end not at all.
-    if _STRICT or not probe.is_compiling():
-        count_torch(operation, reason, count)
-
-
-def count_torch(operation: str, reason: str, count: int = 1) -> None:
-    """`note_torch`, where it is known that torch.compile is not reading."""
-    if _STRICT and _USE_C and refusal(operation) is None:
-        raise RuntimeError(f"{operation}: C cannot run this call ({reason}), and STRICT is on")
-    _, calls, reasons = HOT_PATHS[operation]
-    calls["torch"] += count
-    reasons[reason] = reasons.get(reason, 0) + count
 
 
 def _allocate(size_bytes: int, device_index: int) -> torch.Tensor:

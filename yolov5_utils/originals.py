@@ -1,8 +1,8 @@
 """What each hot path's original calls in torch, and whether that is still torch's own.
 
 Whoever replaced one of these (to count, to export, to test) is to see the original's calls: there
-the hot paths run as torch operations. One table for the package's functions, the overlay, `explain`
-and the random stream. Must not know the C extension.
+the hot paths run as torch operations, in the package's functions and under the overlay. Must not
+know the C extension.
 """
 
 from __future__ import annotations
@@ -30,52 +30,6 @@ MODULES = {
     "torch": torch,
 }
 
-# Operation -> (owner in torch, names that its original calls there, or that these call in turn).
-CALLS: dict[str, tuple[tuple[str, str], ...]] = {
-    "ema": (
-        ("nn.Module", "state_dict _save_to_state_dict"),
-        ("Tensor", "detach __imul__ __iadd__ __mul__ __rmul__"),
-        ("", "no_grad"),
-    ),
-    "sparsity": (
-        ("nn.Module", "parameters named_parameters _named_members named_modules"),
-        ("Tensor", "numel __eq__ sum __add__ __radd__ __truediv__"),
-    ),
-    "prune": (
-        ("nn", "Conv2d"),
-        (
-            "nn.Module",
-            "named_modules __setattr__ __getattr__ __delattr__ register_parameter register_buffer "
-            "register_forward_pre_hook",
-        ),
-        (
-            "nn.utils.prune",
-            "l1_unstructured remove L1Unstructured BasePruningMethod _validate_pruning_amount "
-            "_validate_pruning_amount_init _compute_nparams_toprune",
-        ),
-        ("nn.utils.prune.L1Unstructured", "apply compute_mask apply_mask remove __call__"),
-        ("", "topk abs ones_like"),
-        ("Tensor", "clone to view detach"),
-    ),
-    "fuse": (
-        ("nn", "Conv2d Parameter"),
-        ("nn.Conv2d", "__init__ reset_parameters requires_grad_ to"),
-        (
-            "nn.Module",
-            "__setattr__ __getattr__ register_parameter parameters named_parameters "
-            "_named_members named_modules _apply children named_children",
-        ),
-        ("nn.init", "kaiming_uniform_ uniform_ _calculate_fan_in_and_fan_out"),
-        ("", "diag mm sqrt zeros"),
-        (
-            "Tensor",
-            "uniform_ clone view reshape div mul copy_ size to __add__ __radd__ __sub__",
-        ),
-    ),
-    "scale_img": (("nn.functional", "interpolate pad"),),
-    "time_synchronized": (),  # C itself looks at what it calls
-}
-
 
 class _Names(NamedTuple):
     """Names of one owner, as they were when they were first looked at."""
@@ -87,32 +41,44 @@ class _Names(NamedTuple):
     found: Any
 
 
-def replaced(operation: str) -> str | None:
-    """Why the original of a hot path has to run: what of torch it calls was replaced; or None.
+class Originals:
+    """What the original of a hot path calls in torch, or what these call in turn."""
 
-    Also while torch.compile reads, which is to read the original.
-    """
-    if probe.is_compiling():
-        return "inside torch.compile"
-    table = TABLE.get(operation)
-    for entry in _make(operation) if table is None else table:
-        try:
-            if entry.look(entry.place) == entry.found:
-                continue
-        except AttributeError:
-            pass
-        if any(value is _NOT_TORCHS for value in _values(entry)):
-            TABLE.pop(operation, None)  # not torch's at the first look, but perhaps at the next
-        return _reason(entry)
-    return None
+    def __init__(self, *names: tuple[str, str], imports: str | None = None) -> None:
+        """Each of `names` is an owner in torch, "nn.Module", and names there, between spaces.
 
+        They are looked at now, before anybody can replace them; where the original imports a module
+        of torch when it is called, `imports`, when they are first asked for.
+        """
+        self.names = names
+        self._imports = imports
+        self._table: tuple[_Names, ...] | None = None if imports else tuple(_table(names))
 
-def _make(operation: str) -> tuple[_Names, ...]:
-    """The table of a hot path, as torch is now."""
-    if operation == "prune":  # as the original does, when it is called
-        importlib.import_module("torch.nn.utils.prune")
-    TABLE[operation] = table = tuple(_table(CALLS[operation]))
-    return table
+    def replaced(self) -> str | None:
+        """Why the original has to run: which of them is no longer torch's own; or None.
+
+        Also while torch.compile reads, which is to read the original.
+        """
+        if probe.is_compiling():
+            return "inside torch.compile"
+        for entry in self._table or self._made():
+            try:
+                if entry.look(entry.place) == entry.found:
+                    continue
+            except AttributeError:
+                pass
+            if any(value is _NOT_TORCHS for value in _values(entry)):
+                self._table = None  # not torch's at the first look, but perhaps at the next
+            return _reason(entry)
+        return None
+
+    def _made(self) -> tuple[_Names, ...]:
+        """The table as torch is now."""
+        if self._table is None:
+            if self._imports:
+                importlib.import_module(self._imports)
+            self._table = tuple(_table(self.names))
+        return self._table
 
 
 def _reason(entry: _Names) -> str:
@@ -163,7 +129,3 @@ def _table(calls: tuple[tuple[str, str], ...]) -> Iterator[_Names]:
         )
         if names:
             yield _Names(owner, names, attrgetter(*names), place, found if found[1:] else found[0])
-
-
-# What was there before anybody could replace it; torch itself imports its pruning for nobody.
-TABLE = {name: tuple(_table(calls)) for name, calls in CALLS.items() if name != "prune"}

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import json
 import platform
 import site
 import sys
-from collections.abc import Callable, Iterator
-from copy import deepcopy
+from collections.abc import Iterator
 from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
-from . import _C, __version__, _native, originals, overlay
-from .ops import fuse as ops_fuse
-from .ops import prune as ops_prune
-from .ops import scale_img as ops_scale_img
+from . import _C, __version__, _native, overlay
+from .operation import Operation
+from .ops import OPERATIONS
 from .overlay.fingerprint import NotRecognised, examine
 from .overlay.forms import HOT, Form
 from .overlay.ledger import ENTRIES
@@ -50,18 +47,19 @@ def explain(name: str | None = None, *args: Any) -> Explanation | list[Explanati
     of this process, and where such a call would go another way there, is added to the reason.
     """
     if name is None:
-        return [_explained(operation, operation, ()) for operation in _native.HOT_PATHS]
-    operation = HOT[name].operation if name in HOT else name
-    if operation not in _native.HOT_PATHS:
-        known = ", ".join(dict.fromkeys([*_native.HOT_PATHS, *HOT]))
+        return [_explained(operation.name, operation, ()) for operation in OPERATIONS.values()]
+    called = {alias: one for one in OPERATIONS.values() for alias in one.public_names}
+    called = {**called, **OPERATIONS}
+    if name not in called:
+        known = ", ".join(dict.fromkeys([*OPERATIONS, *called]))
         raise ValueError(f"name: got {name!r}, allowed are {known}")
-    return _explained(name, operation, args)
+    return _explained(name, called[name], args)
 
 
-def _explained(name: str, operation: str, args: tuple[Any, ...]) -> Explanation:
+def _explained(name: str, operation: Operation, args: tuple[Any, ...]) -> Explanation:
     own = _of_the_package(name, operation, args)
     asked = args if own.way in ("C", "CUDA") else ()
-    return own._replace(why="; ".join([own.why, *_in_clients(operation, asked)]))
+    return own._replace(why="; ".join([own.why, *_in_clients(operation.name, asked)]))
 
 
 def _in_clients(operation: str, args: tuple[Any, ...]) -> Iterator[str]:
@@ -84,44 +82,25 @@ def _form(module: str, name: str) -> Form:
     return [entry.form for entry in ENTRIES if (entry.module, entry.name) == (module, name)][-1]
 
 
-def _of_the_package(name: str, operation: str, args: tuple[Any, ...]) -> Explanation:
+def _of_the_package(name: str, operation: Operation, args: tuple[Any, ...]) -> Explanation:
     """Which way the package's own function takes with these arguments, or with usual ones."""
-    refusal = _native.refusal(operation)
+    refusal = operation.refusal()
     if refusal is not None:
         return Explanation(name, "torch", refusal)
     try:
-        with _uncounted(operation), torch.random.fork_rng(devices=[]):
-            reason = originals.replaced(operation)
-            if reason is None:
-                reason, _ = _native.run(_TRIALS[operation], *(args or _usual(operation)))
+        with torch.random.fork_rng(devices=[]):
+            reason, _ = operation.run(operation.check, *(args or operation.usual()))
     except Exception as error:
         return Explanation(name, "error", f"{type(error).__name__}: {error}")
     if reason is not None:
         return Explanation(name, "torch", reason)
     if not args:
-        return Explanation(name, "C", _usual_way(operation))
+        usual = f"dense CPU tensors, level {_C.info()['level']}; {_elsewhere()}"
+        return Explanation(name, "C", operation.runs or usual)
     device = _gpu_of(args)
     if device is not None:
         return Explanation(name, "CUDA", f"the CUDA library on {device}")
     return Explanation(name, "C", f"level {_C.info()['level']}")
-
-
-def _usual(operation: str) -> tuple[Any, ...]:
-    """The arguments of a small call as YOLOv5 makes it, on the CPU."""
-    place: dict[str, Any] = {"device": "cpu", "dtype": torch.float32}
-    if operation == "scale_img":
-        return torch.zeros(1, 3, 77, 80, **place), 0.83
-    conv = torch.nn.Conv2d(3, 4, 3, **place).requires_grad_(False)
-    others = {"ema": [deepcopy(conv)], "fuse": [torch.nn.BatchNorm2d(4, **place)]}
-    others["fuse"][0].requires_grad_(False)
-    return () if operation == "time_synchronized" else (conv, *others.get(operation, []))
-
-
-def _usual_way(operation: str) -> str:
-    """In words, what runs calls that C does not refuse."""
-    if operation == "time_synchronized":
-        return "asks torch for a CUDA device and waits for it, then reads the clock"
-    return f"dense CPU tensors, level {_C.info()['level']}; {_elsewhere()}"
 
 
 def _gpu_of(args: tuple[Any, ...]) -> torch.device | None:
@@ -133,54 +112,6 @@ def _gpu_of(args: tuple[Any, ...]) -> torch.device | None:
         if isinstance(tensor, torch.Tensor):
             return tensor.device if tensor.is_cuda else None
     return None
-
-
-def _try_ema(average: Any, model: Any) -> None:
-    inner = model
-    while isinstance(getattr(inner, "module", None), torch.nn.Module):
-        inner = inner.module
-    _C.ema_check(getattr(average, "ema", average), inner)
-
-
-def _try_scale_img(
-    img: Any, ratio: float = 1.0, same_shape: bool = False, gs: int = 32, **_: Any
-) -> None:
-    if ratio != 1.0:
-        ops_scale_img.resize(img, ratio, same_shape, gs)
-
-
-@contextlib.contextmanager
-def _uncounted(operation: str) -> Iterator[None]:
-    """Put back what is counted meanwhile."""
-    path = _native.HOT_PATHS[operation]
-    calls, reasons = dict(path.calls), dict(path.reasons)
-    try:
-        yield
-    finally:
-        path.calls.update(calls)
-        path.reasons.clear()
-        path.reasons.update(reasons)
-
-
-def _try_fuse(conv: Any, bn: Any) -> None:
-    """The call itself, which leaves its arguments alone."""
-    path = _native.HOT_PATHS["fuse"]
-    reasons = dict(path.reasons)
-    ops_fuse.fuse_conv_and_bn(conv, bn)
-    new = [why for why, count in path.reasons.items() if count != reasons.get(why)]
-    if new:
-        raise _native.Unsupported(new[0])
-
-
-# Each tries a call of its hot path without a trace, and raises Unsupported where torch has to run.
-_TRIALS: dict[str, Callable[..., Any]] = {
-    "ema": _try_ema,
-    "fuse": _try_fuse,
-    "sparsity": _C.count_module_zeros,
-    "prune": ops_prune.check,
-    "scale_img": _try_scale_img,
-    "time_synchronized": lambda: None,
-}
 
 
 def facts(ask_gpus: bool = False) -> dict[str, Any]:
@@ -238,13 +169,13 @@ def hot_paths() -> dict[str, dict[str, Any]]:
     `calls` counts calls by way taken, `reasons` why calls that could have run in C took torch.
     """
     result = {}
-    for operation, path in _native.HOT_PATHS.items():
-        found = _of_the_package(operation, operation, ())
-        result[operation] = {
+    for name, operation in OPERATIONS.items():
+        found = _of_the_package(name, operation, ())
+        result[name] = {
             "way": found.way,
             "why": found.why,
-            "calls": _native.calls(operation),
-            "reasons": dict(path.reasons),
+            "calls": operation.counted(),
+            "reasons": dict(operation.reasons),
         }
     return result
 
@@ -281,7 +212,7 @@ def _record(name: str, file: Path) -> overlay.Record:
         return overlay.Record(name, str(file), None, (), {"module": f"cannot be read: {error}"})
     left = dict(found.left)
     for hot in found.forms:
-        reason = _native.refusal(HOT[hot].operation)
+        reason = OPERATIONS[HOT[hot].operation].refusal()
         if reason is not None:
             left[hot] = reason
     replaced = tuple(hot for hot in found.forms if hot not in left)

@@ -22,7 +22,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import _C, _native, reference, torch_utils
+from . import _C, reference, torch_utils
+from .ops import OPERATIONS
 
 _SIZES = range(98)  # below, at and above every vector width and unrolled step of the kernels
 _DECAYS = (0.0, 0.0005, 0.5, 0.9999, 1.0)
@@ -37,7 +38,7 @@ class _Comparison:
     """One check: calls of a hot path, each beside the original's operations."""
 
     def __init__(self, operation: str) -> None:
-        self._path = _native.HOT_PATHS[operation]
+        self._path = OPERATIONS[operation]
         self._operation = operation
         self.equal = 0
         self.left: Counter[str] = Counter()  # calls by why torch was taken

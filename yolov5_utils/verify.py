@@ -31,19 +31,6 @@ class VerifyError(AssertionError):
     """
 
 
-def attempt(operation: str, function: Callable[..., Any], *args: Any) -> tuple[bool, Any]:
-    """`_native.attempt`, and in verify mode the comparison: VerifyError at the first difference."""
-    if not ON or _torch_must_run():
-        return _native.attempt(operation, function, *args)
-    check = _CHECKS.get(operation)
-    compare = check(*args) if check is not None else None
-    done, result = _native.attempt(operation, function, *args)
-    if done and compare is not None:
-        with torch.no_grad():
-            compare(result)
-    return done, result
-
-
 def prune(
     model: nn.Module,
     weights: Sequence[Tensor],
@@ -93,14 +80,14 @@ def clock(function: Callable[[], float]) -> Callable[[], float]:
     return time_synchronized
 
 
-def _torch_must_run() -> bool:
+def torch_must_run() -> bool:
     """True where C refuses every call, and a copy would be traced, compiled or intercepted."""
     if probe.is_compiling():
         return True
     return any(is_active() for is_active, _ in _native.TORCH.guards)
 
 
-def _check_ema(
+def ema(
     average: nn.Module, source: nn.Module, decay: float, _: object = None
 ) -> Callable[[object], None] | None:
     """The values before the call; afterwards the reference averages them."""
@@ -174,7 +161,7 @@ def _copies(tensors: Iterable[tuple[str, Tensor | None]]) -> dict[int, Tensor]:
     return copies
 
 
-def _check_sparsity(model: nn.Module, _: int = 0) -> Callable[[Sequence[Any]], None]:
+def sparsity(model: nn.Module, _: int = 0) -> Callable[[Sequence[Any]], None]:
     def compare(counts: Sequence[Any]) -> None:
         parameters = list(model.parameters())
         zeros = sum(int((parameter == 0).sum()) for parameter in parameters)
@@ -195,10 +182,11 @@ def _check_sparsity(model: nn.Module, _: int = 0) -> Callable[[Sequence[Any]], N
     return compare
 
 
-def _check_scale_img(
+def scale_img(
     img: Tensor, ratio: float, same_shape: bool, gs: int
-) -> Callable[[Tensor], None]:
-    def compare(found: Tensor) -> None:
+) -> Callable[[tuple[Tensor, Any]], None]:
+    def compare(result: tuple[Tensor, Any]) -> None:
+        found, _ = result
         expected = reference.scale_img(img, ratio, same_shape, gs)
         _compare("scale_img", "result", found, expected)
         strides = zip(found.shape, found.stride(), expected.stride(), strict=True)
@@ -209,13 +197,6 @@ def _check_scale_img(
             )
 
     return compare
-
-
-_CHECKS: dict[str, Callable[..., Callable[..., None] | None]] = {
-    "ema": _check_ema,
-    "sparsity": _check_sparsity,
-    "scale_img": _check_scale_img,
-}
 
 
 def _compare_pruned(name: str, weight: Tensor, found: Tensor, count: int, exact: bool) -> None:

@@ -19,6 +19,7 @@ from torch import nn
 
 from tests.emu.library import ABI_VERSION
 from yolov5_utils import _C, _native
+from yolov5_utils.ops import OPERATIONS
 from yolov5_utils.torch_utils import ModelEMA, sparsity
 
 from .stand_in import Facts, StandIn, record_of
@@ -115,7 +116,7 @@ def test_a_path_that_is_no_text(gpu: Start) -> None:
 
 def test_the_call_takes_torch_and_says_why(gpu: Start) -> None:
     gpu(None)
-    path = _native.HOT_PATHS["ema"]
+    path = OPERATIONS["ema"]
     calls, why = dict(path.calls), "the CUDA library is not installed (docs/cuda.md)"
     counted = path.reasons.get(why, 0)
     ema, source = ModelEMA(model()), model(1)
@@ -135,11 +136,11 @@ def test_tensors_of_the_cpu_never_open_it(built: Built) -> None:
     library = built("fake_library.c", f"FAKE_CHECK_STATUS={NO_DRIVER}", "FAKE_NEVER_OPENED")
     try:
         _C.use_cuda_library(library)
-        calls = _native.HOT_PATHS["ema"].calls["C"]
+        calls = OPERATIONS["ema"].calls["C"]
         ema = ModelEMA(model())
         ema.update(model(1))
         assert sparsity(model()) == 0
-        assert _native.HOT_PATHS["ema"].calls["C"] == calls + 1
+        assert OPERATIONS["ema"].calls["C"] == calls + 1
         assert str(library) not in Path("/proc/self/maps").read_text()
     finally:
         _native.find_cuda_library()

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from yolov5_utils import _C, _native
+from yolov5_utils import _C
+from yolov5_utils.ops import OPERATIONS
 from yolov5_utils.torch_utils import scale_img
 
 from .stand_in import CPU, CUDA, Facts, record_of
@@ -171,7 +172,7 @@ def test_other_kinds_of_devices_are_torchs(built: Built, gpu: Start, kind: str) 
 def test_deterministic_algorithms_are_torchs(built: Built, gpu: Start) -> None:
     library = built("fake_library.c")
     gpu(library)
-    image, path = torch.rand(1, 3, 64, 96), _native.HOT_PATHS["scale_img"]
+    image, path = torch.rand(1, 3, 64, 96), OPERATIONS["scale_img"]
     calls = record_of(library).calls
     torch.use_deterministic_algorithms(True)
     try:
@@ -187,7 +188,7 @@ def test_images_with_too_long_sides_are_torchs(built: Built, gpu: Start) -> None
     library = built("fake_library.c")
     gpu(library)
     limit, small = 1 << 22, torch.zeros(1, 1, 2, 2)
-    calls, taken = record_of(library).calls, _native.HOT_PATHS["scale_img"].calls["torch"]
+    calls, taken = record_of(library).calls, OPERATIONS["scale_img"].calls["torch"]
     for shape in ((1, 1, 2, limit + 1), (1, 1, limit + 1, 2), (1, limit + 1, 1, 2)):
         with pytest.raises(_C.Unsupported, match=r"more than 2\^22 channels, rows or columns"):
             _C.scale_img(torch.zeros(math.prod(shape)).as_strided(shape, strides_of(shape)))
@@ -196,7 +197,7 @@ def test_images_with_too_long_sides_are_torchs(built: Built, gpu: Start) -> None
             _C.scale_img(small, torch.empty(1, 1, 2, 2), size, 0)
     assert scale_img(torch.zeros(1, 1, 2, limit + 2), 0.5, same_shape=True).shape[3] == limit + 2
     assert record_of(library).calls == calls
-    assert _native.HOT_PATHS["scale_img"].calls["torch"] == taken + 1
+    assert OPERATIONS["scale_img"].calls["torch"] == taken + 1
 
 
 def test_storages_resized_to_nothing(built: Built, gpu: Start) -> None:

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from yolov5_utils import _C, _native
+from yolov5_utils import _C
+from yolov5_utils.ops import OPERATIONS
 from yolov5_utils.ops import prune as prune_module
 from yolov5_utils.ops.prune import prune_layers
 from yolov5_utils.ops.sparsity import share_on_gpu
@@ -58,13 +59,13 @@ def test_torch_does_it(built: Built, gpu: Start, status: int, where: str) -> Non
     library = built("fake_library.c", f"{where}={status}", "FAKE_TAKEOVER")
     gpu(library)
     names = ("ema", "sparsity", "prune", "scale_img")
-    before = {name: dict(_native.HOT_PATHS[name].calls) for name in names}
+    before = {name: dict(OPERATIONS[name].calls) for name in names}
     for found, wanted in zip(results(), expected, strict=True):
         assert torch.equal(found, wanted)
     for name in names:
-        calls = _native.HOT_PATHS[name].calls
+        calls = OPERATIONS[name].calls
         assert calls == {**before[name], "torch": before[name]["torch"] + 1}, name
-        reasons = _native.HOT_PATHS[name].reasons
+        reasons = OPERATIONS[name].reasons
         assert any(why.endswith(f"the fake library says {status}") for why in reasons), name
 
 
@@ -118,11 +119,11 @@ def test_an_update_that_stopped_halfway_is_an_error(built: Built, gpu: Start) ->
     """torch must not average again what was averaged."""
     gpu(built("fake_library.c", f"FAKE_STATUS={FAILED}", "FAKE_HALFWAY"))
     ema, source = ModelEMA(model()), model(1)
-    calls = dict(_native.HOT_PATHS["ema"].calls)
+    calls = dict(OPERATIONS["ema"].calls)
     with pytest.raises(RuntimeError, match=f"^the fake library says {FAILED}$"):
         ema.update(source)
     assert ema.updates == 0
-    assert _native.HOT_PATHS["ema"].calls == calls
+    assert OPERATIONS["ema"].calls == calls
 
 
 def test_a_refusal_for_now_says_its_own_words(built: Built, gpu: Start) -> None:

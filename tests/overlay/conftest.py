@@ -11,7 +11,8 @@ from types import ModuleType
 import pytest
 from synthetic import PACKAGES, known_forms, text_of
 
-from yolov5_utils import _native, overlay, switches
+from yolov5_utils import overlay, switches
+from yolov5_utils.ops import OPERATIONS
 from yolov5_utils.overlay.fingerprint import examine
 from yolov5_utils.overlay.forms import HOT
 
@@ -83,4 +84,4 @@ def stock() -> Loader:
 def replaceable(release: str = "7.0") -> tuple[str, ...]:
     """The names that the overlay replaces in a synthetic client: those that C has."""
     forms = examine(text_of(release)).forms
-    return tuple(name for name in forms if _native.refusal(HOT[name].operation) is None)
+    return tuple(name for name in forms if OPERATIONS[HOT[name].operation].refusal() is None)

@@ -26,7 +26,8 @@ from synthetic import RELEASES, text_of
 from torch import nn
 
 import yolov5_utils
-from yolov5_utils import _native, overlay
+from yolov5_utils import overlay
+from yolov5_utils.ops import OPERATIONS
 from yolov5_utils.overlay.fingerprint import NotRecognised, examine, identify
 
 Write = Callable[..., Path]
@@ -132,7 +133,7 @@ def test_an_edit_outside_of_the_function(write: Write, edit: str) -> None:
 def test_a_global_that_is_replaced_later(client: Loader, stock: Loader, name: str) -> None:
     overlay.install()
     module, image = client(), torch.rand(1, 3, 64, 64)
-    before = _native.HOT_PATHS["scale_img"].calls["C"]
+    before = OPERATIONS["scale_img"].calls["C"]
     seen = []
 
     class Other:
@@ -147,7 +148,7 @@ def test_a_global_that_is_replaced_later(client: Loader, stock: Loader, name: st
     setattr(module, name, Other())
     assert torch.equal(module.scale_img(image, 0.83), stock("7.0").scale_img(image, 0.83))
     assert seen
-    assert _native.HOT_PATHS["scale_img"].calls["C"] == before
+    assert OPERATIONS["scale_img"].calls["C"] == before
 
 
 @pytest.mark.parametrize("head", ["\ufeff", "# -*- coding: latin-1 -*-\n", ""])

@@ -14,7 +14,8 @@ from test_functions import needs, pair_of_layers
 from test_patches import model_of
 
 import yolov5_utils
-from yolov5_utils import _native, overlay
+from yolov5_utils import overlay
+from yolov5_utils.ops import OPERATIONS
 from yolov5_utils.overlay.forms import HOT
 
 
@@ -77,7 +78,7 @@ def test_a_call_that_the_replacement_hands_on(client: Loader) -> None:
     needs("fuse")
     overlay.install()
     module = client()
-    path = _native.HOT_PATHS["fuse"]
+    path = OPERATIONS["fuse"]
     for dtype, reason in ((torch.float32, None), (torch.float64, "conv.weight is not float32")):
         conv, bn = (layer.requires_grad_(False) for layer in pair_of_layers(dtype))
         row = yolov5_utils.explain("fuse_conv_and_bn", conv, bn)
@@ -114,6 +115,6 @@ def test_a_choice_that_the_replacement_hands_on(
     monkeypatch.setattr(torch.nn.Parameter, "is_cuda", True, raising=False)
     row = yolov5_utils.explain("prune", model, 0.3)
     assert row.why.endswith(f"{HANDED_ON}ties='torch' on a GPU")
-    before = _native.HOT_PATHS["prune"].reasons.get("ties='torch' on a GPU", 0)
+    before = OPERATIONS["prune"].reasons.get("ties='torch' on a GPU", 0)
     module.prune(model, 0.3)
-    assert _native.HOT_PATHS["prune"].reasons["ties='torch' on a GPU"] == before + 1
+    assert OPERATIONS["prune"].reasons["ties='torch' on a GPU"] == before + 1

@@ -14,17 +14,18 @@ from synthetic import RELEASES, YOLOV5
 from test_patches import model_of, same_bits
 from torch import nn
 
-from yolov5_utils import _native, overlay
+from yolov5_utils import overlay
+from yolov5_utils.ops import OPERATIONS
 
 LOGGING = ("6.2", "7.0")
 
 
 def calls(operation: str, way: str = "C") -> int:
-    return _native.HOT_PATHS[operation].calls[way]
+    return OPERATIONS[operation].calls[way]
 
 
 def needs(operation: str) -> None:
-    reason = _native.refusal(operation)
+    reason = OPERATIONS[operation].refusal()
     if reason is not None:
         pytest.skip(f"{operation}: {reason}")
 

@@ -20,7 +20,7 @@ import torch
 from conftest import Loader, replaceable
 from synthetic import text_of
 
-from yolov5_utils import _native, overlay
+from yolov5_utils import operation, overlay
 
 
 def ours(function: object) -> bool:
@@ -309,7 +309,7 @@ def test_under_strict_a_call_that_c_refuses_is_an_error(
 ) -> None:
     overlay.install()
     module, image = client(), torch.rand(1, 3, 8, 8)
-    monkeypatch.setattr(_native, "_STRICT", True)
+    monkeypatch.setattr(operation, "_STRICT", True)
     assert module.scale_img(image, 0.5).shape == (1, 3, 32, 32)
     with pytest.raises(RuntimeError, match="scale_img: C cannot run this call .*STRICT is on"):
         module.scale_img(image.double(), 0.5)

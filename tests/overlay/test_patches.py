@@ -12,7 +12,8 @@ from conftest import Loader
 from synthetic import RELEASES, ULTRALYTICS, YOLOV5
 from torch import nn
 
-from yolov5_utils import _native, overlay
+from yolov5_utils import overlay
+from yolov5_utils.ops import OPERATIONS
 from yolov5_utils.overlay.fingerprint import identify
 
 
@@ -64,7 +65,7 @@ def ultralytics(request: pytest.FixtureRequest, client: Loader, stock: Loader) -
 
 
 def calls(operation: str) -> int:
-    return _native.HOT_PATHS[operation].calls["C"]
+    return OPERATIONS[operation].calls["C"]
 
 
 def test_average_is_the_stock_average(pair: tuple[Any, Any]) -> None:

@@ -21,7 +21,8 @@ from conftest import Loader, replaceable
 from synthetic import text_of
 
 import yolov5_utils
-from yolov5_utils import _native, overlay
+from yolov5_utils import overlay
+from yolov5_utils.ops import OPERATIONS
 from yolov5_utils.overlay.forms import HOT
 
 ROOT = Path(__file__).parents[2]
@@ -190,13 +191,13 @@ def test_a_users_wrapper_stays(client: Loader, release: str, name: str, wrap: Wr
     assert ours(module.sparsity)
     [record] = overlay.status()
     assert record.replaced == replaceable(release)
-    calls = dict(_native.HOT_PATHS[HOT[name].operation].calls)
+    calls = dict(OPERATIONS[HOT[name].operation].calls)
     if holder:
         average = module.ModelEMA(torch.nn.Linear(2, 2))
         average.update(torch.nn.Linear(2, 2))
     else:
         wrapped(torch.rand(1, 3, 64, 64), 0.83)
-    assert _native.HOT_PATHS[HOT[name].operation].calls["C"] == calls["C"] + 1
+    assert OPERATIONS[HOT[name].operation].calls["C"] == calls["C"] + 1
     yolov5_utils.unpatch()
     assert vars(owner)[attribute] is wrapped
     assert not ours(wrapped.__wrapped__)
@@ -317,8 +318,8 @@ from utils.torch_utils import ModelEMA, torch
 dist.init_process_group("gloo")
 model = torch.nn.Linear(3, 4)
 ModelEMA(model).update(model)
-from yolov5_utils import _native
-calls = _native.HOT_PATHS["ema"].calls["C"]
+from yolov5_utils.ops import OPERATIONS
+calls = OPERATIONS["ema"].calls["C"]
 print(f"rank {dist.get_rank()} of {dist.get_world_size()}: {calls}, {sys.argv}", flush=True)
 dist.barrier()
 dist.destroy_process_group()

@@ -12,7 +12,8 @@ from copy import deepcopy
 import torch
 from torch import Tensor, nn
 
-from yolov5_utils import _C, _native, reference
+from yolov5_utils import _C, reference
+from yolov5_utils.ops import OPERATIONS
 from yolov5_utils.ops.ema import update_modules
 from yolov5_utils.ops.prune import prune_layers
 from yolov5_utils.torch_utils import fuse_conv_and_bn, scale_img, sparsity
@@ -119,7 +120,7 @@ def main(flushing: str, threads: int) -> None:
         for compare in (ema, zeros, pruned, fused, scaled) * ROUNDS:
             for number, right in enumerate(compare()):
                 assert right, f"{compare.__name__}, number {number}, {parallel_bytes} bytes"
-    print("C", *(f"{name}={path.calls['C']}" for name, path in _native.HOT_PATHS.items()))
+    print("C", *(f"{name}={path.calls['C']}" for name, path in OPERATIONS.items()))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,8 @@ import torch
 from torch import nn
 from torch.nn.utils import prune as torch_prune
 
-from yolov5_utils import _native, batched, reference
+from yolov5_utils import _native, reference
+from yolov5_utils.ops import ema_lists
 from yolov5_utils.ops import prune as prune_file
 from yolov5_utils.ops.ema import ModelEMA
 from yolov5_utils.ops.prune import prune_layers
@@ -113,7 +114,7 @@ def test_average_in_lists_at_every_instruction(dtypes: tuple[torch.dtype, ...]) 
         for value in values:
             value.fill_(1)
 
-    at_every_instruction(lambda: batched.update_pairs(pairs, 0.5, done), check)
+    at_every_instruction(lambda: ema_lists.update_pairs(pairs, 0.5, done), check)
 
 
 def test_average_at_random_moments(way: str) -> None:

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from yolov5_utils import _C, _native
+from yolov5_utils.ops import OPERATIONS
 from yolov5_utils.ops.ema import ModelEMA, update_modules
 from yolov5_utils.ops.sparsity import sparsity
 
@@ -178,7 +179,7 @@ def test_forked_child_never_waits_for_the_pool() -> None:
         update_modules(average, source, 0.5)  # the pool has been used
         sparsity(source)
         torch.ones(1_000_000).mul_(2)
-        calls = dict(_native.HOT_PATHS["ema"].calls)
+        calls = dict(OPERATIONS["ema"].calls)
 
         def child() -> None:
             for _ in range(3):
@@ -196,7 +197,7 @@ def test_forked_child_never_waits_for_the_pool() -> None:
         in_child(lambda: _C.ema_update(average, source, 0.5), 20)
         assert state(average) == expected  # a child has its own memory
         update_modules(average, source, 0.5)  # and the parent goes on
-        assert _native.HOT_PATHS["ema"].calls["C"] == calls["C"] + 1
+        assert OPERATIONS["ema"].calls["C"] == calls["C"] + 1
     finally:
         torch.set_num_threads(threads)
         _C.configure(**before)

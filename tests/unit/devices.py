@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from yolov5_utils import _C, _native, originals
-from yolov5_utils.ops import fuse_gpu
+from yolov5_utils import _C, _native
+from yolov5_utils.ops import OPERATIONS, fuse_gpu
 
 from ..cuda.stand_in import build, build_emulated, compiler, stand_in
 
@@ -59,7 +59,7 @@ def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> I
         table, library = request.getfixturevalue("emulated")
         monkeypatch.setattr(fuse_gpu, "is_on_gpu", lambda conv: True)
         monkeypatch.setattr(torch, "sqrt", exact_sqrt)
-        monkeypatch.setitem(originals.TABLE, "fuse", ())  # which would see that
+        monkeypatch.setattr(OPERATIONS["fuse"].originals, "_table", ())  # which would see that
         threads = torch.get_num_threads()
         torch.set_num_threads(2)  # else another of torch's kernels resizes images
         with stand_in(table, library):
@@ -80,7 +80,7 @@ def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> I
 
 
 def ways(operation: str) -> dict[str, int]:
-    return dict(_native.HOT_PATHS[operation].calls)
+    return dict(OPERATIONS[operation].calls)
 
 
 def way_since(operation: str, before: dict[str, int]) -> set[str]:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from yolov5_utils import _native
+from yolov5_utils.ops import OPERATIONS
 from yolov5_utils.torch_utils import ModelEMA
 
 from .test_ema import assert_same_bits, original
@@ -33,7 +33,7 @@ class Net(nn.Module):
 
 
 def way() -> dict[str, int]:
-    return dict(_native.HOT_PATHS["ema"].calls)
+    return dict(OPERATIONS["ema"].calls)
 
 
 def snapshot(model: nn.Module) -> dict[str, Tensor]:

@@ -21,7 +21,6 @@ import torch
 from yolov5_utils import (
     _C,
     __version__,
-    _native,
     cli,
     probe,
     reference,
@@ -29,6 +28,7 @@ from yolov5_utils import (
     selftest,
     torch_utils,
 )
+from yolov5_utils.ops import OPERATIONS
 
 from .. import older_torch
 from .command_line import OURS, ROOT, STOCK, Result, run
@@ -44,8 +44,8 @@ def test_client_is_patched_before_it_uses_anything(tmp_path: Path) -> None:
         "model = torch.nn.Linear(3, 4)\n"
         "ModelEMA(model).update(model)\n"
         "sparsity(model)\n"
-        "from yolov5_utils import _native\n"
-        "print({name: path.calls for name, path in _native.HOT_PATHS.items()})\n"
+        "from yolov5_utils import ops\n"
+        "print({name: path.calls for name, path in ops.OPERATIONS.items()})\n"
     )
     result = run(OURS, "train.py", folder=tmp_path)
     assert "'ema': {'C': 1, 'CUDA': 0, 'torch': 0}" in result.stdout, result.stderr
@@ -153,7 +153,7 @@ def test_info_says_how_each_hot_path_runs() -> None:
     assert facts["build"]["levels_found"] == _C.info()["levels_found"]
     assert facts["torch"] == torch.__version__
     assert facts["switches"]["YOLOV5_UTILS_BACKEND"] == "auto"
-    assert set(facts["hot_paths"]) == set(_native.HOT_PATHS)
+    assert set(facts["hot_paths"]) == set(OPERATIONS)
     assert facts["hot_paths"]["ema"]["way"] == "C"
     assert facts["hot_paths"]["prune"]["way"] == "C"
     assert facts["hot_paths"]["ema"]["calls"] == {"C": 0, "CUDA": 0, "torch": 0}
@@ -166,20 +166,20 @@ def test_info_says_how_each_hot_path_runs() -> None:
 def test_info_asks_what_the_call_asks(monkeypatch: pytest.MonkeyPatch) -> None:
     """A usual call is tried, so what stops the calls is what is said."""
     expected = "torch" if older_torch.APPLIES else "C"
-    before = {name: _native.calls(name) for name in _native.HOT_PATHS}
+    before = {name: OPERATIONS[name].counted() for name in OPERATIONS}
     paths = report.hot_paths()
     assert {name: path["way"] for name, path in paths.items() if path["way"] != "C"} == (
         {"scale_img": "torch"} if older_torch.APPLIES else {}
     )
     assert paths["scale_img"]["way"] == expected
-    assert {name: _native.calls(name) for name in _native.HOT_PATHS} == before
+    assert {name: OPERATIONS[name].counted() for name in OPERATIONS} == before
 
     def refuse(*_: object) -> None:
         raise _C.Unsupported("too warm")
 
     for name in ("ema_check", "count_module_zeros", "fuse", "prune", "scale_img"):
         monkeypatch.setattr(_C, name, refuse)
-    monkeypatch.setitem(report._TRIALS, "sparsity", refuse)
+    monkeypatch.setattr(OPERATIONS["sparsity"], "check", refuse)
     for name, path in report.hot_paths().items():
         if name != "time_synchronized":
             assert (path["way"], path["why"]) == ("torch", "too warm"), name

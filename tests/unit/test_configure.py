@@ -87,13 +87,11 @@ def test_empty_is_as_good_as_unset(
     assert switch.read() == switch.default
 
 
-MODEL = (
-    "import torch; from yolov5_utils import _native, torch_utils as t; m = torch.nn.Linear(2, 2); "
-)
+MODEL = "import torch; from yolov5_utils import ops, torch_utils as t; m = torch.nn.Linear(2, 2); "
 
 
 def test_backend_torch() -> None:
-    code = MODEL + "t.sparsity(m); t.ModelEMA(m).update(m); print(_native.HOT_PATHS)"
+    code = MODEL + "t.sparsity(m); t.ModelEMA(m).update(m); print(ops.OPERATIONS)"
     done = python(code, YOLOV5_UTILS_BACKEND="torch")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("'YOLOV5_UTILS_BACKEND=torch': 1") == 2

@@ -321,7 +321,7 @@ def test_every_hot_path_agrees_on_an_untrained_detector(small):
     small.train()(images)
     rows = [compare.run(r, seconds=0) for r in compare.races(small, average, images, 0.2)]
     assert {r.operation for r in compare.races(small, average, images, 0.2)} == set(
-        compare._native.HOT_PATHS
+        compare.OPERATIONS
     )
     for row in rows:
         assert row.equal, row

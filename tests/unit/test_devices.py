@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from yolov5_utils import _C, _native, reference
+from yolov5_utils.ops import OPERATIONS
 from yolov5_utils.ops import prune as prune_module
 from yolov5_utils.ops import scale_img as scale_img_module
 from yolov5_utils.ops.fuse_model import fuse_model
@@ -286,7 +287,7 @@ def check_scale_img(img: Tensor, ratio: float, device: Device, **options: object
     expected = original_scale_img(img, ratio, **options)
     before = ways("scale_img")
     found = scale_img(img, ratio, **options)
-    assert way_since("scale_img", before) == {device.way}, _native.HOT_PATHS["scale_img"].reasons
+    assert way_since("scale_img", before) == {device.way}, OPERATIONS["scale_img"].reasons
     assert found.stride() == expected.stride()
     assert_same_bits(found.cpu(), expected.cpu())
 
@@ -372,7 +373,7 @@ def test_fuse(device: Device, dtype: torch.dtype) -> None:
         before, random_state = ways("fuse"), torch.get_rng_state()
         found = fuse_conv_and_bn(conv, bn)
         assert torch.equal(torch.get_rng_state(), random_state)
-        assert way_since("fuse", before) == {device.way}, _native.HOT_PATHS["fuse"].reasons
+        assert way_since("fuse", before) == {device.way}, OPERATIONS["fuse"].reasons
         assert_same_fused(found, reference.fuse_conv_and_bn(conv, bn))
 
 
@@ -475,11 +476,11 @@ def test_each_pair_of_a_model_is_counted_once(
     model = model.to(device.place)
     if not library:
         _C.use_cuda_library(None)
-    before, reasons = ways(path), sum(_native.HOT_PATHS[path].reasons.values())
+    before, reasons = ways(path), sum(OPERATIONS[path].reasons.values())
     fuse_model(model)
     way = "torch" if device.way == "CUDA" and not library else device.way
     assert ways(path) == {**before, way: before[way] + 9}
-    noted = sum(_native.HOT_PATHS[path].reasons.values()) - reasons
+    noted = sum(OPERATIONS[path].reasons.values()) - reasons
     assert noted == (9 if way == "torch" else 0)
     one_row = nn.Sequential(Block((8, 8), 1), Block((8, 1), 2)).to(device.place)
     before = ways(path)

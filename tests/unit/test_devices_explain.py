@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 import yolov5_utils
-from yolov5_utils import _native, report
+from yolov5_utils import report
+from yolov5_utils.ops import OPERATIONS
 from yolov5_utils.torch_utils import (
     ModelEMA,
     fuse_conv_and_bn,
@@ -54,7 +55,7 @@ def test_explained_and_then_taken(
         if isinstance(module, nn.Module)
         for value in module.state_dict().values()
     ]
-    path = _native.HOT_PATHS[operation]
+    path = OPERATIONS[operation]
     before = dict(path.calls)
     row = yolov5_utils.explain(operation, *given)
     assert (row.name, row.way) == (operation, device.way), row

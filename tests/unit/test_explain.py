@@ -10,8 +10,9 @@ from torch import nn
 
 import yolov5_utils
 from yolov5_utils import _C, _native
+from yolov5_utils.ops import OPERATIONS
 from yolov5_utils.overlay.forms import HOT
-from yolov5_utils.torch_utils import ModelEMA, prune, scale_img, sparsity
+from yolov5_utils.torch_utils import ModelEMA, prune, scale_img, sparsity, time_synchronized
 
 from .. import older_torch
 
@@ -25,12 +26,12 @@ def model_of() -> nn.Sequential:
 
 
 def counts() -> list[Any]:
-    return [(dict(path.calls), dict(path.reasons)) for path in _native.HOT_PATHS.values()]
+    return [(dict(path.calls), dict(path.reasons)) for path in OPERATIONS.values()]
 
 
 def test_without_a_name_every_hot_path_is_explained() -> None:
     rows = yolov5_utils.explain()
-    assert [row.name for row in rows] == list(_native.HOT_PATHS)
+    assert [row.name for row in rows] == list(OPERATIONS)
     for row in rows:
         way, known = SCALED if row.name == "scale_img" else ("C", f"level {_C.info()['level']}")
         known = "the clock" if row.name == "time_synchronized" else known
@@ -39,7 +40,7 @@ def test_without_a_name_every_hot_path_is_explained() -> None:
         assert str(row) == f"{row.name}: {row.way}: {row.why}"
 
 
-@pytest.mark.parametrize("name", [*_native.HOT_PATHS, *HOT])
+@pytest.mark.parametrize("name", [*OPERATIONS, *HOT])
 def test_names_of_hot_paths_and_of_clients(name: str) -> None:
     row = yolov5_utils.explain(name)
     assert row.name == name
@@ -68,7 +69,7 @@ CALLS: dict[str, tuple[str, Any, str, str]] = {
     "half image": ("scale_img", lambda: (torch.rand(1, 3, 8, 8).half(), 0.5), "torch", "float32"),
 }
 
-if _native.refusal("fuse") is None:
+if OPERATIONS["fuse"].refusal() is None:
     CALLS["fused"] = ("fuse", lambda: tuple(frozen()), "C", "level")
     CALLS["fused with grad"] = ("fuse_conv_and_bn", lambda: tuple(model_of()), "torch", "")
     CALLS["fused wrongly"] = ("fuse", lambda: (nn.Linear(2, 2), nn.ReLU()), "error", "")
@@ -123,10 +124,21 @@ def test_the_call_itself_goes_the_way_that_was_explained() -> None:
     )
     for name, arguments, function in calls:
         way = yolov5_utils.explain(name, *arguments).way
-        path = _native.HOT_PATHS[name]
+        path = OPERATIONS[name]
         before = path.calls[way]
         function(*arguments)
         assert path.calls[way] == before + 1
+
+
+def test_calls_are_counted_by_backend() -> None:
+    before = yolov5_utils.calls()
+    model = model_of()
+    sparsity(model)
+    scale_img(torch.rand(1, 3, 8, 8).double(), 0.5)
+    time_synchronized()
+    for name, backend in (("sparsity", "C"), ("scale_img", "torch"), ("time_synchronized", "C")):
+        before[name][backend] += 1
+    assert yolov5_utils.calls() == before
 
 
 def test_switched_off(

@@ -16,13 +16,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from yolov5_utils import _C, _native
+from yolov5_utils import _C
+from yolov5_utils.ops import OPERATIONS
 from yolov5_utils.ops import fuse as fuse_file
 from yolov5_utils.torch_utils import fuse_conv_and_bn
 
 from .test_ema import FLOATING, assert_same_bits
 
-CALLS = _native.HOT_PATHS["fuse"].calls
+CALLS = OPERATIONS["fuse"].calls
 ALL_LEVELS = _C.info()["levels_found"]
 
 
@@ -80,7 +81,7 @@ def snapshot(*modules: nn.Module) -> list[bytes]:
 def fused_in_c(conv: Any, bn: Any) -> nn.Conv2d:
     before, calls = snapshot(conv, bn), CALLS["C"]
     fused = fuse_conv_and_bn(conv, bn)
-    assert CALLS["C"] == calls + 1, _native.HOT_PATHS["fuse"].reasons
+    assert CALLS["C"] == calls + 1, OPERATIONS["fuse"].reasons
     assert snapshot(conv, bn) == before
     return fused
 

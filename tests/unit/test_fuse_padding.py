@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from yolov5_utils import _native, reference
+from yolov5_utils import reference
+from yolov5_utils.ops import OPERATIONS
 from yolov5_utils.ops.fuse_model import fuse_model
 from yolov5_utils.torch_utils import fuse_conv_and_bn
 
@@ -107,7 +108,7 @@ def test_devices(device: Device, mode: str, padding: Any) -> None:
     conv, bn = conv.to(device.place), bn.eval().to(device.place)
     before = ways("fuse")
     fused = fuse_conv_and_bn(conv, bn)
-    assert way_since("fuse", before) == {device.way}, _native.HOT_PATHS["fuse"].reasons
+    assert way_since("fuse", before) == {device.way}, OPERATIONS["fuse"].reasons
     for name in ("padding", "padding_mode", "_reversed_padding_repeated_twice"):
         assert getattr(fused, name) == getattr(original(conv, bn), name)
     assert_computes_both(fused.cpu(), conv.cpu(), bn.cpu())

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
 from yolov5_utils import _C, _native
+from yolov5_utils.ops import OPERATIONS
 from yolov5_utils.ops import fuse as fuse_file
 from yolov5_utils.torch_utils import fuse_conv_and_bn
 
@@ -110,7 +111,7 @@ def test_tensor_subclasses_run_in_torch() -> None:
 
 def goes_to_torch(words: str) -> nn.Conv2d:
     conv, bn = pair()
-    reasons = _native.HOT_PATHS["fuse"].reasons
+    reasons = OPERATIONS["fuse"].reasons
     before = {reason: count for reason, count in reasons.items() if words in reason}
     fused = fuse_conv_and_bn(conv, bn)
     after = {reason: count for reason, count in reasons.items() if words in reason}

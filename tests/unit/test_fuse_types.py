@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from yolov5_utils import _C, _native, reference
+from yolov5_utils.ops import OPERATIONS
 from yolov5_utils.ops import fuse as fuse_file
 from yolov5_utils.ops.fuse_model import fuse_model
 from yolov5_utils.torch_utils import fuse_conv_and_bn
@@ -55,7 +56,7 @@ def test_drawn_pairs(level: str, dtype: torch.dtype) -> None:
         conv, bn = draw(random, dtype)
         found, wanted = fuse_conv_and_bn(conv, bn), original_in(dtype, conv, bn)
         assert_same(found, wanted)
-    assert CALLS["C"] - calls > 0.7 * DRAWS, _native.HOT_PATHS["fuse"].reasons
+    assert CALLS["C"] - calls > 0.7 * DRAWS, OPERATIONS["fuse"].reasons
 
 
 def original_in(dtype: torch.dtype, conv: Any, bn: Any) -> nn.Conv2d:

@@ -15,7 +15,8 @@ import torch
 from torch import nn
 from torch.nn.utils import prune as torch_prune
 
-from yolov5_utils import _native, explain, originals, reference
+from yolov5_utils import explain, originals, reference
+from yolov5_utils.ops import OPERATIONS
 from yolov5_utils.ops.fuse_model import fuse_model
 from yolov5_utils.ops.prune import prune_layers
 from yolov5_utils.torch_utils import ModelEMA, fuse_conv_and_bn, scale_img, sparsity
@@ -39,8 +40,8 @@ CALLS: dict[str, Callable[[], object]] = {
 }
 NAMES = [
     (operation, owner, name)
-    for operation, calls in originals.CALLS.items()
-    for owner, text in calls
+    for operation, record in OPERATIONS.items()
+    for owner, text in record.originals.names
     for name in text.split()
 ]
 
@@ -57,11 +58,11 @@ def place_of(owner: str) -> Any:
 
 @pytest.mark.parametrize("operation", CALLS)
 def test_nothing_is_replaced_in_a_fresh_torch(operation: str) -> None:
-    assert originals.replaced(operation) is None
+    assert OPERATIONS[operation].originals.replaced() is None
     way = "torch" if operation == "scale_img" and older_torch.APPLIES else "C"
-    before = _native.HOT_PATHS[operation].calls[way]
+    before = OPERATIONS[operation].calls[way]
     CALLS[operation]()
-    assert _native.HOT_PATHS[operation].calls[way] == before + 1
+    assert OPERATIONS[operation].calls[way] == before + 1
 
 
 @pytest.mark.parametrize(("operation", "owner", "name"), NAMES, ids=[".".join(n) for n in NAMES])
@@ -78,9 +79,9 @@ def test_a_replacement_is_noticed(
     other = Other if isinstance(own, type) else Other()
     monkeypatch.setattr(place, name, other)
     where = ".".join(filter(None, ("torch", owner, name)))
-    assert originals.replaced(operation) == f"{where} was replaced"
+    assert OPERATIONS[operation].originals.replaced() == f"{where} was replaced"
     monkeypatch.undo()
-    assert originals.replaced(operation) is None
+    assert OPERATIONS[operation].originals.replaced() is None
 
 
 # What users replace: (operation, owner, name).
@@ -114,7 +115,7 @@ def test_what_a_user_put_there_is_called(
         return own(*args, **keywords)
 
     monkeypatch.setattr(place, name, counting)
-    path = _native.HOT_PATHS[operation]
+    path = OPERATIONS[operation]
     before = path.calls["torch"]
     CALLS[operation]()
     assert called
@@ -184,7 +185,7 @@ NOT_TORCHS = frozenset(
 
 @pytest.mark.parametrize("operation", REFERENCES)
 def test_the_table_has_all_that_the_reference_calls(operation: str) -> None:
-    named = {name for _, text in originals.CALLS[operation] for name in text.split()}
+    named = {name for _, text in OPERATIONS[operation].originals.names for name in text.split()}
     missing = set(called_by(REFERENCES[operation])) - named - NOT_TORCHS
     assert missing == set()
 
@@ -199,14 +200,12 @@ def test_wrappers_put_there_before_the_import_are_seen() -> None:
 def test_what_was_replaced_at_the_first_look_may_be_torchs_later(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setitem(originals.TABLE, "scale_img", ())
-    del originals.TABLE["scale_img"]
     with monkeypatch.context() as early:
         early.setattr(torch.nn.functional, "pad", lambda *args, **keywords: None)
+        calls = originals.Originals(*OPERATIONS["scale_img"].originals.names)
         for _ in range(2):
-            reason = originals.replaced("scale_img")
-            assert reason == "torch.nn.functional.pad was replaced"
-    assert originals.replaced("scale_img") is None
+            assert calls.replaced() == "torch.nn.functional.pad was replaced"
+    assert calls.replaced() is None
 
 
 def test_torchs_pruning_is_imported_when_something_is_pruned() -> None:

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.nn.utils import prune as torch_prune
 
-from yolov5_utils import _C, _native, reference
+from yolov5_utils import _C, reference
+from yolov5_utils.ops import OPERATIONS
 from yolov5_utils.ops import prune as ops_prune
 from yolov5_utils.ops.prune import prune_layers
 from yolov5_utils.torch_utils import prune
@@ -62,7 +63,7 @@ def tied_values(model: nn.Module) -> nn.Module:
 
 
 def calls() -> dict[str, int]:
-    return dict(_native.HOT_PATHS["prune"].calls)
+    return dict(OPERATIONS["prune"].calls)
 
 
 def every_parameter(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:

@@ -19,7 +19,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from yolov5_utils import _C, _native
+from yolov5_utils import _C
+from yolov5_utils.ops import OPERATIONS
 from yolov5_utils.torch_utils import scale_img
 
 from .. import older_torch
@@ -80,10 +81,10 @@ def check(img: Tensor, ratio: float, same_shape: bool = False, gs: int = 32) -> 
     unclear = img.shape[2] * img.shape[3] == 1 or not (img.is_contiguous() or img.shape[1] <= 3)
     way = "torch" if unclear else WAY
     before = img.clone()
-    calls = _native.HOT_PATHS["scale_img"].calls[way]
+    calls = OPERATIONS["scale_img"].calls[way]
     actual = scale_img(img, ratio, same_shape, gs)
-    reasons = _native.HOT_PATHS["scale_img"].reasons
-    made = _native.HOT_PATHS["scale_img"].calls[way]
+    reasons = OPERATIONS["scale_img"].reasons
+    made = OPERATIONS["scale_img"].calls[way]
     assert made == calls + 1, f"did not run in {way}; in torch for: {reasons}"
     assert_same(actual, original(img, ratio, same_shape, gs))
     assert_same(img, before)

@@ -12,13 +12,14 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from yolov5_utils import _C, _native, reference
+from yolov5_utils import _C, reference
+from yolov5_utils.ops import OPERATIONS
 from yolov5_utils.torch_utils import scale_img
 
 from .test_scale_img import ORDERS, WAY, assert_same, check, random_ratio, values
 
 OP = sys.modules["yolov5_utils.ops.scale_img"]
-PATH = _native.HOT_PATHS["scale_img"]
+PATH = OPERATIONS["scale_img"]
 MOST_ELEMENTS = 1_500_000  # of an image or its result
 
 

@@ -15,14 +15,15 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from yolov5_utils import _C, _native, reference
+from yolov5_utils import _C, reference
+from yolov5_utils.ops import OPERATIONS
 from yolov5_utils.torch_utils import scale_img
 
 from .. import older_torch
 from .test_scale_img import assert_same, check, values
 
 OP = sys.modules["yolov5_utils.ops.scale_img"]
-PATH = _native.HOT_PATHS["scale_img"]
+PATH = OPERATIONS["scale_img"]
 
 
 def reason_of(call: Callable[[], object]) -> str:

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from yolov5_utils import _C, _native, reference
+from yolov5_utils import _C, reference
+from yolov5_utils.ops import OPERATIONS
 from yolov5_utils.torch_utils import sparsity
 
 SIZES = (*range(98), 255, 256, 257, 1025, 70_001)
@@ -123,7 +124,7 @@ def small_model() -> nn.Module:
 
 
 def calls() -> tuple[int, int]:
-    counted = _native.HOT_PATHS["sparsity"].calls
+    counted = OPERATIONS["sparsity"].calls
     return counted["C"], counted["torch"]
 
 

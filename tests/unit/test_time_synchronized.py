@@ -19,6 +19,7 @@ import pytest
 import torch
 
 from yolov5_utils import _C, _native, reference, report
+from yolov5_utils.ops import OPERATIONS
 from yolov5_utils.ops import time_synchronized as operation
 
 FUNCTIONS = {"C": _C.time_synchronized, "original": reference.time_synchronized}
@@ -217,21 +218,21 @@ def test_it_waits_for_the_gpu_and_lets_other_threads_run():
 
 
 def test_calls_are_counted():
-    before = _native.calls("time_synchronized")
+    before = OPERATIONS["time_synchronized"].counted()
     for _ in range(3):
         _C.time_synchronized()
-    after = _native.calls("time_synchronized")
+    after = OPERATIONS["time_synchronized"].counted()
     assert after == {**before, "C": before["C"] + 3}
     assert report.hot_paths()["time_synchronized"]["calls"] == after
 
 
 SCRIPT = """
 import time
-from yolov5_utils import _native
+from yolov5_utils.ops import OPERATIONS
 from yolov5_utils.torch_utils import time_synchronized
 before = time.time()
 assert before <= time_synchronized() <= time.time()
-print(type(time_synchronized).__name__, _native.calls("time_synchronized"))
+print(type(time_synchronized).__name__, OPERATIONS["time_synchronized"].counted())
 """
 
 

@@ -133,7 +133,7 @@ def test_a_fault_in_the_counts_is_found(monkeypatch, which):
 @pytest.mark.parametrize("exact", (True, False))
 def test_the_overlays_count_is_checked_too(monkeypatch, exact):
     fault = after(C.count_module_zeros, lambda _, counts: (*counts[:2], counts[2] + 1, *counts[3:]))
-    monkeypatch.setattr(replacements, "count_module_zeros", fault)
+    monkeypatch.setattr(C, "count_module_zeros", fault)
     replacement = replacements._sparsity(
         replacements, reference.sparsity, SparsityForm(exact=exact)
     )

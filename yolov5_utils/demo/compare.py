@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .. import _C, _native, reference
+from .. import _C, reference
+from ..ops import OPERATIONS
 from ..torch_utils import (
     ModelEMA,
     fuse_conv_and_bn,
@@ -37,7 +38,7 @@ class Race(NamedTuple):
     """One hot path: what is called on either side, each time with a new `prepare()`."""
 
     name: str
-    operation: str  # its key in _native.HOT_PATHS
+    operation: str  # its key in OPERATIONS
     prepare: Callable[[], Any]
     original: Callable[[Any], list[Tensor]]
     ours: Callable[[Any], list[Tensor]]
@@ -208,17 +209,19 @@ def _agree(race: Race) -> bool:
     return len(results[0]) == len(results[1]) > 0 and all(map(same_bits, *results))
 
 
-def _seen(operation: str) -> _native.HotPath:
-    """A copy of what is counted so far, the calls that C counts itself among it."""
-    path = deepcopy(_native.HOT_PATHS[operation])
-    return path._replace(calls=_native.calls(operation))
+Counts = tuple[dict[str, int], dict[str, int]]
 
 
-def _way(operation: str, seen: _native.HotPath) -> str:
+def _seen(operation: str) -> Counts:
+    """What is counted so far: calls by backend, and by the reason for torch."""
+    return OPERATIONS[operation].counted(), dict(OPERATIONS[operation].reasons)
+
+
+def _way(operation: str, seen: Counts) -> str:
     """Which way the calls since `seen` ran: C, or torch and why."""
-    now = _seen(operation)
-    ways = [way for way in now.calls if now.calls[way] > seen.calls[way]]
-    why = [text for text in now.reasons if now.reasons[text] > seen.reasons.get(text, 0)]
+    calls, reasons = _seen(operation)
+    ways = [way for way in calls if calls[way] > seen[0][way]]
+    why = [text for text in reasons if reasons[text] > seen[1].get(text, 0)]
     return " and ".join(ways) + (f" ({'; '.join(why)})" if why else "")
 
 

@@ -5,11 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection
 from copy import deepcopy
+from typing import Any
 
 from torch import nn
 
-from .. import _native, batched, verify
+from .. import _native, verify
 from ..modules import copy_attr, de_parallel
+from ..operation import Operation, small_layers
+from ..originals import Originals
+from . import ema_lists
 
 
 def update_modules(
@@ -24,11 +28,9 @@ def update_modules(
     Paths: C on CPU tensors, the CUDA library on those of one GPU, otherwise torch. Source of the
     semantics: YOLOv5 1.0 and later.
     """
-    ran, device = verify.attempt("ema", _native._C.ema_update, average, source, decay, done)
+    ran, _ = OPERATION.attempt(_native._C.ema_update, average, source, decay, done)
     if not ran:
-        batched.ema_update(average, source, decay, done)
-    elif device is not None:
-        _native.note_cuda("ema")
+        ema_lists.update(average, source, decay, done)
 
 
 class ModelEMA:
@@ -73,3 +75,31 @@ class ModelEMA:
     ) -> None:
         """Copy the model's public attributes (only `include` where given) to `ema`."""
         copy_attr(self.ema, model, include, exclude)
+
+
+def _check(average: Any, model: Any) -> None:
+    """Of a ModelEMA and a model, or of two modules."""
+    while isinstance(getattr(model, "module", None), nn.Module):
+        model = model.module
+    _native._C.ema_check(getattr(average, "ema", average), model)
+
+
+def _usual() -> tuple[nn.Module, nn.Module]:
+    model, _ = small_layers()
+    return model, deepcopy(model)
+
+
+OPERATION = Operation(
+    "ema",
+    ("ModelEMA.update",),
+    "ema_update",
+    Originals(
+        ("nn.Module", "state_dict _save_to_state_dict"),
+        ("Tensor", "detach __imul__ __iadd__ __mul__ __rmul__"),
+        ("", "no_grad"),
+    ),
+    _usual,
+    _check,
+    on_gpu=lambda device: device is not None,
+    compare=verify.ema,
+)

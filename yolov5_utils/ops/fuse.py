@@ -11,7 +11,9 @@ import torch
 from torch import nn
 from torch.nn.modules import module as torch_module
 
-from .. import _native, originals, probe, reference, verify
+from .. import _native, probe, reference, verify
+from ..operation import Operation, small_layers
+from ..originals import Originals
 from . import fuse_gpu
 
 # Kinds of a pattern's entries, and the numbers of the fields: as csrc/python/fused_module.h and
@@ -69,23 +71,27 @@ def fuse_one(conv: nn.Conv2d, bn: nn.BatchNorm2d) -> nn.Conv2d | None:
     if reason is None and not are_plain(conv, bn):
         reason = "attributes of the modules' own kind, which are to be read once"
     if reason is not None:
-        _native.note_torch("fuse", reason)
+        OPERATION.note_torch(reason)
         return None
     if fuse_gpu.is_on_gpu(conv):
-        made = fuse_gpu.fuse([conv], [bn], _make, _native.note_torch)
-        return None if made is None else made[0]
+        reason, made = fuse_gpu.fuse([conv], [bn], _make)
+        if reason is not None:
+            OPERATION.note_torch(reason)
+            return None
+        OPERATION.calls["CUDA"] += 1
+        return made[0]
     pattern = convolution_pattern() if _pads_as_usual(conv) else _pattern_like(conv)
     if pattern is None:
-        _native.note_torch("fuse", "nn.Conv2d has members that are not known")
+        OPERATION.note_torch("nn.Conv2d has members that are not known")
         return None
     if not _rounds_as_torch(bn):
-        _native.note_torch("fuse", "this torch rounds 16-bit numbers as C does not")
+        OPERATION.note_torch("this torch rounds 16-bit numbers as C does not")
         return None
     reason, fused = _native.run(_native._C.fuse, [conv], [bn], pattern)
     if reason is not None:
-        _native.note_torch("fuse", reason)
+        OPERATION.note_torch(reason)
         return None
-    _native.HOT_PATHS["fuse"].calls["C"] += 1
+    OPERATION.calls["C"] += 1
     verify.fuse(conv, bn, fused[0])
     return cast(nn.Conv2d, fused[0])
 
@@ -119,7 +125,7 @@ def _wants_gradient(conv: Any, bn: Any) -> bool:
 
 def refusal() -> str | None:
     """Why no call can run in C at the moment, or None; C judges the modules and tensors."""
-    reason = originals.replaced("fuse")
+    reason = OPERATION.originals.replaced()
     if reason is not None:
         return reason
     if torch_module.__dict__.get("_global_parameter_registration_hooks"):
@@ -135,7 +141,7 @@ def refusal() -> str | None:
 
 def fuse_in_c(convs: list[nn.Conv2d], bns: list[nn.BatchNorm2d]) -> list[nn.Conv2d] | None:
     """Fuse all pairs with one call of C, or None, with nothing noted, where it refuses one."""
-    if _native.refusal("fuse") or refusal() or not all(map(are_plain, convs, bns)):
+    if OPERATION.refusal() or refusal() or not all(map(are_plain, convs, bns)):
         return None
     if convs and all(map(fuse_gpu.is_on_gpu, convs)):
         return _fuse_all_on_gpu(convs, bns)
@@ -150,16 +156,17 @@ def fuse_in_c(convs: list[nn.Conv2d], bns: list[nn.BatchNorm2d]) -> list[nn.Conv
         fused = _native._C.fuse(convs, bns, pattern)
     except _native.Unsupported:
         return None
-    _native.HOT_PATHS["fuse"].calls["C"] += len(convs)
+    OPERATION.calls["C"] += len(convs)
     for conv, bn, made in zip(convs, bns, fused, strict=True):
         verify.fuse(conv, bn, made)
     return fused
 
 
 def _fuse_all_on_gpu(convs: list[nn.Conv2d], bns: list[nn.BatchNorm2d]) -> list[nn.Conv2d] | None:
-    made = fuse_gpu.fuse(convs, bns, _make, lambda operation, reason: None)
-    if made is None:
+    reason, made = fuse_gpu.fuse(convs, bns, _make)
+    if reason is not None:
         return None
+    OPERATION.calls["CUDA"] += len(convs)
     return [
         reference.fuse_conv_and_bn(conv, bn) if fused is None else fused
         for conv, bn, fused in zip(convs, bns, made, strict=True)
@@ -321,3 +328,41 @@ def _pattern_like(conv: nn.Conv2d, general: bool = False) -> Pattern | None:
         else:
             return None
     return tuple(entries)
+
+
+def _check(conv: Any, bn: Any) -> None:
+    """The call itself, which leaves its arguments alone, with nothing counted."""
+    calls, reasons = dict(OPERATION.calls), dict(OPERATION.reasons)
+    try:
+        fuse_conv_and_bn(conv, bn)
+        new = [why for why, count in OPERATION.reasons.items() if count != reasons.get(why)]
+    finally:
+        OPERATION.calls.update(calls)
+        OPERATION.reasons.clear()
+        OPERATION.reasons.update(reasons)
+    if new:
+        raise _native.Unsupported(new[0])
+
+
+OPERATION = Operation(
+    "fuse",
+    ("fuse_conv_and_bn",),
+    "fuse",
+    Originals(
+        ("nn", "Conv2d Parameter"),
+        ("nn.Conv2d", "__init__ reset_parameters requires_grad_ to"),
+        (
+            "nn.Module",
+            "__setattr__ __getattr__ register_parameter parameters named_parameters "
+            "_named_members named_modules _apply children named_children",
+        ),
+        ("nn.init", "kaiming_uniform_ uniform_ _calculate_fan_in_and_fan_out"),
+        ("", "diag mm sqrt zeros"),
+        (
+            "Tensor",
+            "uniform_ clone view reshape div mul copy_ size to __add__ __radd__ __sub__",
+        ),
+    ),
+    small_layers,
+    _check,
+)

@@ -1,4 +1,4 @@
-"""fuse on a GPU: all pairs in one launch of the CUDA library, or some torch operations for each."""
+"""fuse on a GPU: all pairs in one launch of the CUDA library."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .. import _native, batched, probe, reference, verify
+from .. import _native, probe, reference, verify
 
 Construct = Callable[[nn.Conv2d, torch.device], nn.Conv2d]
-Note = Callable[[str, str], None]
 
 
 def is_on_gpu(conv: Any) -> bool:
@@ -20,9 +19,9 @@ def is_on_gpu(conv: Any) -> bool:
 
 
 def fuse(
-    convs: list[nn.Conv2d], bns: list[nn.BatchNorm2d], construct: Construct, refused: Note
-) -> list[nn.Conv2d | None] | None:
-    """Fuse pairs on one device, or None, once `refused` was told why, where this cannot do it.
+    convs: list[nn.Conv2d], bns: list[nn.BatchNorm2d], construct: Construct
+) -> tuple[str | None, list[nn.Conv2d | None]]:
+    """Fuse pairs on one device: why this cannot do it, or None, and the convolutions.
 
     Waits once for the device, to learn of which pairs the original's matrix product may make other
     bits: those with a weight that is no finite number, which it spreads over the column, and, says
@@ -31,8 +30,7 @@ def fuse(
     inputs = [_inputs(conv, bn) for conv, bn in zip(convs, bns, strict=True)]
     reason = _refusal(inputs, bns)
     if reason is not None:
-        refused("fuse", reason)
-        return None
+        return reason, []
     device = convs[0].weight.device
     made = [construct(conv, device) for conv in convs]
     results = [conv._parameters for conv in made]
@@ -42,19 +40,13 @@ def fuse(
     ]
     flags = torch.empty(len(pairs), dtype=torch.int32, device=device)
     reason, _ = _native.run(_native._C.fuse_on_gpu, pairs, flags)
-    if reason is None:
-        _native.HOT_PATHS["fuse"].calls["CUDA"] += len(pairs)
-    elif probe.is_watched() or not batched.fuse_pairs(pairs, flags):
-        refused("fuse", reason)
-        return None
-    else:
-        _native.note_torch("fuse", reason, len(pairs))
+    if reason is not None:
+        return reason, []
     fused = [None if flag else conv for flag, conv in zip(flags.tolist(), made, strict=True)]
-    if verify.ON and reason is None:
-        for conv, bn, result in zip(convs, bns, fused, strict=True):
-            if result is not None:
-                verify.fuse(conv, bn, result)
-    return fused
+    for conv, bn, result in zip(convs, bns, fused, strict=True):
+        if result is not None:
+            verify.fuse(conv, bn, result)
+    return None, fused
 
 
 def _inputs(conv: nn.Conv2d, bn: nn.BatchNorm2d) -> tuple[Any, ...]:

@@ -12,7 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
-from .. import _native, probe, reference, verify, whole
+from .. import _native, reference, verify, whole
+from ..operation import Operation, small_layers
+from ..originals import Originals
 from .sparsity import sparsity
 
 TIES = ("position", "torch")
@@ -79,10 +81,10 @@ def prune_layers(model: nn.Module, amount: float, *, ties: str = "position") -> 
             _Layer(weight.numel() * weight.element_size(), module._parameters, weight, count)
             for module, weight, count in zip(modules, weights, counts, strict=True)
         ]
-        if _run(model, layers, ties) or _run_on_gpu_in_torch(layers):
+        if _run(model, layers, ties):
             return
     else:
-        _native.note_torch("prune", str(reason))
+        OPERATION.note_torch(str(reason))
     _prune_with_torch(model, amount)
 
 
@@ -111,17 +113,11 @@ def _other_choice(weights: list[Tensor], ties: str) -> str | None:
 def _run(model: nn.Module, layers: list[_Layer], ties: str) -> bool:
     """Prune the layers in C or in the CUDA library, or return False where torch has to."""
     weights: list[Tensor] = [layer.weight for layer in layers]
-    reason = _other_choice(weights, ties)
-    if reason is not None:
-        _native.note_torch("prune", reason)
-        return False
     counts = [layer.pruned for layer in layers]
-    done, device = _native.attempt("prune", _native._C.prune, weights, None, counts)
-    if not done:
-        return False
+    reason, device = _other_choice(weights, ties), None
+    if reason is None:
+        reason, device = OPERATION.run(_native._C.prune, weights, None, counts)
     on_gpu = isinstance(device, int)
-    if on_gpu:
-        _native.note_cuda("prune")
 
     def new_weights(batch: list[_Layer]) -> list[Tensor]:
         pruned, ambiguous = _fill(batch, ties)
@@ -130,31 +126,18 @@ def _run(model: nn.Module, layers: list[_Layer], ties: str) -> bool:
         _verify(model, batch, pruned, ties)
         return pruned
 
-    try:
-        _replace_all(list(_batches(layers, whole=on_gpu)), new_weights)
-    except _native.Unsupported as refused:
-        if not on_gpu:
-            raise
-        # Of a GPU, a launch; torch finds the layers that were pruned as it leaves them.
-        _native.HOT_PATHS["prune"].calls["CUDA"] -= 1
-        _native.note_torch("prune", str(refused))
+    if reason is None:
+        try:
+            _replace_all(list(_batches(layers, whole=on_gpu)), new_weights)
+        except _native.Unsupported as refused:
+            if not on_gpu:
+                raise
+            # Of a GPU, a launch; torch finds the layers that were pruned as it leaves them.
+            reason = str(refused)
+    if reason is not None:
+        OPERATION.note_torch(reason)
         return False
-    return True
-
-
-def _run_on_gpu_in_torch(layers: list[_Layer]) -> bool:
-    """Prune layers on GPUs by the operations of torch's pruning that matter, or return False."""
-    if not layers or probe.is_watched():
-        return False
-    for _, _, weight, _ in layers:
-        usual = weight.dtype in reference.USUAL_DTYPES and weight.is_contiguous()
-        if not (weight.is_cuda and usual):
-            return False
-
-    def new_weights(batch: list[_Layer]) -> list[Tensor]:
-        return [_prune_as_torch(layer.weight, layer.pruned) for layer in batch]
-
-    _replace_all(list(_batches(layers, whole=True)), new_weights)
+    OPERATION.calls["CUDA" if on_gpu else "C"] += 1
     return True
 
 
@@ -389,3 +372,34 @@ def _prune_as_torch(weight: Tensor, count: int) -> Tensor:
     smallest = torch.topk(weight.abs().view(-1), k=count, largest=False)
     mask.view(-1)[smallest.indices] = 0
     return mask * weight
+
+
+def _usual() -> tuple[nn.Module]:
+    model, _ = small_layers()
+    return (model,)
+
+
+OPERATION = Operation(
+    "prune",
+    ("prune",),
+    "prune",
+    Originals(
+        ("nn", "Conv2d"),
+        (
+            "nn.Module",
+            "named_modules __setattr__ __getattr__ __delattr__ register_parameter register_buffer "
+            "register_forward_pre_hook",
+        ),
+        (
+            "nn.utils.prune",
+            "l1_unstructured remove L1Unstructured BasePruningMethod _validate_pruning_amount "
+            "_validate_pruning_amount_init _compute_nparams_toprune",
+        ),
+        ("nn.utils.prune.L1Unstructured", "apply compute_mask apply_mask remove __call__"),
+        ("", "topk abs ones_like"),
+        ("Tensor", "clone to view detach"),
+        imports="torch.nn.utils.prune",
+    ),
+    _usual,
+    check,
+)

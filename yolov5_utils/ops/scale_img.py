@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from .. import _native, probe, reference, verify
+from ..operation import Operation
+from ..originals import Originals
 
 # torch takes another kernel for resized images whose height and width add up to at most this.
 _SMALL = 128
@@ -186,8 +189,13 @@ def _in_channels_last(img: Tensor, size: tuple[int, int]) -> bool:
     raise _native.Unsupported("neither contiguous nor channels last")
 
 
-def resize(img: Tensor, ratio: float, same_shape: bool = False, gs: int = 32) -> Tensor:
-    """scale_img in C; Unsupported, before anything was made, where torch must do it."""
+def resize(
+    img: Tensor, ratio: float, same_shape: bool = False, gs: int = 32
+) -> tuple[Tensor, int | None]:
+    """scale_img in C: the result, and the number of the GPU that made it.
+
+    Unsupported, before anything was made, where torch must do it.
+    """
     device = _native._C.scale_img(img)  # only checks
     if device is not None and torch.are_deterministic_algorithms_enabled():
         raise _native.Unsupported("deterministic algorithms are on, which torch has others for")
@@ -220,9 +228,7 @@ def resize(img: Tensor, ratio: float, same_shape: bool = False, gs: int = 32) ->
         (batch, channels, height, width), dtype=img.dtype, device=img.device, memory_format=order
     )
     _native._C.scale_img(img, output, size, variant)
-    if device is not None:
-        _native.note_cuda("scale_img")
-    return output
+    return output, device
 
 
 def _known_refusal(img: Tensor, ratio: float) -> str | None:
@@ -254,9 +260,30 @@ def scale_img(img: Tensor, ratio: float = 1.0, same_shape: bool = False, gs: int
     plain = type(img) is Tensor and not img.is_cuda and not probe.is_compiling()
     reason = _known_refusal(img, ratio) if plain else None
     if reason is not None:
-        _native.count_torch("scale_img", reason)
+        OPERATION.count_torch(reason)
     else:
-        done, output = verify.attempt("scale_img", resize, img, ratio, same_shape, gs)
+        done, result = OPERATION.attempt(resize, img, ratio, same_shape, gs)
         if done:
-            return output
+            return cast(Tensor, result[0])
     return reference.scale_img(img, ratio, same_shape, gs)
+
+
+def _check(img: Any, ratio: float = 1.0, same_shape: bool = False, gs: int = 32, **_: Any) -> None:
+    if ratio != 1.0:
+        resize(img, ratio, same_shape, gs)
+
+
+def _usual() -> tuple[Tensor, float]:
+    return torch.zeros(1, 3, 77, 80, device="cpu", dtype=torch.float32), 0.83
+
+
+OPERATION = Operation(
+    "scale_img",
+    ("scale_img",),
+    "scale_img",
+    Originals(("nn.functional", "interpolate pad")),
+    _usual,
+    _check,
+    on_gpu=lambda result: result[1] is not None,
+    compare=verify.scale_img,
+)

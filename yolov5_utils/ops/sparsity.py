@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
-from .. import _native, batched, verify
+from .. import _native, reference, verify
+from ..operation import Operation, small_layers
+from ..originals import Originals
 
 # Up to so many zeros are added up exactly, whatever the order.
 EXACT = {torch.float32: 1 << 24, torch.float64: 1 << 53}
@@ -21,10 +25,8 @@ def sparsity(model: nn.Module) -> Tensor:
     """
     dtype = torch.get_default_dtype()
     if dtype in EXACT:
-        count = _native._C.count_module_zeros
-        done, counts = verify.attempt("sparsity", count, model, EXACT[dtype])
+        done, counts = count(model, EXACT[dtype])
         if done and len(counts) == 3:
-            _native.note_cuda("sparsity")
             _, elements, zeros = counts
             return share_on_gpu(zeros.view(torch.int64), elements, dtype)
         if done:
@@ -34,8 +36,16 @@ def sparsity(model: nn.Module) -> Tensor:
             share = share_float32 if dtype == torch.float32 else share_float64
             return torch.scalar_tensor(share, dtype=dtype)
     else:
-        _native.note_torch("sparsity", f"default dtype {dtype}")
-    return batched.sparsity(model)
+        OPERATION.note_torch(f"default dtype {dtype}")
+    return reference.sparsity(model)
+
+
+def count(model: nn.Module, limit: int) -> tuple[bool, Any]:
+    """Count elements and zeros in C: (True, what _C.count_module_zeros returns), or (False, None).
+
+    Three results are of a GPU.
+    """
+    return OPERATION.attempt(_native._C.count_module_zeros, model, limit)
 
 
 def share_on_gpu(zeros: Tensor, elements: int, dtype: torch.dtype) -> Tensor:
@@ -48,8 +58,28 @@ def share_on_gpu(zeros: Tensor, elements: int, dtype: torch.dtype) -> Tensor:
     total = torch.empty((), dtype=dtype, device=zeros.device)
     reason, _ = _native.run(_native._C.sum_zeros, zeros, total)
     if reason is not None:  # the counts are there already; these are the original's additions
-        _native.note_torch("sparsity", reason, 0)
+        OPERATION.note_torch(reason, 0)
         total.zero_()
         for number in zeros:
             total += number
     return total / float(elements)
+
+
+def _usual() -> tuple[nn.Module]:
+    model, _ = small_layers()
+    return (model,)
+
+
+OPERATION = Operation(
+    "sparsity",
+    ("sparsity",),
+    "count_module_zeros",
+    Originals(
+        ("nn.Module", "parameters named_parameters _named_members named_modules"),
+        ("Tensor", "numel __eq__ sum __add__ __radd__ __truediv__"),
+    ),
+    _usual,
+    _native._C.count_module_zeros,
+    on_gpu=lambda counts: len(counts) == 3,
+    compare=verify.sparsity,
+)

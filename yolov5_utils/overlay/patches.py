@@ -13,10 +13,8 @@ from collections.abc import Iterator
 from types import CodeType, FrameType, FunctionType, ModuleType
 from typing import Any
 
-from .. import (
-    _native,  # first: it names the remedy where the extension is broken
-    _replacements,
-)
+from .. import _replacements
+from ..ops import OPERATIONS  # which names the remedy where the extension is broken
 from .finder import names_of
 from .fingerprint import Fingerprint
 from .forms import HOT
@@ -34,7 +32,7 @@ def apply(module: ModuleType, found: Fingerprint) -> tuple[str, ...]:
     replaced = []
     names = names_of(module)
     for name, form in found.forms.items():
-        reason = _native.refusal(HOT[name].operation)
+        reason = OPERATIONS[HOT[name].operation].refusal()
         if reason is not None:
             found.left[name] = reason
             continue

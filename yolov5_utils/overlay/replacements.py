@@ -17,15 +17,14 @@ from typing import Any
 
 import torch
 
-# _native first: it names the remedy where the extension is broken.
-from .. import _native, originals, verify
-from .._C import count_module_zeros
+from ..ops import OPERATIONS
 from ..ops import fuse as ops_fuse
 from ..ops import prune as ops_prune
 from ..ops import scale_img as ops_scale_img
+from ..ops import sparsity as ops_sparsity
 from ..ops import time_synchronized as ops_time_synchronized
 from ..ops.ema import update_modules
-from ..ops.sparsity import EXACT, share_on_gpu
+from ..originals import MODULES
 from . import random_stream
 from .fingerprint import global_names
 from .forms import HOT, Form, FuseForm, PruneForm, ScaleForm, SparsityForm, TimeForm, UpdateForm
@@ -41,14 +40,14 @@ def replacement(names: dict[str, Any], name: str, original: FunctionType, form: 
     function = _BUILDERS[type(form)](names, original, form)
     if isinstance(form, TimeForm):  # C looks at what that calls, in a twentieth of the time
         return function
-    operation = HOT[name].operation
+    operation = OPERATIONS[HOT[name].operation]
     changed = _changes(names, original)
 
     def checked(*args: Any) -> Any:
-        reason = originals.replaced(operation) or changed()
+        reason = operation.originals.replaced() or changed()
         if reason is None:
             return function(*args)
-        _native.note_torch(operation, reason)
+        operation.note_torch(reason)
         return original(*args)
 
     return checked
@@ -57,7 +56,7 @@ def replacement(names: dict[str, Any], name: str, original: FunctionType, form: 
 def _changes(names: dict[str, Any], original: FunctionType) -> Callable[[], str | None]:
     """A function that says what of the file's global names `original` would not find as now."""
     used = global_names(original.__code__)
-    modules = sorted(used & originals.MODULES.keys())
+    modules = sorted(used & MODULES.keys())
     hidden = frozenset(used & vars(builtins).keys())
     look = itemgetter(*modules, "__name__")
     found = look(names)
@@ -113,17 +112,18 @@ def _sparsity(names: dict[str, Any], original: Function, form: SparsityForm) -> 
         dtype = torch.get_default_dtype()
         reason = _other_sum(form)
         if reason is not None:
-            _native.note_torch("sparsity", reason)
+            ops_sparsity.OPERATION.note_torch(reason)
             return original(model)
-        limit = _NO_LIMIT if form.exact else EXACT[dtype]
-        done, counts = verify.attempt("sparsity", count_module_zeros, model, limit)
+        limit = _NO_LIMIT if form.exact else ops_sparsity.EXACT[dtype]
+        done, counts = ops_sparsity.count(model, limit)
         if not done or not counts[0]:
             return original(model)
         if len(counts) == 3:
-            _native.note_cuda("sparsity")
             _, elements, counted = counts
             total = counted.view(torch.int64)
-            return total[0] / elements if form.exact else share_on_gpu(total, elements, dtype)
+            if form.exact:
+                return total[0] / elements
+            return ops_sparsity.share_on_gpu(total, elements, dtype)
         _, elements, zeros, share_float32, share_float64 = counts
         if form.exact:
             return torch.tensor(zeros, dtype=torch.int64) / elements
@@ -164,7 +164,7 @@ def _fuse(names: dict[str, Any], original: Function, form: FuseForm) -> Function
     def fuse_conv_and_bn(conv: Any, bn: Any) -> Any:
         reason = _other_results(conv, bn, form)
         if reason is not None:
-            _native.note_torch("fuse", reason)
+            ops_fuse.OPERATION.note_torch(reason)
             return original(conv, bn)
         if form.in_place:
             return _fused_in_place(conv, bn)
@@ -220,9 +220,9 @@ def _scale_img(names: dict[str, Any], original: Function, form: ScaleForm) -> Fu
     def scale_img(img: Any, ratio: Any = 1.0, same_shape: Any = False, gs: Any = 32) -> Any:
         if ratio == 1.0:
             return img
-        resize = ops_scale_img.resize
-        done, output = verify.attempt("scale_img", resize, img, ratio, same_shape, gs)
-        return output if done else original(img, ratio, same_shape, gs)
+        arguments = img, ratio, same_shape, gs
+        done, result = ops_scale_img.OPERATION.attempt(ops_scale_img.resize, *arguments)
+        return result[0] if done else original(*arguments)
 
     return scale_img
 

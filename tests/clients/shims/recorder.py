@@ -148,15 +148,14 @@ def copies(module):
 
 def package():
     """What of this package the process has loaded."""
-    native = sys.modules.get("yolov5_utils._native")
+    ops = sys.modules.get("yolov5_utils.ops")
+    operations = ops.OPERATIONS if ops else {}
     overlay = sys.modules.get("yolov5_utils.overlay")
     return {
         "modules": [name for name in sys.modules if name.split(".")[0] == "yolov5_utils"],
         "file": getattr(sys.modules.get("yolov5_utils"), "__file__", None),
-        "calls": {name: path.calls for name, path in native.HOT_PATHS.items()} if native else {},
-        "reasons": {name: path.reasons for name, path in native.HOT_PATHS.items()}
-        if native
-        else {},
+        "calls": {name: path.calls for name, path in operations.items()},
+        "reasons": {name: path.reasons for name, path in operations.items()},
         "overlay": [record._asdict() for record in overlay.status()] if overlay else [],
     }
 

@@ -1,4 +1,4 @@
-"""The few torch operations for GPUs without the CUDA library, here on tensors of the CPU: the
+"""The EMA on lists of tensors, for GPUs without the CUDA library, here on tensors of the CPU: the
 reference's bits, and the reference itself wherever that is not sure."""
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from yolov5_utils import batched, reference
+from yolov5_utils import reference
+from yolov5_utils.ops import ema_lists
 
 from .ema_models import Net, trained
 from .test_ema import FLOATING, Holder, assert_same_bits, values
@@ -31,8 +32,8 @@ def check(average: nn.Module, source: nn.Module, decay: float = DECAY) -> None:
     reference.ema_update(expected, source, decay)
     with torch.no_grad():
         pairs = pairs_of(average, source)
-        assert batched.are_independent(pairs, decay)
-        batched.update_pairs(pairs, decay)
+        assert ema_lists.are_independent(pairs, decay)
+        ema_lists.update_pairs(pairs, decay)
     for key, value in expected.state_dict().items():
         assert_same_bits(average.state_dict()[key], value)
 
@@ -62,7 +63,7 @@ def test_every_kind_of_entry_and_layout() -> None:
 
 
 def test_turns_keep_memory_small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batched, "_TURN_BYTES", 4000)
+    monkeypatch.setattr(ema_lists, "_TURN_BYTES", 4000)
     sizes, taken = (1001, 5, 5, 300, 700, 2000, 1), []
     multiply = torch._foreach_mul
     monkeypatch.setattr(
@@ -129,22 +130,22 @@ def not_dense() -> tuple[list[Tensor], list[Tensor]]:
 def test_the_reference_runs_where_the_order_may_show(case: str) -> None:
     averages, sources = ODD[case]()
     pairs = list(zip(averages, sources, strict=True))
-    assert not batched.are_independent(pairs, DECAY)
+    assert not ema_lists.are_independent(pairs, DECAY)
 
 
 @pytest.mark.parametrize("decay", [1e39, -1e39, 10**40, 3.5e38])
 def test_scalars_beyond_float32_are_for_the_reference(decay: float) -> None:
     pairs = [(torch.rand(3), torch.rand(3))]
-    assert not batched.are_independent(pairs, decay)
-    assert batched.are_independent(pairs, 3.4e38)
+    assert not ema_lists.are_independent(pairs, decay)
+    assert ema_lists.are_independent(pairs, 3.4e38)
 
 
 def test_disjoint_parts_of_one_storage_are_independent() -> None:
     storage = torch.rand(100)
     pairs = [(storage[i : i + 10], storage[50 + i : 60 + i]) for i in range(0, 50, 10)]
-    assert batched.are_independent(pairs, DECAY)
+    assert ema_lists.are_independent(pairs, DECAY)
     read_twice = torch.rand(10)
-    assert batched.are_independent([(torch.rand(10), read_twice) for _ in range(3)], DECAY)
+    assert ema_lists.are_independent([(torch.rand(10), read_twice) for _ in range(3)], DECAY)
 
 
 class Watch(TorchFunctionMode):
@@ -161,105 +162,17 @@ class Watch(TorchFunctionMode):
 def test_a_mode_sees_the_originals_operations() -> None:
     average, source = Net(), Net(1)
     with Watch() as watch:
-        batched.ema_update(average, source, DECAY)
+        ema_lists.update(average, source, DECAY)
     assert not any(name.startswith("_foreach") for name in watch.seen)
     assert {"mul_", "add_"} <= {name.strip("_") + "_" for name in watch.seen} | set(watch.seen)
 
 
 def test_ema_of_the_cpu_takes_the_reference(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batched, "update_pairs", None)
+    monkeypatch.setattr(ema_lists, "update_pairs", None)
     average, expected = Net(), Net()
-    batched.ema_update(average, trained(Net(1)), DECAY)
+    ema_lists.update(average, trained(Net(1)), DECAY)
     reference.ema_update(expected, trained(Net(1)), DECAY)
     for key, value in expected.state_dict().items():
         assert_same_bits(average.state_dict()[key], value)
     with pytest.raises(KeyError, match="anchors"):
-        batched.ema_update(average, nn.Identity(), DECAY)
-
-
-def parameters_of(*tensors: Tensor) -> list[nn.Parameter]:
-    return [nn.Parameter(tensor, requires_grad=False) for tensor in tensors]
-
-
-def zeros(size: int, dtype: torch.dtype) -> Tensor:
-    return (
-        torch.tensor([0.0, -0.0, 1.0, float("nan"), 1e-30]).repeat(size // 5 + 1)[:size].to(dtype)
-    )
-
-
-@pytest.mark.parametrize("default", [torch.float32, torch.float64], ids=str)
-def test_shares_of_zeros(monkeypatch: pytest.MonkeyPatch, default: torch.dtype) -> None:
-    monkeypatch.setattr(batched, "_TURN_BYTES", 3000)
-    model = nn.ParameterList(
-        parameters_of(*(zeros(size, dtype) for size in (0, 1, 7, 1000) for dtype in FLOATING))
-    )
-    model.append(nn.Parameter(zeros(600, torch.float32).view(20, 30).t()))
-    torch.set_default_dtype(default)
-    try:
-        found = batched.count_share(list(model.parameters()))
-        expected = reference.sparsity(model)
-    finally:
-        torch.set_default_dtype(torch.float32)
-    assert_same_bits(found, expected)
-
-
-def test_what_is_counted_exactly() -> None:
-    small, large = (
-        parameters_of(torch.zeros(10)),
-        parameters_of(torch.zeros(1 << 24), torch.zeros(1)),
-    )
-    assert batched.is_exact(small)
-    assert not batched.is_exact(large)
-    torch.set_default_dtype(torch.float64)
-    try:
-        assert batched.is_exact(large)
-    finally:
-        torch.set_default_dtype(torch.float32)
-    with Watch():
-        assert not batched.is_exact(small)
-
-
-def test_sparsity_of_the_cpu_takes_the_reference(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batched, "count_share", None)
-    assert_same_bits(batched.sparsity(Net()), reference.sparsity(Net()))
-    with pytest.raises(ZeroDivisionError):
-        batched.sparsity(nn.Identity())
-
-
-@pytest.mark.parametrize("dtype", FLOATING, ids=str)
-def test_fuse(dtype: torch.dtype) -> None:
-    """Pairs in one call, with what the matrix product would make other bits of."""
-    generator = torch.Generator().manual_seed(1)
-    pairs, doubted = [], []
-    for value, where in ((1.0, 0), (float("inf"), 0), (float("nan"), 1), (1e-30, 0), (-0.0, 0)):
-        conv, norm = nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5)
-        for tensor in [*conv.parameters(), *norm.parameters(), norm.running_mean]:
-            tensor.data.copy_(torch.randn(tensor.shape, generator=generator))
-        norm.weight.data[0] = 1e-30 if value == 1e-30 else 0.5
-        list(conv.parameters())[where].data.view(-1)[0] = value
-        conv, norm = conv.to(dtype).requires_grad_(False), norm.to(dtype).requires_grad_(False)
-        fused = nn.Conv2d(3, 5, 3).requires_grad_(False)
-        inputs = (norm.weight, norm.bias, norm.running_mean, norm.running_var)
-        pairs.append((conv.weight, conv.bias, *inputs, fused.weight, fused.bias, norm.eps))
-        vanishes = value == 1e-30 and float(conv.weight[0, 0, 0, 0]) != 0 != float(norm.weight[0])
-        vanishes = vanishes and float(conv.weight[0, 0, 0, 0] * norm.weight[0]) == 0
-        doubted.append(int(value in (float("inf"),) or value != value or vanishes))
-        if not doubted[-1] and dtype == torch.float64:  # MKL's float32 root is not NumPy's
-            expected = reference.fuse_conv_and_bn(conv, norm)
-            pairs[-1] = (*pairs[-1], expected)
-    flags = torch.full((len(pairs),), 7, dtype=torch.int32)
-    assert batched.fuse_pairs([pair[:9] for pair in pairs], flags)
-    assert flags.tolist() == doubted
-    for pair in pairs:
-        if len(pair) == 10:
-            assert_same_bits(pair[6].detach(), pair[9].weight.detach())
-            assert_same_bits(pair[7].detach(), pair[9].bias.detach())
-
-
-def test_fuse_refuses_what_does_not_fit() -> None:
-    conv, other = nn.Conv2d(3, 5, 3), nn.Conv2d(3, 5, 1)
-    ones = [torch.ones(5) for _ in range(4)]
-    pair = (conv.weight, None, *ones, other.weight, other.bias, 1e-3)
-    before = other.weight.clone()
-    assert not batched.fuse_pairs([pair], torch.zeros(1, dtype=torch.int32))
-    assert torch.equal(other.weight, before)
+        ema_lists.update(average, nn.Identity(), DECAY)

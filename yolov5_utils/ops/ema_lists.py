@@ -1,4 +1,4 @@
-"""Hot paths in few torch operations: for GPU tensors where the CUDA library cannot be used.
+"""The EMA in few torch operations, on lists: on GPUs where the CUDA library cannot be used.
 
 The same bits as reference.py, which runs wherever that is not sure. Must not know the C extension.
 """
@@ -8,20 +8,19 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from operator import itemgetter
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from . import probe, reference, whole
+from .. import probe, reference, whole
 
 Pair = tuple[Tensor, Tensor]
 
-# Products of one turn: what the way needs beside the models.
+# Products of one turn: the memory needed beside the models.
 _TURN_BYTES = 64 << 20
 
 
-def ema_update(
+def update(
     average: nn.Module, source: nn.Module, decay: float, done: list[bool] | None = None
 ) -> None:
     """reference.ema_update; for pairs on GPUs two products and a sum per list of tensors."""
@@ -119,85 +118,3 @@ def _turns(pairs: Iterable[Pair]) -> Iterator[list[Pair]]:
                 turn, total = [], 0
         if turn:
             yield turn
-
-
-def sparsity(model: nn.Module) -> Tensor:
-    """reference.sparsity; for parameters on one GPU a count per list of tensors."""
-    parameters = list(model.parameters())
-    devices = {parameter.device for parameter in parameters}
-    if len(devices) == 1 and devices.pop().type == "cuda" and is_exact(parameters):
-        return count_share(parameters)
-    return reference.share_of_zeros(parameters)
-
-
-def is_exact(parameters: list[nn.Parameter]) -> bool:
-    """True where no sum of zeros is rounded, so that the order of adding does not show."""
-    exact = {torch.float32: 1 << 24, torch.float64: 1 << 53}.get(torch.get_default_dtype(), 0)
-    return (
-        not probe.is_watched()
-        and all(
-            type(p) is nn.Parameter
-            and p.layout is torch.strided
-            and p.dtype in reference.USUAL_DTYPES
-            for p in parameters
-        )
-        and sum(parameter.numel() for parameter in parameters) <= exact
-    )
-
-
-def count_share(parameters: list[nn.Parameter]) -> Tensor:
-    """Zeros over elements of parameters on one device, in the default dtype."""
-    elements, zeros = 0.0, None
-    for turn in _turns((parameter.detach(), parameter.detach()) for parameter in parameters):
-        flat = torch.cat([tensor.reshape(-1) for tensor, _ in turn])
-        elements += flat.numel()
-        found = flat.numel() - torch.count_nonzero(flat)
-        zeros = found if zeros is None else zeros + found
-    assert zeros is not None
-    return zeros.to(torch.get_default_dtype()) / elements
-
-
-def fuse_pairs(pairs: list[tuple[Any, ...]], doubtful: Tensor) -> bool:
-    """Fuse what ops/fuse_gpu.py lists, element by element: reference.fuse_conv_and_bn.
-
-    doubtful[i] becomes 1 where that may differ from the reference. False, with nothing written, for
-    shapes that do not fit.
-    """
-    if any(pair[0].dim() != 4 or pair[0].shape != pair[6].shape for pair in pairs):
-        return False
-    with torch.no_grad():
-        flags = [_fuse(*pair) for pair in pairs]
-        doubtful.copy_(torch.stack(flags))
-    return True
-
-
-def _fuse(
-    weight: Tensor,
-    bias: Tensor | None,
-    gamma: Tensor,
-    beta: Tensor,
-    mean: Tensor,
-    variance: Tensor,
-    fused_weight: Tensor,
-    fused_bias: Tensor,
-    eps: float,
-) -> Tensor:
-    """One pair; True where the reference has to fuse it."""
-    root = torch.sqrt(eps + variance)
-    scale = gamma.div(root)
-    rows = scale.view(-1, 1, 1, 1)
-    conv_bias = torch.zeros_like(gamma) if bias is None else bias
-    products, moved = rows * weight, scale * conv_bias
-    # The matrix product of the original adds zeros, which turns −0 into 0.
-    fused_weight.copy_(products + 0.0)
-    fused_bias.copy_((moved + 0.0) + (beta - gamma.mul(mean).div(root)))
-    return _doubtful(weight, rows, products) | _doubtful(conv_bias, scale, moved)
-
-
-def _doubtful(factor: Tensor, scale: Tensor, products: Tensor) -> Tensor:
-    """True where the sum of a matrix product may end in other bits than the product alone.
-
-    An infinity or NaN spreads over its column, and what vanishes inside a sum keeps its sign.
-    """
-    vanished = (products == 0) & (factor != 0) & (scale != 0)
-    return (factor.isfinite().logical_not() | vanished).any()

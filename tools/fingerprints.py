@@ -3,7 +3,7 @@
     python tools/fingerprints.py FILE...           of these files
     python tools/fingerprints.py --git REPOSITORY  of every version of utils/torch_utils.py there
 
-One line for each text of each callable: its digest, whether yolov5_utils/overlay/forms.py knows it,
+One line for each text of each callable: its digest, whether yolov5_utils/overlay/known_callables.py knows it,
 and the files or commits that have it. No source is printed or kept.
 """
 
@@ -19,7 +19,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from yolov5_utils.overlay.fingerprint import callables_of, digest
-from yolov5_utils.overlay.forms import HOT, Left
+from yolov5_utils.overlay.known_callables import HOT, Left
 
 FILE = "utils/torch_utils.py"
 

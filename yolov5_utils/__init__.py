@@ -59,15 +59,15 @@ def calls() -> "dict[str, dict[str, int]]":
 
 
 def explain(name: "str | None" = None, *args: "Any") -> "Any":
-    """Which way a hot path runs here, and why: see `report.explain`. Imports torch."""
-    from .report import explain
+    """Which way a hot path runs here, and why: see `commands.explain`. Imports torch."""
+    from .commands.explain import explain
 
     return explain(name, *args)
 
 
 def info() -> "dict[str, Any]":
     """What `python -m yolov5_utils info --json` prints, as a dict. Imports torch."""
-    from .report import facts
+    from .commands.info import facts
 
     return facts()
 

@@ -1,4 +1,4 @@
-"""`python -m yolov5_utils`: see cli.py."""
+"""`python -m yolov5_utils`: see commands/cli.py."""
 
 import sys
 
@@ -7,7 +7,7 @@ if __name__ == "__main__":
     # from: until the launcher puts the script's folder there, the next entry is there twice.
     if not getattr(sys.flags, "safe_path", sys.flags.isolated):
         sys.path[0] = sys.path[1]
-    from .cli import main
+    from .commands.cli import main
 
     code = main()
     if code:  # else by falling off the end: under `python -i`, SystemExit is an error to show

@@ -10,12 +10,12 @@ from typing import Any
 
 import torch
 
-from . import probe, remedy, switches
+from . import install_hint, probe, switches
 
 try:
     from . import _C as _C
 except ImportError as error:
-    raise ImportError(f"yolov5_utils: {remedy.of(error)}") from error
+    raise ImportError(f"yolov5_utils: {install_hint.for_broken_extension(error)}") from error
 
 Unsupported = _C.Unsupported
 

@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from .device import require
+from .helpers.device import require
 
 _WITHOUT_LAUNCHER = {"LOCAL_RANK": -1, "RANK": -1, "WORLD_SIZE": 1}
 

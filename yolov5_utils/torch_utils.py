@@ -8,7 +8,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-from .device import (
+from .distributed import launched_as, smart_DDP, torch_distributed_zero_first
+from .helpers.device import (
     date_modified,
     device_count,
     git_describe,
@@ -16,17 +17,8 @@ from .device import (
     logger,
     select_device,
 )
-from .distributed import launched_as, smart_DDP, torch_distributed_zero_first
-from .inspection import find_modules, intersect_dicts, load_thop, model_info, profile
-from .modules import copy_attr, de_parallel, is_parallel
-from .ops.ema import ModelEMA
-from .ops.fuse import fuse_conv_and_bn
-from .ops.prune import prune
-from .ops.scale_img import scale_img
-from .ops.sparsity import sparsity
-from .ops.time_synchronized import time_synchronized
-from .ops.time_synchronized import time_synchronized as time_sync  # its name from 6.0 on
-from .training import (
+from .helpers.inspection import find_modules, intersect_dicts, load_thop, model_info, profile
+from .helpers.training import (
     EarlyStopping,
     initialize_weights,
     load_classifier,
@@ -38,6 +30,14 @@ from .training import (
     smart_resume,
     smartCrossEntropyLoss,
 )
+from .ops.ema import ModelEMA
+from .ops.fuse import fuse_conv_and_bn
+from .ops.prune import prune
+from .ops.scale_img import scale_img
+from .ops.sparsity import sparsity
+from .ops.time_synchronized import time_synchronized
+from .ops.time_synchronized import time_synchronized as time_sync  # its name from 6.0 on
+from .parallel import copy_attr, de_parallel, is_parallel
 
 __all__ = [
     "EarlyStopping",
@@ -78,7 +78,7 @@ __all__ = [
 _INCIDENTAL = {
     "DDP": "torch.nn.parallel:DistributedDataParallel",
     "F": "torch.nn.functional",
-    "LOGGER": "yolov5_utils.device:logger",
+    "LOGGER": "yolov5_utils.helpers.device:logger",
     "Path": "pathlib:Path",
     "contextmanager": "contextlib:contextmanager",
     "cudnn": "torch.backends.cudnn",

@@ -14,7 +14,7 @@ from synthetic import PACKAGES, known_forms, text_of
 from yolov5_utils import overlay, switches
 from yolov5_utils.ops import OPERATIONS
 from yolov5_utils.overlay.fingerprint import examine
-from yolov5_utils.overlay.forms import HOT
+from yolov5_utils.overlay.known_callables import HOT
 
 Loader = Callable[..., ModuleType]
 CLIENTS = ("utils", "yolov5", "ultralytics", "vendored")

@@ -10,7 +10,7 @@ import ast
 from collections.abc import Iterator
 
 from yolov5_utils.overlay.fingerprint import digest
-from yolov5_utils.overlay.forms import Form, FuseForm, PruneForm, ScaleForm, TimeForm
+from yolov5_utils.overlay.known_callables import Form, FuseForm, PruneForm, ScaleForm, TimeForm
 
 YOLOV5 = ("5.0", "6.0", "between", "6.1", "6.2", "7.0")
 ULTRALYTICS = ("u8.0", "u8.3", "u8.4")

@@ -103,8 +103,8 @@ FORMS = f"""
 import sys
 sys.path.append({str(Path(__file__).parent)!r})
 from synthetic import known_forms
-from yolov5_utils.cli import main
-from yolov5_utils.overlay.forms import HOT
+from yolov5_utils.commands.cli import main
+from yolov5_utils.overlay.known_callables import HOT
 for name, digest, form in known_forms():
     HOT[name].forms[digest] = form
 main(sys.argv[1:])

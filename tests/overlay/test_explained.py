@@ -16,7 +16,7 @@ from test_patches import model_of
 import yolov5_utils
 from yolov5_utils import overlay
 from yolov5_utils.ops import OPERATIONS
-from yolov5_utils.overlay.forms import HOT
+from yolov5_utils.overlay.known_callables import HOT
 
 
 def test_without_a_client_nothing_is_added() -> None:

@@ -23,7 +23,7 @@ from synthetic import text_of
 import yolov5_utils
 from yolov5_utils import overlay
 from yolov5_utils.ops import OPERATIONS
-from yolov5_utils.overlay.forms import HOT
+from yolov5_utils.overlay.known_callables import HOT
 
 ROOT = Path(__file__).parents[2]
 # Imports by value at the top, by value in a function, by attribute, and through another module.

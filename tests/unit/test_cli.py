@@ -21,13 +21,11 @@ import torch
 from yolov5_utils import (
     _C,
     __version__,
-    cli,
     probe,
     reference,
-    report,
-    selftest,
     torch_utils,
 )
+from yolov5_utils.commands import cli, info, selftest
 from yolov5_utils.ops import OPERATIONS
 
 from .. import older_torch
@@ -103,7 +101,7 @@ def run_broken(
     (folder / "s.py").write_text("import sys; print('ran', bool(sys.modules.get('torch')))\n")
     code = (
         f"import sys; sys.modules.update(dict.fromkeys({('yolov5_utils._C', *missing)!r}))\n"
-        f"from yolov5_utils.cli import main; sys.exit(main({list(arguments)!r}))"
+        f"from yolov5_utils.commands.cli import main; sys.exit(main({list(arguments)!r}))"
     )
     return run(STOCK, "-c", code, folder=folder, **environment)
 
@@ -167,7 +165,7 @@ def test_info_asks_what_the_call_asks(monkeypatch: pytest.MonkeyPatch) -> None:
     """A usual call is tried, so what stops the calls is what is said."""
     expected = "torch" if older_torch.APPLIES else "C"
     before = {name: OPERATIONS[name].counted() for name in OPERATIONS}
-    paths = report.hot_paths()
+    paths = info.hot_paths()
     assert {name: path["way"] for name, path in paths.items() if path["way"] != "C"} == (
         {"scale_img": "torch"} if older_torch.APPLIES else {}
     )
@@ -180,7 +178,7 @@ def test_info_asks_what_the_call_asks(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("ema_check", "count_module_zeros", "fuse", "prune", "scale_img"):
         monkeypatch.setattr(_C, name, refuse)
     monkeypatch.setattr(OPERATIONS["sparsity"], "check", refuse)
-    for name, path in report.hot_paths().items():
+    for name, path in info.hot_paths().items():
         if name != "time_synchronized":
             assert (path["way"], path["why"]) == ("torch", "too warm"), name
 
@@ -188,7 +186,7 @@ def test_info_asks_what_the_call_asks(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AttributeError("no attribute 'is_compiling'")
 
     monkeypatch.setattr(probe, "is_compiling", broken)
-    for path in report.hot_paths().values():
+    for path in info.hot_paths().values():
         assert (path["way"], path["why"][:14]) == ("error", "AttributeError")
 
 
@@ -246,7 +244,7 @@ def found_here(folder: Path, content: bytes, monkeypatch: pytest.MonkeyPatch) ->
     (folder / "utils").mkdir()
     (folder / "utils" / "torch_utils.py").write_bytes(content)
     monkeypatch.chdir(folder)
-    (record,) = (client for client in report.clients() if client.module == "utils.torch_utils")
+    (record,) = (client for client in info.clients() if client.module == "utils.torch_utils")
     return record
 
 
@@ -299,11 +297,11 @@ def test_info_says_in_one_line_what_python_cannot_read(
 
 
 def test_report_counts_calls() -> None:
-    before = report.hot_paths()["sparsity"]["calls"]["C"]
+    before = info.hot_paths()["sparsity"]["calls"]["C"]
     from yolov5_utils.torch_utils import sparsity
 
     sparsity(torch.nn.Linear(2, 2))
-    assert report.hot_paths()["sparsity"]["calls"]["C"] == before + 1
+    assert info.hot_paths()["sparsity"]["calls"]["C"] == before + 1
 
 
 @pytest.mark.slow

@@ -79,8 +79,8 @@ def test_isolated(tmp_path: Path, script: str) -> None:
     everything_in(tmp_path)
     (tmp_path / "s.py").write_text("import sys; print(sys.path[0])")
     (tmp_path / "sub" / "__main__.py").write_text("import sys; print(sys.path[0])")
-    code = f"import sys; sys.path.append({str(ROOT)!r}); from yolov5_utils import cli; cli.main()"
-    ours = run(STOCK, "-I", "-c", code, script, folder=tmp_path)
+    code = f"import sys; sys.path.append({str(ROOT)!r}); from yolov5_utils.commands.cli import main"
+    ours = run(STOCK, "-I", "-c", f"{code}; main()", script, folder=tmp_path)
     assert_same((ours, run(STOCK, "-I", script, folder=tmp_path)))
 
 

@@ -112,9 +112,8 @@ def test_missing_extension_names_the_remedy(tmp_path: Path) -> None:
     for name in (
         "__init__.py",
         "_native.py",
-        "originals.py",
         "probe.py",
-        "remedy.py",
+        "install_hint.py",
         "switches.py",
     ):
         (package / name).write_text((source / name).read_text())

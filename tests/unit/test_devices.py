@@ -20,7 +20,7 @@ from yolov5_utils.ops import prune as prune_module
 from yolov5_utils.ops import scale_img as scale_img_module
 from yolov5_utils.ops.fuse_model import fuse_model
 from yolov5_utils.overlay import replacements
-from yolov5_utils.overlay.forms import SparsityForm
+from yolov5_utils.overlay.known_callables import SparsityForm
 from yolov5_utils.torch_utils import (
     ModelEMA,
     fuse_conv_and_bn,

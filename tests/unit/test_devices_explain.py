@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import yolov5_utils
-from yolov5_utils import report
+from yolov5_utils.commands import explain
 from yolov5_utils.ops import OPERATIONS
 from yolov5_utils.torch_utils import (
     ModelEMA,
@@ -46,7 +46,7 @@ def test_explained_and_then_taken(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     if not device.real:  # its tensors say that they are on the CPU
-        monkeypatch.setattr(report, "_gpu_of", lambda _: torch.device("cuda", 0))
+        monkeypatch.setattr(explain, "_gpu_of", lambda _: torch.device("cuda", 0))
     make, call = CALLS[operation]
     given = make(device.place)
     state = [

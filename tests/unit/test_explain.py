@@ -11,7 +11,7 @@ from torch import nn
 import yolov5_utils
 from yolov5_utils import _C, _native
 from yolov5_utils.ops import OPERATIONS
-from yolov5_utils.overlay.forms import HOT
+from yolov5_utils.overlay.known_callables import HOT
 from yolov5_utils.torch_utils import ModelEMA, prune, scale_img, sparsity, time_synchronized
 
 from .. import older_torch

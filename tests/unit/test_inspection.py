@@ -138,7 +138,9 @@ class TestProfile:
 
     def test_times_are_means_in_milliseconds(self, no_thop, capsys, monkeypatch):
         ticks = iter([1.0, 1.004, 1.014, 2.0, 2.002, 2.022])  # seconds; start, forward, backward
-        monkeypatch.setattr("yolov5_utils.inspection.time_synchronized", lambda: next(ticks))
+        monkeypatch.setattr(
+            "yolov5_utils.helpers.inspection.time_synchronized", lambda: next(ticks)
+        )
         profile(torch.rand(1, 2), nn.Linear(2, 2), n=2)
         assert rows(capsys.readouterr().out)[0][2:4] == ["3", "15"]
 
@@ -271,7 +273,9 @@ class TestProfileOfLaterReleases:
 
     def test_times_are_means_in_milliseconds(self, monkeypatch):
         ticks = iter([1.0, 1.004, 1.014, 2.0, 2.002, 2.022])  # seconds; start, forward, backward
-        monkeypatch.setattr("yolov5_utils.inspection.time_synchronized", lambda: next(ticks))
+        monkeypatch.setattr(
+            "yolov5_utils.helpers.inspection.time_synchronized", lambda: next(ticks)
+        )
         (result,) = profile(input=torch.rand(1, 2), ops=[nn.Linear(2, 2)], n=2)
         assert result[3:5] == pytest.approx([3, 15])
 

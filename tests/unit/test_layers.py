@@ -31,20 +31,21 @@ DLPACK_FILES = {"tensor.c", "tensor.h", "dlpack_abi.h"}
 
 # Python: each module may import what stands in its own row or further up.
 PYTHON_LAYERS = (
-    ("probe", "remedy", "switches", "whole"),
+    ("install_hint", "probe", "switches", "whole"),
     ("originals",),
     ("_C",),
     ("_native",),
     ("reference",),
     ("verify",),
     ("operation",),
-    ("modules",),
+    ("parallel",),
     ("ops",),
-    ("device", "inspection", "training", "distributed"),
+    ("helpers",),
+    ("distributed",),
     ("torch_utils",),
     ("overlay",),
-    ("auto", "demo", "launcher", "report", "selftest"),
-    ("cli",),
+    ("auto", "demo"),
+    ("commands",),
     ("__main__",),
 )
 
@@ -52,17 +53,18 @@ PYTHON_LAYERS = (
 TORCH_FREE = (
     "__init__",
     "__main__",
-    "remedy",
+    "install_hint",
     "switches",
     "auto",
-    "cli",
-    "launcher",
+    "commands.__init__",
+    "commands.cli",
+    "commands.run",
     "overlay.__init__",
     "overlay.announce",
     "overlay.finder",
     "overlay.fingerprint",
-    "overlay.forms",
-    "overlay.ledger",
+    "overlay.known_callables",
+    "overlay.replaced",
 )
 
 # Types whose instances CPython wants writable.
@@ -378,7 +380,7 @@ PLANTS: list[tuple[Rule, str, str]] = [
     (imports_point_left, "yolov5_utils/switches.py", "import yolov5_utils._native\n"),
     (imports_point_left, "yolov5_utils/new.py", ""),
     (torch_comes_from_the_client, "yolov5_utils/switches.py", "import torch\n"),
-    (torch_comes_from_the_client, "yolov5_utils/cli.py", "from torch import nn\n"),
+    (torch_comes_from_the_client, "yolov5_utils/commands/cli.py", "from torch import nn\n"),
     (torch_comes_from_the_client, "yolov5_utils/overlay/finder.py", "from .. import _native\n"),
 ]
 RULES = list(dict.fromkeys(rule for rule, _, _ in PLANTS))
@@ -414,6 +416,6 @@ def test_what_is_allowed_is_not_reported(tmp_path: Path) -> None:
     ops = tmp_path / "yolov5_utils/ops/ema.py"
     ops.parent.mkdir(parents=True)
     ops.write_text(
-        "import torch\nfrom .. import _C, _native, reference\nfrom ..modules import copy_attr\n"
+        "import torch\nfrom .. import _C, _native, reference\nfrom ..parallel import copy_attr\n"
     )
     assert [message for rule in RULES for message in rule(tmp_path)] == []

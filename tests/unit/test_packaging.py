@@ -294,6 +294,8 @@ def test_info_knows_the_start_up_file(installed: Installed, tmp_path: Path) -> N
 
 def test_checkout_has_no_start_up_file(tmp_path: Path) -> None:
     """An editable install or a path to the checkout: Python does not look for the file there."""
-    program = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import yolov5_utils.report as r; "
-    out = run(sys.executable, "-c", program + "print(r._start_up_file())", cwd=tmp_path)
+    program = (
+        f"import sys; sys.path.insert(0, {str(ROOT)!r}); from yolov5_utils.commands import info"
+    )
+    out = run(sys.executable, "-c", f"{program}; print(info._start_up_file())", cwd=tmp_path)
     assert out == "False\n"

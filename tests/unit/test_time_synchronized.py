@@ -18,7 +18,8 @@ import types
 import pytest
 import torch
 
-from yolov5_utils import _C, _native, reference, report
+from yolov5_utils import _C, _native, reference
+from yolov5_utils.commands import info
 from yolov5_utils.ops import OPERATIONS
 from yolov5_utils.ops import time_synchronized as operation
 
@@ -223,11 +224,12 @@ def test_calls_are_counted():
         _C.time_synchronized()
     after = OPERATIONS["time_synchronized"].counted()
     assert after == {**before, "C": before["C"] + 3}
-    assert report.hot_paths()["time_synchronized"]["calls"] == after
+    assert info.hot_paths()["time_synchronized"]["calls"] == after
 
 
 SCRIPT = """
 import time
+from yolov5_utils.commands import info
 from yolov5_utils.ops import OPERATIONS
 from yolov5_utils.torch_utils import time_synchronized
 before = time.time()

@@ -21,7 +21,7 @@ from yolov5_utils.ops.prune import prune_layers
 from yolov5_utils.ops.scale_img import scale_img
 from yolov5_utils.ops.sparsity import sparsity
 from yolov5_utils.overlay import replacements
-from yolov5_utils.overlay.forms import SparsityForm
+from yolov5_utils.overlay.known_callables import SparsityForm
 
 C = _native._C
 

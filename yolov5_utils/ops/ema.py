@@ -10,9 +10,9 @@ from typing import Any
 from torch import nn
 
 from .. import _native, verify
-from ..modules import copy_attr, de_parallel
 from ..operation import Operation, small_layers
 from ..originals import Originals
+from ..parallel import copy_attr, de_parallel
 from . import ema_lists
 
 

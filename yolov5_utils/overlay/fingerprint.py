@@ -20,8 +20,8 @@ from types import CodeType, FunctionType, ModuleType
 from typing import Any, NamedTuple
 
 from .finder import names_of
-from .forms import HOT, Form, Left
-from .ledger import code_of
+from .known_callables import HOT, Form, Left
+from .replaced import code_of
 
 # What every YOLOv5 from 5.0 on defines, and what some release of it did: anything else is a fork's.
 _YOLOV5 = frozenset(

@@ -17,8 +17,8 @@ from .. import _replacements
 from ..ops import OPERATIONS  # which names the remedy where the extension is broken
 from .finder import names_of
 from .fingerprint import Fingerprint
-from .forms import HOT
-from .ledger import ENTRIES, MARK, Entry, code_of
+from .known_callables import HOT
+from .replaced import ENTRIES, MARK, Entry, code_of
 from .replacements import replacement
 
 _numbers = itertools.count()

@@ -27,7 +27,16 @@ from ..ops.ema import update_modules
 from ..originals import MODULES
 from . import random_stream
 from .fingerprint import global_names
-from .forms import HOT, Form, FuseForm, PruneForm, ScaleForm, SparsityForm, TimeForm, UpdateForm
+from .known_callables import (
+    HOT,
+    Form,
+    FuseForm,
+    PruneForm,
+    ScaleForm,
+    SparsityForm,
+    TimeForm,
+    UpdateForm,
+)
 
 Function = Callable[..., Any]
 
@@ -110,7 +119,7 @@ def _sparsity(names: dict[str, Any], original: Function, form: SparsityForm) -> 
 
     def sparsity(model: Any) -> Any:
         dtype = torch.get_default_dtype()
-        reason = _other_sum(form)
+        reason = _sparsity_refusal(form)
         if reason is not None:
             ops_sparsity.OPERATION.note_torch(reason)
             return original(model)
@@ -133,7 +142,7 @@ def _sparsity(names: dict[str, Any], original: Function, form: SparsityForm) -> 
     return sparsity
 
 
-def _other_sum(form: SparsityForm) -> str | None:
+def _sparsity_refusal(form: SparsityForm) -> str | None:
     """Why a client's sparsity adds up in a way that C has not, or None."""
     dtype = torch.get_default_dtype()
     if form.exact or dtype in (torch.float32, torch.float64):
@@ -162,7 +171,7 @@ def _fuse(names: dict[str, Any], original: Function, form: FuseForm) -> Function
     """fuse_conv_and_bn; the original runs where ours would do what the original does not."""
 
     def fuse_conv_and_bn(conv: Any, bn: Any) -> Any:
-        reason = _other_results(conv, bn, form)
+        reason = _fuse_refusal(conv, bn, form)
         if reason is not None:
             ops_fuse.OPERATION.note_torch(reason)
             return original(conv, bn)
@@ -179,7 +188,7 @@ def _fuse(names: dict[str, Any], original: Function, form: FuseForm) -> Function
     return fuse_conv_and_bn
 
 
-def _other_results(conv: Any, bn: Any, form: FuseForm) -> str | None:
+def _fuse_refusal(conv: Any, bn: Any, form: FuseForm) -> str | None:
     """Why a client's fuse_conv_and_bn may give something else than ours, or raise; or None.
 
     Looks at nothing that is computed by looking.
@@ -236,12 +245,12 @@ def _time(names: dict[str, Any], original: Function, form: TimeForm) -> Function
     return time_synchronized
 
 
-def elsewhere(form: Form, *args: Any) -> str | None:
+def client_refusal(form: Form, *args: Any) -> str | None:
     """Why a replacement gives to torch a call that the package's own function does not, or None."""
     if isinstance(form, FuseForm):
-        return _other_results(args[0], args[1], form)
+        return _fuse_refusal(args[0], args[1], form)
     if isinstance(form, SparsityForm):
-        return _other_sum(form)
+        return _sparsity_refusal(form)
     if isinstance(form, PruneForm):
         return ops_prune.other_choice(args[0], _TIES)
     return None

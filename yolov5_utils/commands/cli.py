@@ -11,9 +11,9 @@ import sys
 import sysconfig
 from collections.abc import Callable, Sequence
 
-from . import __version__, remedy
-from .switches import ALL as SWITCHES
-from .switches import CPU, STRICT
+from .. import __version__, install_hint
+from ..switches import ALL as SWITCHES
+from ..switches import CPU, STRICT
 
 _USAGE = """\
 usage: python -m yolov5_utils SCRIPT.py [ARGUMENT ...]
@@ -64,8 +64,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if problem is not None:
         return problem
 
-    from . import patch
-    from .launcher import run, run_module
+    from .. import patch
+    from .run import run, run_module
 
     patch()
     if first == "-m":
@@ -140,9 +140,9 @@ def _check_build(warn: bool = False) -> int | None:
         for switch in SWITCHES:
             switch.read()
         try:
-            from . import _C
+            from .. import _C
         except ImportError as error:
-            code = _fail(remedy.of(error), 1)
+            code = _fail(install_hint.for_broken_extension(error), 1)
             return None if warn and not STRICT.on() else code
         try:
             _C.configure(level=CPU.read() or None)
@@ -156,7 +156,7 @@ def _check_build(warn: bool = False) -> int | None:
 def _info(arguments: list[str]) -> int:
     if arguments not in ([], ["--json"]):
         return _fail(f"info takes nothing or --json, not {' '.join(arguments)}")
-    from .report import as_json, as_text
+    from .info import as_json, as_text
 
     print(as_json() if arguments else as_text())
     return 0
@@ -171,7 +171,7 @@ def _selftest(arguments: list[str]) -> int:
 
 
 def _demo(arguments: list[str]) -> int:
-    from .demo import main as demo
+    from ..demo import main as demo
 
     return demo(arguments)
 

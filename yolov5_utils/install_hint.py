@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 
-def of(error: ImportError) -> str:
+def for_broken_extension(error: ImportError) -> str:
     """One line for `error`, which the import of the extension raised: what is wrong, what to do."""
     return (
         f"the C extension yolov5_utils._C cannot be loaded ({error}). "

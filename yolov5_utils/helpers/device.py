@@ -15,9 +15,9 @@ from pathlib import Path
 
 import torch
 
-from . import probe
+from .. import probe
 
-logger = logging.getLogger(f"{__package__}.torch_utils")
+logger = logging.getLogger("yolov5_utils.torch_utils")
 
 
 def _running_file() -> Path:
@@ -28,7 +28,7 @@ def _running_file() -> Path:
     package = globals().get("__file__")
     candidates = [
         getattr(sys.modules.get("__main__"), "__file__", None),
-        package and Path(package).with_name("__init__.py"),
+        package and Path(package).parent.parent / "__init__.py",
         package,
     ]
     # A zip application names a file that is none.

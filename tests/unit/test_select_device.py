@@ -15,8 +15,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from yolov5_utils import device as device_module
-from yolov5_utils.device import (
+from yolov5_utils.helpers import device as device_module
+from yolov5_utils.helpers.device import (
     date_modified,
     device_count,
     git_describe,
@@ -228,7 +228,7 @@ class TestSelectDevice:
     def test_assertions_survive_optimised_python(self):
         program = (
             "import torch; torch.cuda.is_available = lambda: False\n"
-            "from yolov5_utils.device import select_device\n"
+            "from yolov5_utils.helpers.device import select_device\n"
             "try: select_device('0')\n"
             "except AssertionError as error: print(error)"
         )
@@ -294,7 +294,7 @@ def test_git_describe_without_git(tmp_path, monkeypatch):
 @pytest.mark.parametrize("main", [SimpleNamespace(), SimpleNamespace(__file__="/no/such/file.zip")])
 def test_without_a_running_file_they_speak_of_the_package(main, monkeypatch):
     monkeypatch.setitem(sys.modules, "__main__", main)
-    package = Path(device_module.__file__).parent
+    package = Path(device_module.__file__).parents[1]
     assert git_describe() == git_describe(package)
     assert date_modified() == date_modified(package / "__init__.py")
     asked = []
@@ -308,7 +308,8 @@ def test_without_a_running_file_they_speak_of_the_package(main, monkeypatch):
 # also without a file of any kind, an executable of which Python can name the path.
 FROZEN = """
 import sys; sys.path.insert(0, {folder!r})
-from yolov5_utils import device, torch_utils
+from yolov5_utils import torch_utils
+from yolov5_utils.helpers import device
 assert torch_utils.__file__.endswith(".pyc"), torch_utils.__file__
 for file in (device.__file__, "/nowhere/app/device.pyc", "nul\\0", None):
     device.__file__ = file
@@ -324,7 +325,7 @@ print(torch_utils.select_device("cpu"), torch_utils.git_describe())
 def test_a_frozen_program(tmp_path, monkeypatch):
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     shutil.copytree(
-        Path(device_module.__file__).parent,
+        Path(device_module.__file__).parents[1],
         tmp_path / "yolov5_utils",
         ignore=shutil.ignore_patterns("__pycache__"),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import CodeType, FunctionType
 from typing import Any, NamedTuple
 
-from .forms import Form
+from .known_callables import Form
 
 # An attribute of a client's functions that are replaced, for whoever looks at one.
 MARK = "__yolov5_utils__"

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import probe
+from .. import probe
+from ..ops.time_synchronized import time_synchronized
 from .device import logger, select_device
-from .ops.time_synchronized import time_synchronized
 
 
 def load_thop() -> Any:

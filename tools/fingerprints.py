@@ -3,7 +3,7 @@
     python tools/fingerprints.py FILE...           of these files
     python tools/fingerprints.py --git REPOSITORY  of every version of utils/torch_utils.py there
 
-One line for each text of each callable: its digest, whether yolov5_utils/overlay/known_callables.py knows it,
+One line for each text of each callable: its digest, whether overlay/known_callables.py knows it,
 and the files or commits that have it. No source is printed or kept.
 """
 

@@ -14,11 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import _native, probe, reference, switches
+from . import _native, bits, probe, reference, switches
 
 ON = switches.VERIFY.on()
 
-_BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes per element
 _PLAIN = (Tensor, nn.Parameter)
 # Wall clocks are set now and then; more than this between two readings is not taken for a fault.
 _CLOCK_STEP_S = 1e-3
@@ -217,25 +216,11 @@ def _compare_pruned(name: str, weight: Tensor, found: Tensor, count: int, exact:
     kept, zeroed = weight * 1, weight * 0
     untied = torch.where(equals, kept, expected)
     _compare("prune", name, torch.where(equals, kept, found), untied)
-    gone = _differs(found, kept) & equals
+    gone = bits.differ(found, kept) & equals
     # Of the equals, each is kept or zeroed, and as many are zeroed as in the original.
     _compare("prune", name, torch.where(gone, found, kept), torch.where(gone, zeroed, kept))
-    want_gone = int((_differs(expected, kept) & equals).sum())
+    want_gone = int((bits.differ(expected, kept) & equals).sum())
     _compare_number("prune", f"{name}: zeroed at the threshold", int(gone.sum()), want_gone)
-
-
-def _bits(tensor: Tensor) -> Tensor:
-    if hasattr(tensor, "resolve_neg"):  # torch 1.10 and later
-        tensor = tensor.resolve_conj().resolve_neg()
-    return tensor.contiguous().view(_BITS[tensor.element_size()])
-
-
-def _differs(found: Tensor, expected: Tensor) -> Tensor:
-    """Where the bits differ; one NaN is as good as another."""
-    different = _bits(found) != _bits(expected)
-    if found.is_floating_point():
-        different &= ~(found.isnan() & expected.isnan())
-    return different
 
 
 def _compare(path: str, name: str, found: Tensor, expected: Tensor) -> None:
@@ -245,7 +230,7 @@ def _compare(path: str, name: str, found: Tensor, expected: Tensor) -> None:
         ours, theirs = getattr(found, what), getattr(expected, what)
         if ours != theirs:
             raise VerifyError(f"{path}: {name}: C gave {what} {ours}, the reference {theirs}")
-    different = _differs(found, expected)
+    different = bits.differ(found, expected)
     count = int(different.sum())
     if count:
         index = tuple(different.nonzero()[0].tolist())
@@ -258,8 +243,8 @@ def _compare(path: str, name: str, found: Tensor, expected: Tensor) -> None:
 def _written(tensor: Tensor, index: tuple[int, ...]) -> str:
     """One element and its bits in hexadecimal."""
     digits = 2 * tensor.element_size()
-    bits = int(_bits(tensor)[index]) & (1 << 4 * digits) - 1
-    return f"{tensor[index].item()!r} (0x{bits:0{digits}x}, {tensor.dtype})"
+    pattern = int(bits.of(tensor)[index]) & (1 << 4 * digits) - 1
+    return f"{tensor[index].item()!r} (0x{pattern:0{digits}x}, {tensor.dtype})"
 
 
 def _compare_number(path: str, name: str, found: float, expected: float) -> None:

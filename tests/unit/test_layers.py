@@ -31,7 +31,7 @@ DLPACK_FILES = {"tensor.c", "tensor.h", "dlpack_abi.h"}
 
 # Python: each module may import what stands in its own row or further up.
 PYTHON_LAYERS = (
-    ("install_hint", "probe", "switches", "whole"),
+    ("bits", "install_hint", "probe", "switches", "whole"),
     ("originals",),
     ("_C",),
     ("_native",),

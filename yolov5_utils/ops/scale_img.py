@@ -8,7 +8,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from .. import _native, probe, reference, verify
+from .. import _native, bits, probe, reference, verify
 from ..operation import Operation
 from ..originals import Originals
 
@@ -42,7 +42,6 @@ _LIKELY_ON_GPU = (27, 29)
 _GPU_VARIANTS = (*_LIKELY_ON_GPU, *(v for v in range(54) if v not in _LIKELY_ON_GPU))
 # 16-bit results hide most differences between variants, so that it takes many of them.
 _GPU_PROBES = ((77, 80, 0.83), (401, 307, 0.83), (701, 503, 1.37), (1201, 907, 0.83))
-_BITS = {2: torch.int16, 4: torch.int32}  # by bytes per element
 # Of a GPU; torch before 1.13 has no type of its own for it.
 _OUT_OF_MEMORY: type[Exception] = getattr(torch.cuda, "OutOfMemoryError", MemoryError)
 # In place of a variant: none has torch's bits, or more than one.
@@ -170,8 +169,7 @@ def _agrees(image: Tensor, expected: Tensor, size: tuple[int, int], variant: int
     """True where the variant gives exactly the expected image."""
     output = torch.empty_like(expected)
     _native._C.scale_img(image, output, size, variant)
-    bits = _BITS[image.element_size()]
-    return torch.equal(output.view(bits), expected.view(bits))
+    return torch.equal(bits.of(output), bits.of(expected))
 
 
 def _in_channels_last(img: Tensor, size: tuple[int, int]) -> bool:

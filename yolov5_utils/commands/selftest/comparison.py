@@ -6,12 +6,10 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from ... import bits
 from ...ops import OPERATIONS
-
-_BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes per element
 
 
 class Comparison:
@@ -37,8 +35,9 @@ class Comparison:
             self.left += reasons
             return
         for name, value in expected.items():
-            same = same_bits if isinstance(value, Tensor) else lambda a, b: a == b
-            if not same(found[name], value):
+            result = found[name]
+            equal = bits.same(result, value) if isinstance(value, Tensor) else result == value
+            if not equal:
                 raise AssertionError(f"{what}: {name} differs from the original's")
         self.equal += 1
 
@@ -54,12 +53,3 @@ class Comparison:
 def one_line(error: Exception) -> str:
     text = str(error).partition("\n")[0]
     return text if isinstance(error, AssertionError) else f"{type(error).__name__}: {text}"
-
-
-def same_bits(ours: Tensor, theirs: Tensor) -> bool:
-    """Equal dtype, shape and bits; one NaN is as good as another."""
-    if ours.dtype != theirs.dtype or ours.shape != theirs.shape:
-        return False
-    integers = _BITS[ours.element_size()]
-    equal = ours.contiguous().view(integers) == theirs.contiguous().view(integers)
-    return bool((equal | (ours.isnan() & theirs.isnan())).all())

@@ -13,7 +13,7 @@ from yolov5_utils import _C
 from yolov5_utils.ops import OPERATIONS
 from yolov5_utils.ops import prune as prune_module
 from yolov5_utils.ops.prune import prune_layers
-from yolov5_utils.ops.sparsity import share_on_gpu
+from yolov5_utils.ops.sparsity import _share_on_gpu
 from yolov5_utils.torch_utils import ModelEMA, fuse_conv_and_bn, scale_img, sparsity
 
 from .stand_in import record_of
@@ -76,7 +76,7 @@ def test_a_sum_is_torchs_where_only_the_count_was_the_librarys(built: Built, gpu
     for number in zeros:
         total += number
     gpu(library)
-    assert torch.equal(share_on_gpu(zeros, 7, torch.float32), total / 7.0)
+    assert torch.equal(_share_on_gpu(zeros, 7, torch.float32), total / 7.0)
     assert record_of(library).calls == 1
 
 

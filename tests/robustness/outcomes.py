@@ -20,27 +20,9 @@ from torch.nn.parameter import is_lazy
 
 from yolov5_utils.ops.ema import update_modules
 
-INTEGER_VIEW = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+from ..support import INTEGER_VIEW, original
+
 Pair = tuple[nn.Module, nn.Module]
-
-
-def original(average: nn.Module, source: nn.Module, decay: Any) -> None:
-    """The loop the package replaces."""
-    with torch.no_grad():
-        state = source.state_dict()
-        for key, value in average.state_dict().items():
-            if value.dtype.is_floating_point:
-                value *= decay
-                value += (1 - decay) * state[key].detach()
-
-
-class Holder(nn.Module):
-    """A module whose state is the given buffers, in order."""
-
-    def __init__(self, *buffers: Tensor) -> None:
-        super().__init__()
-        for i, buffer in enumerate(buffers):
-            self._buffers[f"b{i}"] = buffer
 
 
 class Outcome(NamedTuple):

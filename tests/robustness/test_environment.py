@@ -16,7 +16,8 @@ from yolov5_utils import _C, reference
 from yolov5_utils.ops.ema import ModelEMA, update_modules
 from yolov5_utils.ops.sparsity import sparsity
 
-from .outcomes import Holder, Pair, assert_like_original, bits, original
+from ..support import Holder, original
+from .outcomes import Pair, assert_like_original, bits
 
 Update = Callable[[nn.Module, nn.Module, float], None]
 

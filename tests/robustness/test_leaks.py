@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from yolov5_utils import _C, _native
 from yolov5_utils.ops.fuse import convolution_pattern
 
-from .outcomes import Holder, bits
+from ..support import Holder
+from .outcomes import bits
 from .producers import Producer
 
 STATM = Path("/proc/self/statm")

@@ -17,7 +17,8 @@ from torch.nn.utils.parametrizations import weight_norm
 from yolov5_utils import _C, _native, reference
 from yolov5_utils.ops.sparsity import sparsity
 
-from .outcomes import Holder, Pair, assert_like_original, in_child
+from ..support import Holder
+from .outcomes import Pair, assert_like_original, in_child
 
 
 def full(value: float, *shape: int) -> Tensor:

@@ -15,7 +15,8 @@ from yolov5_utils import _C, _native, reference
 from yolov5_utils.ops.ema import ModelEMA, update_modules
 from yolov5_utils.ops.sparsity import sparsity
 
-from .outcomes import Holder, Pair, assert_like_original, bits
+from ..support import Holder
+from .outcomes import Pair, assert_like_original, bits
 
 Maker = Callable[[], Tensor]
 FLOATING = (torch.float32, torch.float64, torch.float16, torch.bfloat16)

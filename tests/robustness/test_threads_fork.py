@@ -21,7 +21,8 @@ from yolov5_utils.ops import OPERATIONS
 from yolov5_utils.ops.ema import ModelEMA, update_modules
 from yolov5_utils.ops.sparsity import sparsity
 
-from .outcomes import Holder, bits, in_child, original
+from ..support import Holder, original
+from .outcomes import bits, in_child
 
 SETTINGS = {
     "pool": {"parallel_bytes": 0, "gil_bytes": 0},

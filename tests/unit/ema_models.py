@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from yolov5_utils.ops import OPERATIONS
 from yolov5_utils.torch_utils import ModelEMA
 
-from .test_ema import assert_same_bits, original
+from ..support import assert_same_bits, original
 
 
 class Net(nn.Module):

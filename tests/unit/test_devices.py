@@ -31,9 +31,9 @@ from yolov5_utils.torch_utils import (
 )
 
 from .. import older_torch
+from ..support import FLOATING, Holder, assert_same_bits, original, values
 from .devices import Device, way_since, ways
 from .ema_models import Net, trained
-from .test_ema import FLOATING, Holder, assert_same_bits, original, values
 from .test_scale_img import original as original_scale_img
 
 SIZES = (*range(40), 97, 255, 256, 257, 1000, 4099, 70_001)

@@ -15,8 +15,8 @@ from torch.overrides import TorchFunctionMode
 from yolov5_utils import reference
 from yolov5_utils.ops import ema_lists
 
+from ..support import FLOATING, Holder, assert_same_bits, values
 from .ema_models import Net, trained
-from .test_ema import FLOATING, Holder, assert_same_bits, values
 
 SIZES = (0, 1, 7, 64, 1000)
 DECAY = 0.9987

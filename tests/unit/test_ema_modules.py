@@ -13,8 +13,8 @@ from torch import nn
 from yolov5_utils import _C, reference
 from yolov5_utils.torch_utils import ModelEMA
 
+from ..support import original
 from .ema_models import Net, assert_state, check, snapshot, trained
-from .test_ema import original
 
 
 def test_many_updates(level: str) -> None:

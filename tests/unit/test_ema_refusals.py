@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from yolov5_utils import _C, _native
 from yolov5_utils.torch_utils import ModelEMA
 
+from ..support import assert_same_bits, original
 from .ema_models import Net, assert_state, check, fails, trained, way
-from .test_ema import assert_same_bits, original
 
 
 @pytest.mark.parametrize("key", ["bn.running_var", "head.2.bias", "anchors"])

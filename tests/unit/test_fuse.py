@@ -21,7 +21,7 @@ from yolov5_utils.ops import OPERATIONS
 from yolov5_utils.ops import fuse as fuse_file
 from yolov5_utils.torch_utils import fuse_conv_and_bn
 
-from .test_ema import FLOATING, assert_same_bits
+from ..support import FLOATING, assert_same_bits
 
 CALLS = OPERATIONS["fuse"].calls
 ALL_LEVELS = _C.info()["levels_found"]

@@ -13,9 +13,9 @@ from yolov5_utils import reference
 from yolov5_utils.ops import fuse as ops_fuse
 from yolov5_utils.torch_utils import fuse_conv_and_bn
 
+from ..support import FLOATING
 from .devices import Device, way_since, ways
 from .test_devices import assert_same_fused, pair
-from .test_ema import FLOATING
 
 CONVOLUTIONS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     "plain": ((3, 8, 3), {}),

@@ -17,7 +17,7 @@ from benchmarks import models
 from yolov5_utils.ops import fuse_model as file
 from yolov5_utils.ops.fuse_model import fuse_model
 
-from .test_ema import assert_same_bits
+from ..support import assert_same_bits
 from .test_fuse import CALLS, original
 
 

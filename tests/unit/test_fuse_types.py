@@ -18,7 +18,7 @@ from yolov5_utils.ops import fuse as fuse_file
 from yolov5_utils.ops.fuse_model import fuse_model
 from yolov5_utils.torch_utils import fuse_conv_and_bn
 
-from .test_ema import FLOATING, assert_same_bits
+from ..support import FLOATING, assert_same_bits
 from .test_fuse import CALLS, assert_same, original, pair
 from .test_fuse_model import Conv
 

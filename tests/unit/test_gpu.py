@@ -11,6 +11,7 @@ from yolov5_utils import _C, reference
 from yolov5_utils.ops import prune as prune_module
 from yolov5_utils.torch_utils import ModelEMA, fuse_conv_and_bn, scale_img, sparsity
 
+from ..support import assert_same_bits, original
 from .devices import need_gpu, way_since, ways
 from .ema_models import Net
 from .test_devices import (
@@ -20,7 +21,6 @@ from .test_devices import (
     pair,
     pruned_by_sorting,
 )
-from .test_ema import assert_same_bits, original
 
 
 @pytest.fixture

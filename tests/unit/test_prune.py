@@ -14,7 +14,7 @@ from torch import Tensor
 
 from yolov5_utils import _C, _native
 
-from .test_ema import FLOATING, INTEGER_VIEW, assert_same_bits, values
+from ..support import FLOATING, INTEGER_VIEW, assert_same_bits, values
 
 # Around every border: vectors, keys selected from directly, blocks, sample sizes.
 SIZES = (1, 2, 3, 7, 8, 15, 16, 17, 33, 255, 1000, 1023, 1024, 1025, 1041, 4095, 4097, 8192)

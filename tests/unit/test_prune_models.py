@@ -20,7 +20,7 @@ from yolov5_utils.ops import prune as ops_prune
 from yolov5_utils.ops.prune import prune_layers
 from yolov5_utils.torch_utils import prune
 
-from .test_ema import FLOATING, assert_same_bits
+from ..support import FLOATING, assert_same_bits
 
 
 def distinct(shape: torch.Size, seed: int) -> Tensor:

@@ -10,7 +10,7 @@ from yolov5_utils import reference
 from yolov5_utils.ops import OPERATIONS
 from yolov5_utils.ops.prune import prune_layers
 
-from .test_ema import assert_same_bits
+from ..support import assert_same_bits
 from .test_prune_models import calls, check, small_model, tied_values
 
 

@@ -15,7 +15,7 @@ from yolov5_utils import _C, reference
 from yolov5_utils.ops import prune as ops_prune
 from yolov5_utils.ops.prune import prune_layers
 
-from .test_ema import assert_same_bits
+from ..support import assert_same_bits
 from .test_prune import ADVERSARIES, noise, pipe
 
 CHOSEN = (torch.float32, torch.float16, torch.bfloat16)  # the dtypes in which C knows the choice

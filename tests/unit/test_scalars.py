@@ -18,7 +18,8 @@ from yolov5_utils import reference
 from yolov5_utils.ops.prune import prune_layers
 from yolov5_utils.torch_utils import sparsity
 
-from .test_ema import FLOATING, Holder, assert_same_bits, check, values
+from ..support import FLOATING, Holder, assert_same_bits, values
+from .test_ema import check
 
 SHAPES = ((), (1,), (1, 1), (2,), (7,), (8,), (9,), (31,), (33,), (3, 5), (257,))
 

@@ -33,6 +33,19 @@ def update_modules(
         ema_lists.update(average, source, decay, done)
 
 
+def update_counted(average: Any, model: Any, unwrap: Callable[[Any], Any]) -> None:
+    """ModelEMA.update, of our class or a client's; `unwrap` finds the model in wrappers."""
+    before, done = average.updates, list[bool]()
+    try:
+        average.updates += 1
+        decay = average.decay(average.updates)
+        update_modules(average.ema, unwrap(model), decay, done)
+    except BaseException:
+        if not done:  # nothing was averaged, so nothing was counted
+            average.updates = before
+        raise
+
+
 class ModelEMA:
     """Exponential moving average of a model, as YOLOv5 keeps it while training.
 
@@ -58,14 +71,7 @@ class ModelEMA:
         KeyError or RuntimeError as `update_modules`; `ema` and `updates` are then as they were.
         What a signal handler raises (KeyboardInterrupt) leaves both so, or both moved on.
         """
-        before, done = self.updates, list[bool]()
-        try:
-            self.updates = before + 1
-            update_modules(self.ema, de_parallel(model), self.decay(self.updates), done)
-        except BaseException:
-            if not done:
-                self.updates = before
-            raise
+        update_counted(self, model, de_parallel)
 
     def update_attr(
         self,

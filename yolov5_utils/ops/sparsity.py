@@ -26,15 +26,10 @@ def sparsity(model: nn.Module) -> Tensor:
     dtype = torch.get_default_dtype()
     if dtype in EXACT:
         done, counts = count(model, EXACT[dtype])
-        if done and len(counts) == 3:
-            _, elements, zeros = counts
-            return share_on_gpu(zeros.view(torch.int64), elements, dtype)
         if done:
-            parameters, _, _, share_float32, share_float64 = counts
-            if parameters == 0:
+            if not counts[0]:  # parameters
                 raise ZeroDivisionError("float division by zero")
-            share = share_float32 if dtype == torch.float32 else share_float64
-            return torch.scalar_tensor(share, dtype=dtype)
+            return share(counts, dtype)
     else:
         OPERATION.note_torch(f"default dtype {dtype}")
     return reference.sparsity(model)
@@ -48,7 +43,20 @@ def count(model: nn.Module, limit: int) -> tuple[bool, Any]:
     return OPERATION.attempt(_native._C.count_module_zeros, model, limit)
 
 
-def share_on_gpu(zeros: Tensor, elements: int, dtype: torch.dtype) -> Tensor:
+def share(counts: Any, dtype: torch.dtype | None) -> Tensor:
+    """The result of `count` as a share in this dtype; None: int64 zeros, divided by torch."""
+    if len(counts) == 3:
+        _, elements, zeros = counts
+        total = zeros.view(torch.int64)
+        return total[0] / elements if dtype is None else _share_on_gpu(total, elements, dtype)
+    _, elements, zeros, share_float32, share_float64 = counts
+    if dtype is None:
+        return torch.tensor(zeros, dtype=torch.int64) / elements
+    number = share_float32 if dtype == torch.float32 else share_float64
+    return torch.scalar_tensor(number, dtype=dtype)
+
+
+def _share_on_gpu(zeros: Tensor, elements: int, dtype: torch.dtype) -> Tensor:
     """Zeros, one sum or one number per parameter, over elements; torch divides.
 
     On a GPU torch multiplies by the reciprocal of a Python number.

@@ -23,7 +23,7 @@ from ..ops import prune as ops_prune
 from ..ops import scale_img as ops_scale_img
 from ..ops import sparsity as ops_sparsity
 from ..ops import time_synchronized as ops_time_synchronized
-from ..ops.ema import update_modules
+from ..ops.ema import update_counted
 from ..originals import MODULES
 from . import random_stream
 from .fingerprint import global_names
@@ -96,20 +96,13 @@ def _update(names: dict[str, Any], original: Function, form: UpdateForm) -> Func
     def update(self: Any, model: Any) -> None:
         if form.switch is not None and not getattr(self, form.switch):
             return
-        before, done = self.updates, list[bool]()
-        try:
-            self.updates += 1
-            decay = self.decay(self.updates)
-            helper = _global(names, form.unwrap)
-            if form.unwrap == "is_parallel":
-                source = model.module if helper(model) else model
-            else:
-                source = helper(model)
-            update_modules(self.ema, source, decay, done)
-        except BaseException:
-            if not done:  # nothing was averaged, so nothing was counted
-                self.updates = before
-            raise
+        update_counted(self, model, unwrap)
+
+    def unwrap(model: Any) -> Any:
+        helper = _global(names, form.unwrap)
+        if form.unwrap == "is_parallel":
+            return model.module if helper(model) else model
+        return helper(model)
 
     return update
 
@@ -127,17 +120,7 @@ def _sparsity(names: dict[str, Any], original: Function, form: SparsityForm) -> 
         done, counts = ops_sparsity.count(model, limit)
         if not done or not counts[0]:
             return original(model)
-        if len(counts) == 3:
-            _, elements, counted = counts
-            total = counted.view(torch.int64)
-            if form.exact:
-                return total[0] / elements
-            return ops_sparsity.share_on_gpu(total, elements, dtype)
-        _, elements, zeros, share_float32, share_float64 = counts
-        if form.exact:
-            return torch.tensor(zeros, dtype=torch.int64) / elements
-        share = share_float32 if dtype == torch.float32 else share_float64
-        return torch.scalar_tensor(share, dtype=dtype)
+        return ops_sparsity.share(counts, None if form.exact else dtype)
 
     return sparsity
 

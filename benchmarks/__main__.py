@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
+
+from yolov5_utils.ops import OPERATIONS
 
 from . import (
     bench_cuda,
     bench_cuda_host,
-    bench_ema,
-    bench_fuse,
     bench_gil,
     bench_import,
     bench_memory,
-    bench_prune,
     bench_refusals,
-    bench_scale_img,
-    bench_sparsity,
-    bench_time_sync,
     harness,
     plots,
     summary,
@@ -31,15 +28,9 @@ END = "<!-- figures: end -->"
 def run(quick: bool) -> list[harness.Table]:
     """All tables; `quick` takes fewer models and less time, and its figures are rougher."""
     names, seconds = (["n"], 1.5) if quick else (["n", "s", "x"], 5.0)
+    of_hot_paths = [import_module(f"{__package__}.bench_{name}") for name in OPERATIONS]
     return [
-        bench_ema.table(names, [1, 2], seconds),
-        bench_ema.busy_table(names, seconds),
-        bench_sparsity.table(names, [1, 2], seconds),
-        bench_fuse.table(names, [1, 2], seconds),
-        bench_prune.table(names, [1, 2], seconds),
-        bench_prune.data_table(names[-1:], seconds),
-        bench_scale_img.table(bench_scale_img.CASES[: 1 if quick else None], [1, 2], seconds),
-        bench_time_sync.table(min(seconds, 3.0)),
+        *(table for module in of_hot_paths for table in module.tables(names, seconds)),
         bench_memory.table(["n"] if quick else ["n", "x"], 100 if quick else 1000),
         bench_gil.table(names, seconds),
         bench_cuda_host.table(names, seconds / 3),

@@ -144,6 +144,11 @@ def busy_table(names: list[str], seconds: float) -> harness.Table:
     return harness.Table("ModelEMA.update with all cores busy", BUSY_COLUMNS, rows, notes)
 
 
+def tables(names: list[str], seconds: float) -> list[harness.Table]:
+    """All tables of this path, for the report."""
+    return [table(names, [1, 2], seconds), busy_table(names, seconds)]
+
+
 def main(arguments: list[str]) -> None:
     """Run from the command line."""
     options = harness.parser(__doc__ or "")

@@ -111,6 +111,11 @@ def table(names: list[str], threads: list[int], seconds: float) -> harness.Table
     return harness.Table("fuse_conv_and_bn", harness.SPEED_COLUMNS, rows, notes)
 
 
+def tables(names: list[str], seconds: float) -> list[harness.Table]:
+    """All tables of this path, for the report."""
+    return [table(names, [1, 2], seconds)]
+
+
 def main(arguments: list[str]) -> None:
     """Run from the command line."""
     chosen = harness.parser(__doc__ or "").parse_args(arguments)

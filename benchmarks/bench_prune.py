@@ -176,6 +176,11 @@ def data_table(names: list[str], seconds: float) -> harness.Table:
     return harness.Table("prune: weights of every kind, 1 thread", DATA_COLUMNS, rows, [])
 
 
+def tables(names: list[str], seconds: float) -> list[harness.Table]:
+    """All tables of this path, for the report."""
+    return [table(names, [1, 2], seconds), data_table(names[-1:], seconds)]
+
+
 def main(arguments: list[str]) -> None:
     """Run from the command line."""
     options = harness.parser(__doc__ or "")

@@ -172,6 +172,11 @@ def table(cases: tuple[Case, ...], threads: list[int], seconds: float) -> harnes
     return harness.Table("scale_img", COLUMNS, rows, notes)
 
 
+def tables(names: list[str], seconds: float) -> list[harness.Table]:
+    """All tables of this path, for the report; of one model, also one image only."""
+    return [table(CASES[: 1 if len(names) == 1 else None], [1, 2], seconds)]
+
+
 def main(arguments: list[str]) -> None:
     """Run from the command line."""
     options = harness.parser(__doc__ or "")

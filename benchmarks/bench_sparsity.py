@@ -91,6 +91,11 @@ def table(
     return harness.Table("sparsity", harness.SPEED_COLUMNS, rows, notes)
 
 
+def tables(names: list[str], seconds: float) -> list[harness.Table]:
+    """All tables of this path, for the report."""
+    return [table(names, [1, 2], seconds)]
+
+
 def main(arguments: list[str]) -> None:
     """Run from the command line."""
     options = harness.parser(__doc__ or "")

@@ -20,9 +20,6 @@ __version__ = "0.1.0"
 # What the functions of patched clients call, by a number of each (overlay/patches.py).
 _replacements: "dict[int, Any]" = {}
 
-# Public names that the original's torch_utils lacks, and their modules.
-_ADDED = {"fuse_model": "ops.fuse_model"}
-
 
 def patch() -> None:
     """Replace what the hot callables of YOLOv5 and ultralytics do, imported already or later.
@@ -77,9 +74,11 @@ def __getattr__(name: str) -> "Any":
     if not name.startswith("_") and name != "auto":  # which patches: only by its import
         if importlib.util.find_spec(f"{__name__}.{name}") is not None:
             return importlib.import_module(f"{__name__}.{name}")
-        if name in _ADDED:
-            return getattr(importlib.import_module(f"{__name__}.{_ADDED[name]}"), name)
         torch_utils = importlib.import_module(f"{__name__}.torch_utils")
         if name in torch_utils.__all__:
             return getattr(torch_utils, name)
+        if importlib.util.find_spec(f"{__name__}.ops.{name}") is not None:  # a name of our own
+            module = importlib.import_module(f"{__name__}.ops.{name}")
+            if hasattr(module, name):
+                return getattr(module, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -39,8 +39,12 @@ class Operation:
     public_names: tuple[str, ...]  # of what people call
     function: str  # the C extension's that does the work
     originals: Originals  # what the original calls in torch
-    usual: Callable[[], tuple[Any, ...]]  # arguments of a small call as YOLOv5 makes it, on the CPU
-    # Tries a call with these arguments without a trace: Unsupported where torch has to run.
+    # Arguments of a small call as YOLOv5 makes it, on the CPU; then what takes them: the package's
+    # function, the same in plain torch operations, and what tries such a call without a trace,
+    # Unsupported where torch has to run.
+    usual: Callable[[], tuple[Any, ...]]
+    call: Callable[..., Any]
+    reference: Callable[..., Any]
     check: Callable[..., object]
     # Whether this result of `attempt` was made by the CUDA library.
     on_gpu: Callable[[Any], bool] = _never_on_gpu

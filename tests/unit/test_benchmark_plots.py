@@ -17,7 +17,7 @@ if older_torch.APPLIES:
     pytest.skip("the benchmarks' peers need torch 2.1", allow_module_level=True)
 
 from benchmarks import __main__ as report
-from benchmarks import bench_time_sync, harness, peers, plots, summary
+from benchmarks import bench_time_synchronized, harness, peers, plots, summary
 
 ROOT = Path(__file__).parents[2]
 ABOUT = {
@@ -152,8 +152,12 @@ def test_the_documents_of_this_repository_have_room_for_figures():
 
 
 def test_the_clock_is_timed_against_its_peers():
-    table = bench_time_sync.table(0.01)
-    assert [row["who"] for row in table.rows] == [bench_time_sync.ORIGINAL, "time.time", "package"]
+    table = bench_time_synchronized.table(0.01)
+    assert [row["who"] for row in table.rows] == [
+        bench_time_synchronized.ORIGINAL,
+        "time.time",
+        "package",
+    ]
     assert all(1 < row["min_ns"] <= row["median_ns"] for row in table.rows)
     assert all(row["ratio"] > 0 for row in table.rows[:2])
 

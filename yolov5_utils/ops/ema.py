@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from .. import _native, verify
+from .. import _native, reference, verify
 from ..operation import Operation, small_layers
 from ..originals import Originals
 from ..parallel import copy_attr, de_parallel
@@ -90,6 +90,9 @@ def _check(average: Any, model: Any) -> None:
     _native._C.ema_check(getattr(average, "ema", average), model)
 
 
+_USUAL_DECAY = 0.9
+
+
 def _usual() -> tuple[nn.Module, nn.Module]:
     model, _ = small_layers()
     return model, deepcopy(model)
@@ -105,6 +108,8 @@ OPERATION = Operation(
         ("", "no_grad"),
     ),
     _usual,
+    lambda average, model: update_modules(average, model, _USUAL_DECAY),
+    lambda average, model: reference.ema_update(average, model, _USUAL_DECAY),
     _check,
     on_gpu=lambda device: device is not None,
     compare=verify.ema,

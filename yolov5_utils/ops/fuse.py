@@ -364,5 +364,7 @@ OPERATION = Operation(
         ),
     ),
     small_layers,
+    fuse_conv_and_bn,
+    reference.fuse_conv_and_bn,
     _check,
 )

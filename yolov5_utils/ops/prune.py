@@ -374,9 +374,9 @@ def _prune_as_torch(weight: Tensor, count: int) -> Tensor:
     return mask * weight
 
 
-def _usual() -> tuple[nn.Module]:
+def _usual() -> tuple[nn.Module, float]:
     model, _ = small_layers()
-    return (model,)
+    return model, 0.3
 
 
 OPERATION = Operation(
@@ -401,5 +401,7 @@ OPERATION = Operation(
         imports="torch.nn.utils.prune",
     ),
     _usual,
+    prune_layers,
+    reference.prune_layers,
     check,
 )

@@ -281,6 +281,8 @@ OPERATION = Operation(
     "scale_img",
     Originals(("nn.functional", "interpolate pad")),
     _usual,
+    scale_img,
+    reference.scale_img,
     _check,
     on_gpu=lambda result: result[1] is not None,
     compare=verify.scale_img,

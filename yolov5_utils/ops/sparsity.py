@@ -87,6 +87,8 @@ OPERATION = Operation(
         ("Tensor", "numel __eq__ sum __add__ __radd__ __truediv__"),
     ),
     _usual,
+    sparsity,
+    reference.sparsity,
     _native._C.count_module_zeros,
     on_gpu=lambda counts: len(counts) == 3,
     compare=verify.sparsity,

@@ -14,6 +14,8 @@ OPERATION = Operation(
     "time_synchronized",
     Originals(),  # C itself looks at what it calls
     usual=lambda: (),
+    call=lambda: time_synchronized(),
+    reference=reference.time_synchronized,
     check=lambda: None,
     counted_in_c=lambda: _native._C.info()["clock_calls"],
     runs="asks torch for a CUDA device and waits for it, then reads the clock",
@@ -33,5 +35,5 @@ def _choose() -> Callable[[], float]:
     return verify.clock(_native._C.time_synchronized) if verify.ON else _native._C.time_synchronized
 
 
-time_synchronized = _choose()
+time_synchronized: Callable[[], float] = _choose()
 time_sync = time_synchronized  # its name from YOLOv5 6.0 on

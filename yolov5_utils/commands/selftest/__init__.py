@@ -9,20 +9,30 @@ of a hot path are in the file of its name.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from importlib import import_module
+from importlib.util import find_spec
 
 import torch
 
 from ... import _C
 from ...ops import OPERATIONS
-from .comparison import Comparison, one_line
+from .comparison import Comparison, one_line, usual_call
 from .signals import check_signals
 
-_CHECKS: dict[str, Callable[[], Comparison | str]] = {}
-for _name in OPERATIONS:
-    _CHECKS.update(import_module(f"{__name__}.{_name}").CHECKS)
-_CHECKS["signals"] = check_signals
+
+def _all_checks() -> Iterator[tuple[str, Callable[[], Comparison | str]]]:
+    """The checks in the file of each hot path's name; where there is none, its usual call."""
+    for name, operation in OPERATIONS.items():
+        if find_spec(f"{__name__}.{name}") is not None:
+            yield from import_module(f"{__name__}.{name}").CHECKS.items()
+        else:
+            yield name, partial(usual_call, operation)
+    yield "signals", check_signals
+
+
+_CHECKS = dict(_all_checks())
 
 
 def run() -> int:

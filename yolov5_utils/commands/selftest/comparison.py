@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from copy import deepcopy
+from functools import partial
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from ... import bits
+from ...operation import Operation
 from ...ops import OPERATIONS
 
 
@@ -48,6 +51,31 @@ class Comparison:
             for why, count in self.impossible.items()
         ]
         return "; ".join([f"{self.equal} calls equal"] * bool(self.equal) + notes)
+
+
+def usual_call(operation: Operation) -> Comparison:
+    """The usual call of a hot path: its results, and what it leaves in its arguments."""
+    to = Comparison(operation.name)
+    given = operation.usual()
+    to.add(
+        "the usual call",
+        partial(_results, operation.call, given),
+        partial(_results, operation.reference, given),
+    )
+    return to
+
+
+def _results(function: Callable[..., Any], given: tuple[Any, ...]) -> dict[str, Any]:
+    """What a call returns, and its arguments afterwards, as tensors and numbers by name."""
+    arguments = deepcopy(given)
+    found = {"the result": function(*arguments)}
+    for number, argument in enumerate(arguments):
+        found[f"argument {number}"] = argument
+    for name, value in list(found.items()):
+        if isinstance(value, nn.Module):
+            del found[name]
+            found.update({f"{name}, {key}": tensor for key, tensor in value.state_dict().items()})
+    return found
 
 
 def one_line(error: Exception) -> str:

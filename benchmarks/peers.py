@@ -63,6 +63,28 @@ class ForeachEMA(OriginalEMA):
             torch._foreach_lerp_(averages, sources, 1 - decay)
 
 
+class KeptListsEMA(OriginalEMA):
+    """The newest of its kind, as ultralytics has it since 8.4.110: the tensors are looked up at the
+    first update and trusted ever after, and one `_foreach_lerp_` averages them.
+
+    Whatever replaces a tensor later (`.half()`, `load_state_dict(assign=True)`) goes unnoticed.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(model)
+        self.lists: tuple[list[Tensor], list[Tensor]] | None = None
+
+    def update(self, model: nn.Module) -> None:
+        """Average `model` into `ema`."""
+        with torch.no_grad():
+            decay = self.decay()
+            if self.lists is None:
+                averages, new = self.ema.state_dict(), model.state_dict()
+                keys = [key for key, value in averages.items() if value.dtype.is_floating_point]
+                self.lists = [averages[key] for key in keys], [new[key] for key in keys]
+            torch._foreach_lerp_(*self.lists, 1 - decay)
+
+
 def averaged_model(model: nn.Module) -> Callable[[nn.Module], None]:
     """The update function of torch's own AveragedModel, buffers included as YOLOv5 has them."""
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(DECAY), use_buffers=True)

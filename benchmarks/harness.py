@@ -158,12 +158,13 @@ def machine() -> dict[str, object]:
     text = cpuinfo.read_text() if cpuinfo.exists() else ""
     cpu = re.search(r"^model name\s*: (.*)$", text, re.MULTILINE)
     blas = re.search(r"BLAS_INFO=(\w+)", torch.__config__.show())
+    of_torch = getattr(torch.backends, "cpu", None)  # torch 2.1
     return {
         "cpu": cpu.group(1) if cpu else platform.processor() or platform.machine(),
         "cores": usable_cores(),
         "level": _package_level(),
         "torch": torch.__version__,
-        "torch_level": torch.backends.cpu.get_cpu_capability(),
+        "torch_level": of_torch.get_cpu_capability() if of_torch else "unknown",
         "blas": blas.group(1) if blas else "unknown",
         "python": platform.python_version(),
         "load": round(os.getloadavg()[0], 2),

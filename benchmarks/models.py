@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 CLASSES = 80
 # Anchor sizes in pixels of the three output scales; the Detect layer holds them in its buffer.
-ANCHORS = (
+Anchors = tuple[tuple[float, ...], ...]
+ANCHORS: Anchors = (
     (10.0, 13.0, 16.0, 30.0, 33.0, 23.0),
     (30.0, 61.0, 62.0, 45.0, 59.0, 119.0),
     (116.0, 90.0, 156.0, 198.0, 373.0, 326.0),
@@ -51,27 +52,30 @@ class Layer(NamedTuple):
     shortcut: bool = True  # bottlenecks of a C3 add their input
 
 
-def _down(channels: int, kernel: int = 3) -> Layer:
+def down(channels: int, kernel: int = 3) -> Layer:
+    """A Conv that halves height and width."""
     return Layer("Conv", (-1,), channels, kernel, stride=2)
 
 
-def _c3(channels: int, repeats: int, shortcut: bool = True) -> Layer:
+def c3(channels: int, repeats: int, shortcut: bool = True) -> Layer:
+    """A C3 block."""
     return Layer("C3", (-1,), channels, repeats=repeats, shortcut=shortcut)
 
 
-def _concat_with(source: int) -> Layer:
+def concat_with(source: int) -> Layer:
+    """The layer before, joined with that of index `source`."""
     return Layer("Concat", (-1, source))
 
 
 LAYOUT = (
     # backbone: layers 0 to 9
-    *(_down(64, kernel=6), _down(128), _c3(128, 3), _down(256), _c3(256, 6)),
-    *(_down(512), _c3(512, 9), _down(1024), _c3(1024, 3), Layer("SPPF", (-1,), 1024, kernel=5)),
+    *(down(64, kernel=6), down(128), c3(128, 3), down(256), c3(256, 6)),
+    *(down(512), c3(512, 9), down(1024), c3(1024, 3), Layer("SPPF", (-1,), 1024, kernel=5)),
     # head: up to the two finer scales, 10 to 17, and back down, 18 to 23
-    *(Layer("Conv", (-1,), 512), Layer("Upsample"), _concat_with(6), _c3(512, 3, False)),
-    *(Layer("Conv", (-1,), 256), Layer("Upsample"), _concat_with(4), _c3(256, 3, False)),
-    *(_down(256), _concat_with(14), _c3(512, 3, False)),
-    *(_down(512), _concat_with(10), _c3(1024, 3, False)),
+    *(Layer("Conv", (-1,), 512), Layer("Upsample"), concat_with(6), c3(512, 3, False)),
+    *(Layer("Conv", (-1,), 256), Layer("Upsample"), concat_with(4), c3(256, 3, False)),
+    *(down(256), concat_with(14), c3(512, 3, False)),
+    *(down(512), concat_with(10), c3(1024, 3, False)),
     Layer("Detect", (17, 20, 23)),
 )
 
@@ -182,12 +186,11 @@ class Concat(nn.Module):
 class Detect(nn.Module):
     """One 1×1 convolution with bias per scale, and the anchors as a buffer."""
 
-    def __init__(self, channels: list[int]) -> None:
+    def __init__(self, channels: list[int], anchors: Anchors, classes: int) -> None:
         super().__init__()
-        anchors = torch.tensor(ANCHORS).view(len(ANCHORS), -1, 2)
-        self.values = CLASSES + 5  # box, objectness, classes
-        self.register_buffer("anchors", anchors)
-        outputs = self.values * anchors.shape[1]
+        self.values = classes + 5  # box, objectness, classes
+        self.register_buffer("anchors", torch.tensor(anchors).view(len(anchors), -1, 2))
+        outputs = self.values * self.anchors.shape[1]
         self.m = nn.ModuleList(nn.Conv2d(count, outputs, 1) for count in channels)
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
@@ -201,24 +204,35 @@ class Detect(nn.Module):
 
 
 class DetectionModel(nn.Module):
-    """The whole tree: `model` is the sequence of LAYOUT's layers."""
+    """The whole tree: `model` is the sequence of the layout's layers."""
 
-    def __init__(self, size: Size) -> None:
+    def __init__(
+        self,
+        size: Size,
+        layout: tuple[Layer, ...] = LAYOUT,
+        anchors: Anchors = ANCHORS,
+        classes: int = CLASSES,
+    ) -> None:
         super().__init__()
+        self.layout = layout
         layers: list[nn.Module] = []
         channels: list[int] = []
-        for layer in LAYOUT:
+        for layer in layout:
             inputs = [channels[source] for source in layer.sources] if channels else [3]
-            module, outputs = _build_layer(layer, inputs, size)
+            module, outputs = (
+                (Detect(inputs, anchors, classes), 0)
+                if layer.kind == "Detect"
+                else _build_layer(layer, inputs, size)
+            )
             layers.append(module)
             channels.append(outputs)
         self.model = nn.Sequential(*layers)
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Raw predictions of the three scales for (batch, 3, height, width) images."""
+        """Raw predictions of each scale for (batch, 3, height, width) images."""
         maps: list[Tensor] = []
         result = images
-        for layer, module in zip(LAYOUT, self.model, strict=True):
+        for layer, module in zip(self.layout, self.model, strict=True):
             inputs = [maps[source] for source in layer.sources] if maps else [images]
             result = module(inputs if layer.kind in ("Concat", "Detect") else inputs[0])
             maps.append(result)
@@ -237,9 +251,7 @@ def _build_layer(layer: Layer, inputs: list[int], size: Size) -> tuple[nn.Module
         return SPPF(inputs[0], outputs, layer.kernel), outputs
     if layer.kind == "Upsample":
         return nn.Upsample(scale_factor=2, mode="nearest"), inputs[0]
-    if layer.kind == "Concat":
-        return Concat(), sum(inputs)
-    return Detect(inputs), 0
+    return Concat(), sum(inputs)
 
 
 def build(name: str, *, seed: int = 0, half_once: bool = False) -> DetectionModel:

@@ -18,7 +18,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import prune as torch_prune
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 DECAY = 0.9999
 
@@ -87,6 +86,8 @@ class KeptListsEMA(OriginalEMA):
 
 def averaged_model(model: nn.Module) -> Callable[[nn.Module], None]:
     """The update function of torch's own AveragedModel, buffers included as YOLOv5 has them."""
+    from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn  # torch 2.1
+
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(DECAY), use_buffers=True)
     return average.update_parameters
 

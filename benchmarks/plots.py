@@ -68,16 +68,20 @@ def _name_lines(axis: Any, lines: Sequence[Line], places: Sequence[float]) -> No
         axis.spines[side].set_visible(False)
 
 
-def _caption(figure: Figure, content: dict[str, Any], title: str) -> None:
+def _caption(figure: Figure, caption: str, title: str) -> None:
     figure.suptitle(title, fontsize=11.5, x=0.02, ha="left", y=1 - 0.12 / figure.get_figheight())
     place = 0.07 / figure.get_figheight()
-    line = machine_line(content["machine"])
-    figure.text(0.02, place, line, fontsize=6.8, color="#555555", va="bottom")
+    figure.text(0.02, place, caption, fontsize=6.8, color="#555555", va="bottom")
 
 
 def speed_figure(content: dict[str, Any]) -> Figure:
     """Times faster than the original, and than the best other implementation, on one thread."""
-    lines = lines_of(content)
+    title = "Times as fast, same bits, 1 thread (right of the line: faster)"
+    return speed_bars(lines_of(content), machine_line(content["machine"]), title)
+
+
+def speed_bars(lines: Sequence[Line], caption: str, title: str) -> Figure:
+    """A bar for what each line was compared with, and a legend of these."""
     places = _places(lines)
     figure, axis = _figure(places)
     for line, place in zip(lines, places, strict=True):
@@ -99,7 +103,7 @@ def speed_figure(content: dict[str, Any]) -> Figure:
     axis.axvline(1, color="#222222", lw=1, zorder=3)
     axis.set_xscale("log")
     highest = max(max(line.original, line.original_many or 0) for line in lines)
-    lowest = min(0.9, *(0.9 * (line.peer or 1) for line in lines))
+    lowest = 0.9 * min(1.0, *(min(line.original, line.peer or 1) for line in lines))
     axis.set_xlim(lowest, max(10.0, highest * 1.6))
     axis.xaxis.set_major_locator(FixedLocator([t for t in TICKS if t >= lowest]))
     axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}×"))
@@ -108,13 +112,12 @@ def speed_figure(content: dict[str, Any]) -> Figure:
     axis.grid(axis="x", color="#dddddd", lw=0.6)
     axis.set_axisbelow(True)
     _name_lines(axis, lines, places)
-    keys = [
-        Patch(color=ORIGINAL_COLOUR, label="than YOLOv5's own lines"),
-        Patch(color=PEER_COLOUR, label="than the best other implementation"),
-        Line2D(
-            *([], []), marker="o", mfc="white", mec="#222222", ls="", label="the first, 2 threads"
-        ),
-    ]
+    keys: list[Any] = [Patch(color=ORIGINAL_COLOUR, label="than YOLOv5's own lines")]
+    if any(line.peer is not None for line in lines):
+        keys.append(Patch(color=PEER_COLOUR, label="than the best other implementation"))
+    if any(line.original_many is not None for line in lines):
+        dot: dict[str, Any] = {"marker": "o", "mfc": "white", "mec": "#222222", "ls": ""}
+        keys.append(Line2D([], [], label="the first, 2 threads", **dot))
     figure.legend(
         handles=keys,
         loc="upper left",
@@ -123,7 +126,7 @@ def speed_figure(content: dict[str, Any]) -> Figure:
         fontsize=8.5,
         frameon=False,
     )
-    _caption(figure, content, "Times as fast, same bits, 1 thread (right of the line: faster)")
+    _caption(figure, caption, title)
     return figure
 
 
@@ -185,7 +188,8 @@ def limit_figure(content: dict[str, Any]) -> Figure:
         fontsize=8.5,
         frameon=False,
     )
-    _caption(figure, content, "Share of the speed at which torch only moves the same bytes")
+    title = "Share of the speed at which torch only moves the same bytes"
+    _caption(figure, machine_line(content["machine"]), title)
     return figure
 
 

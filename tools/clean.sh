@@ -9,4 +9,4 @@ for folder in build demo_output .venv-clients "$1"; do
 done
 rm -f yolov5_utils/_C.*so yolov5_utils/libyolov5_utils_cuda.so
 rm -rf yolov5_torch_utils.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
-find benchmarks cuda tests tools yolov5_utils -name __pycache__ -prune -exec rm -rf {} +
+find benchmarks cuda examples tests tools yolov5_utils -name __pycache__ -prune -exec rm -rf {} +

@@ -39,7 +39,7 @@ class Tree:
             shutil.copy(ROOT / name, self.root)
         for name in ("tools", "csrc", "cuda"):
             shutil.copytree(ROOT / name, self.root / name)
-        for name in ("benchmarks", "tests", "yolov5_utils"):
+        for name in ("benchmarks", "examples", "tests", "yolov5_utils"):
             (self.root / name).mkdir()
         self.theirs = folder / "theirs"
         self.programs = folder / "programs"

@@ -44,7 +44,7 @@ PYTHON_LAYERS = (
     ("distributed",),
     ("torch_utils",),
     ("overlay",),
-    ("auto", "demo"),
+    ("auto",),
     ("commands",),
     ("__main__",),
 )
@@ -224,7 +224,7 @@ def files_under_500_lines(root: Path) -> list[str]:
     suffixes = (".c", ".h", ".inc", ".cu", ".cuh", ".py", ".pyi", ".sh")
     return [
         f"{path.relative_to(root)}: {lines} lines"
-        for folder in ("csrc", "cuda", "yolov5_utils", "tests", "benchmarks", "tools")
+        for folder in ("csrc", "cuda", "yolov5_utils", "tests", "benchmarks", "examples", "tools")
         for path in sorted((root / folder).rglob("*"))
         if path.suffix in suffixes and (lines := len(path.read_text().splitlines())) >= 500
     ]

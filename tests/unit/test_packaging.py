@@ -90,7 +90,12 @@ def test_wheel_holds_the_cuda_library(sdist: Path, tmp_path: Path) -> None:
 def test_sdist_holds_what_building_and_testing_need(sdist: Path) -> None:
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
-    for folder, suffixes in (("csrc", (".c", ".h", ".inc")), ("tests", (".py", ".c", ".h"))):
+    for folder, suffixes in (
+        ("csrc", (".c", ".h", ".inc")),
+        ("tests", (".py", ".c", ".h")),
+        ("benchmarks", (".py",)),
+        ("examples", (".py",)),
+    ):
         expected = {
             path.relative_to(ROOT).as_posix()
             for path in (ROOT / folder).rglob("*")
@@ -282,6 +287,14 @@ def test_wrong_value_at_start_is_a_line_and_no_more(
     assert (result.returncode, result.stdout) == (0, "ran\n")
     assert f"yolov5_utils: {variable}='yes': allowed values are" in result.stderr
     assert result.stderr.count("\n") == 1, result.stderr
+
+
+def test_demo_says_where_it_is(installed: Installed, tmp_path: Path) -> None:
+    result = installed.run("-m", "yolov5_utils", "demo", "--epochs", "1", cwd=tmp_path)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr == (
+        "yolov5_utils: the demo is in examples/demo of a checkout, where `make demo` runs it\n"
+    )
 
 
 def test_info_knows_the_start_up_file(installed: Installed, tmp_path: Path) -> None:

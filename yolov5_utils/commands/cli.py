@@ -1,10 +1,11 @@
-"""The command line: run a client script with the overlay, or info, selftest, demo.
+"""The command line: run a client script with the overlay, or info, selftest, and a checkout's demo.
 
 Must not import torch before the client script does.
 """
 
 from __future__ import annotations
 
+import importlib
 import os
 import site
 import sys
@@ -28,7 +29,7 @@ utils/torch_utils.py in C.
 commands:
   info [--json]  what is installed, how it was built, and which way each hot path runs
   selftest       compare every hot path in C with plain torch, bit for bit (seconds)
-  demo           train, prune, fuse and time a small detector on drawn shapes
+  demo           train, prune, fuse and time a small detector on drawn shapes (in a checkout)
 
 options:
   -h, --help     show this text
@@ -171,9 +172,14 @@ def _selftest(arguments: list[str]) -> int:
 
 
 def _demo(arguments: list[str]) -> int:
-    from ..demo import main as demo
+    from pathlib import Path
 
-    return demo(arguments)
+    checkout = Path(__file__).resolve().parents[2]
+    if not (checkout / "examples" / "demo" / "story.py").is_file():
+        return _fail("the demo is in examples/demo of a checkout, where `make demo` runs it", 1)
+    sys.path.insert(0, str(checkout))
+    demo = importlib.import_module("examples.demo")
+    return int(demo.main(arguments))
 
 
 _COMMANDS: dict[str, Callable[[list[str]], int]] = {

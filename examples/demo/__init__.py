@@ -7,14 +7,12 @@ matplotlib, so that a missing one is told in one line.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-WAITING = "OMP_WAIT_POLICY"
 _NEEDED = ("numpy", "matplotlib")
 
 
@@ -26,36 +24,24 @@ def main(argv: Sequence[str]) -> int:
     options = _parser().parse_args(list(argv))
     missing = [name for name in _NEEDED if find_spec(name) is None]
     if missing:
-        print(
-            f"yolov5_utils demo: {' and '.join(missing)} not installed. "
-            'Remedy: pip install "yolov5-torch-utils[demo]"',
-            file=sys.stderr,
+        return _fail(
+            f'{" and ".join(missing)} not installed. Remedy: pip install "yolov5-torch-utils[demo]"'
         )
-        return 1
     try:
         options.output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        print(f"yolov5_utils demo: --output {options.output}: {error}", file=sys.stderr)
-        return 1
-    with _patient_threads():
-        from .story import Plan, tell
-    return tell(Plan(**vars(options)))
+        return _fail(f"--output {options.output}: {error}")
+    # OpenMP reads this once, when torch is loaded: threads that spin at barriers make a training
+    # step several times as long on cores that others use too.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    from .story import tell
+
+    return tell(options.output, options.epochs, options.pictures, options.seed)
 
 
-@contextlib.contextmanager
-def _patient_threads() -> Iterator[None]:
-    """Have OpenMP threads sleep rather than spin at barriers, where torch is loaded meanwhile.
-
-    On cores that others use too, spinning makes a training step several times as long. OpenMP reads
-    the variable once, as it is loaded; a value of the user's stays.
-    """
-    given = os.environ.get(WAITING)
-    os.environ.setdefault(WAITING, "PASSIVE")
-    try:
-        yield
-    finally:
-        if given is None:
-            del os.environ[WAITING]
+def _fail(text: str) -> int:
+    print(f"yolov5_utils demo: {text}", file=sys.stderr)
+    return 1
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -68,19 +54,19 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--output", type=Path, default=Path("demo_output"), help="folder for the two pictures"
     )
-    parser.add_argument("--epochs", type=_positive, default=8, help="passes over the pictures")
-    parser.add_argument("--pictures", type=_positive, default=960, help="pictures to learn from")
+    parser.add_argument("--epochs", type=_number, default=8, help="passes over the pictures")
+    parser.add_argument("--pictures", type=_number, default=960, help="pictures to learn from")
     parser.add_argument("--seed", type=_seed, default=0, help="of pictures, weights and order")
     return parser
 
 
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
+def _number(text: str, least: int = 1) -> int:
+    if not text.isdecimal() or not least <= int(text) < 2**31:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a whole number from {least} to 2**31 - 1"
+        )
     return int(text)
 
 
 def _seed(text: str) -> int:
-    if not text.isdecimal() or int(text) >= 2**31:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 to 2**31 - 1")
-    return int(text)
+    return _number(text, 0)

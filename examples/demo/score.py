@@ -3,42 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from ..torch_utils import scale_img
-
-Infer = Callable[[nn.Module, Tensor], Tensor]
+from yolov5_utils.torch_utils import scale_img
 
 LEAST_SCORE = 0.01  # below it a box can no longer change a precision that matters
-NMS_IOU = 0.5
+NMS_IOU, RIGHT_IOU = 0.5, 0.5
 MOST_CANDIDATES = 100  # per picture before NMS; a picture shows 4 shapes at most
 # Ratio and whether mirrored, of the passes that augmented inference joins: YOLOv5's three.
 AUGMENTATIONS = ((1.0, False), (0.83, True), (0.67, False))
 
 
-class Score(NamedTuple):
-    """mAP50 and the average precision of each class."""
-
-    mean: float
-    per_class: list[float]
-
-
-def plain(model: nn.Module, images: Tensor) -> Tensor:
-    """One pass: (pictures, predictions, 5 + classes) as Detect.decode gives them."""
-    return model(images)
-
-
 def augmented(model: nn.Module, images: Tensor) -> Tensor:
     """Three passes at three sizes, one mirrored, back in the picture's pixels and joined."""
-    width = images.shape[3]
-    stride = int(model.stride.max())
-    joined = []
+    width, stride, joined = images.shape[3], int(model.stride.max()), []
     for ratio, mirrored in AUGMENTATIONS:
-        scaled = scale_img(images.flip(3) if mirrored else images, ratio, gs=stride)
-        found = model(scaled)
+        found = model(scale_img(images.flip(3) if mirrored else images, ratio, gs=stride))
         found[..., :4] *= width / int(width * ratio)  # scale_img cuts the size to whole pixels
         if mirrored:
             found[..., 0] = width - found[..., 0]
@@ -51,17 +33,14 @@ def as_floats(images: Tensor) -> Tensor:
     return images.float() / 255.0
 
 
-def find(model: nn.Module, images: Tensor, infer: Infer = plain, batch: int = 32) -> list[Tensor]:
-    """The boxes a model finds on uint8 pictures (pictures, 3, height, width).
+@torch.no_grad()
+def find(infer: Callable[[Tensor], Tensor], images: Tensor, batch: int = 32) -> list[Tensor]:
+    """The boxes that a model in eval mode finds on uint8 pictures (pictures, 3, height, width).
 
     Per picture a tensor (boxes, 6) of left, top, right, bottom, score, class, best score first.
-    `model` must be in eval mode.
     """
-    found = []
-    with torch.no_grad():
-        for part in images.split(batch):
-            found += [suppress(prediction) for prediction in infer(model, as_floats(part))]
-    return found
+    parts = images.split(batch)
+    return [suppress(found) for part in parts for found in infer(as_floats(part))]
 
 
 def suppress(prediction: Tensor) -> Tensor:
@@ -89,40 +68,36 @@ def overlaps(one: Tensor, other: Tensor) -> Tensor:
 
 
 def mean_average_precision(
-    found: list[Tensor], labels: list[Tensor], classes: int, least_iou: float = 0.5
-) -> Score:
-    """mAP at one IoU: the area under each class's precision-recall curve, averaged over classes.
+    found: list[Tensor], labels: list[Tensor], classes: int
+) -> tuple[float, list[float]]:
+    """mAP50, and each class's part in it: the area under its precision-recall curve.
 
     `found` as `find` gives it; `labels` per picture (shapes, 5) of class and box. A box counts as
-    right when its class is and it overlaps a shape by `least_iou` that no better-scored box has
-    taken. The curve is made monotonic and read at 101 recalls, as COCO does. A class that is on no
-    picture does not count.
+    right when its class is and it overlaps a shape by half that no better-scored box has taken. The
+    curve is made monotonic and read at 101 recalls, as COCO does. A class that is on no picture
+    does not count: its part is NaN.
     """
     per_class = []
     for kind in range(classes):
-        scores, right, shapes = [], [], 0
-        for boxes, truth in zip(found, labels, strict=True):
-            boxes, truth = boxes[boxes[:, 5] == kind], truth[truth[:, 0] == kind]
-            shapes += len(truth)
-            scores.append(boxes[:, 4])
-            right.append(_matches(boxes, truth, least_iou))
-        if shapes:
-            per_class.append(_average_precision(torch.cat(scores), torch.cat(right), shapes))
-        else:
-            per_class.append(float("nan"))
+        chosen = [
+            (boxes[boxes[:, 5] == kind], truth[truth[:, 0] == kind])
+            for boxes, truth in zip(found, labels, strict=True)
+        ]
+        scores = torch.cat([boxes[:, 4] for boxes, _ in chosen])
+        right = torch.cat([_matches(boxes, truth) for boxes, truth in chosen])
+        shapes = sum(len(truth) for _, truth in chosen)
+        per_class.append(_average_precision(scores, right, shapes) if shapes else float("nan"))
     present = [value for value in per_class if value == value]
-    return Score(sum(present) / max(len(present), 1), per_class)
+    return sum(present) / max(len(present), 1), per_class
 
 
-def _matches(boxes: Tensor, truth: Tensor, least_iou: float) -> Tensor:
-    """Per box of one picture and class, best score first, whether it found a shape of its own."""
+def _matches(boxes: Tensor, truth: Tensor) -> Tensor:
+    """Per box of one picture and class whether it found a shape that no better one has."""
     right = torch.zeros(len(boxes), dtype=torch.bool)
-    if not len(truth):
-        return right
     shared = overlaps(boxes[:, :4], truth[:, 1:])
-    for index in boxes[:, 4].argsort(descending=True, stable=True).tolist():
+    for index in boxes[:, 4].argsort(descending=True, stable=True).tolist() if len(truth) else ():
         best, at = shared[index].max(dim=0)
-        if best >= least_iou:
+        if best >= RIGHT_IOU:
             right[index] = True
             shared[:, at] = -1.0
     return right
@@ -130,11 +105,8 @@ def _matches(boxes: Tensor, truth: Tensor, least_iou: float) -> Tensor:
 
 def _average_precision(scores: Tensor, right: Tensor, shapes: int) -> float:
     """Area under the precision-recall curve of one class, read at 101 recalls."""
-    right = right[scores.argsort(descending=True, stable=True)].double()
-    hits = right.cumsum(0)
-    recall = hits / shapes
-    precision = hits / torch.arange(1, len(right) + 1)
-    envelope = precision.flip(0).cummax(0).values.flip(0) if len(right) else precision
-    at = torch.searchsorted(recall, torch.linspace(0, 1, 101, dtype=torch.float64))
-    padded = torch.cat((envelope, torch.zeros(1, dtype=torch.float64)))
-    return float(padded[at].mean())
+    hits = right[scores.argsort(descending=True, stable=True)].double().cumsum(0)
+    precision = torch.cat((hits / torch.arange(1, len(right) + 1), torch.zeros(1).double()))
+    envelope = precision.flip(0).cummax(0).values.flip(0)
+    at = torch.searchsorted(hits / shapes, torch.linspace(0, 1, 101, dtype=torch.float64))
+    return float(envelope[at].mean())

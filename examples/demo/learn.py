@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..torch_utils import ModelEMA, time_synchronized
+from yolov5_utils.torch_utils import ModelEMA, time_synchronized
+
 from .model import STRIDES, Detector
 from .score import as_floats
 
@@ -32,15 +33,7 @@ class History(NamedTuple):
     ema_seconds: float
 
 
-class Assigned(NamedTuple):
-    """One stride's answering predictions: their places, and the shapes they answer for."""
-
-    picture: Tensor
-    anchor: Tensor
-    row: Tensor
-    column: Tensor
-    kind: Tensor
-    box: Tensor  # centre x, y, width, height in pixels
+Places = tuple[Tensor, Tensor, Tensor, Tensor]  # of predictions: picture, anchor, row, column
 
 
 def flatten(labels: list[Tensor]) -> Tensor:
@@ -53,8 +46,10 @@ def flatten(labels: list[Tensor]) -> Tensor:
     return torch.cat(rows)
 
 
-def assign(shapes: Tensor, anchors: Tensor, stride: int, rows: int, columns: int) -> Assigned:
-    """Which predictions of one stride answer for `shapes` (as `flatten` gives them).
+def assign(
+    shapes: Tensor, anchors: Tensor, stride: int, rows: int, columns: int
+) -> tuple[Places, Tensor]:
+    """Which predictions of one stride answer for `shapes` (as `flatten` gives them), and for which.
 
     As YOLOv5 does: every anchor of about the shape's size, in the cell of the shape's centre and in
     its nearest neighbours to the side and above or below.
@@ -67,28 +62,18 @@ def assign(shapes: Tensor, anchors: Tensor, stride: int, rows: int, columns: int
     steps = torch.zeros(3, len(which), 2, dtype=torch.long)
     steps[1, :, 0], steps[2, :, 1] = toward[:, 0], toward[:, 1]
     cell = centre.long() + steps
-    limits = torch.tensor((columns, rows))
-    inside = ((cell >= 0) & (cell < limits)).all(dim=2)
-    cell = cell[inside]
-    which, anchor = which.expand(3, -1)[inside], anchor.expand(3, -1)[inside]
-    return Assigned(
-        shapes[which, 0].long(),
-        anchor,
-        cell[:, 1],
-        cell[:, 0],
-        shapes[which, 1].long(),
-        shapes[which, 2:6],
-    )
+    inside = ((cell >= 0) & (cell < torch.tensor((columns, rows)))).all(dim=2)
+    (column, row), anchor = cell[inside].unbind(1), anchor.expand(3, -1)[inside]
+    answered = shapes[which.expand(3, -1)[inside]]
+    return (answered[:, 0].long(), anchor, row, column), answered
 
 
 def complete_iou(one: Tensor, other: Tensor) -> Tensor:
     """CIoU of boxes (n, 4) of centre and size: IoU less how far centres and proportions differ."""
-    half_one, half_other = one[:, 2:] / 2, other[:, 2:] / 2
-    low_one, high_one = one[:, :2] - half_one, one[:, :2] + half_one
-    low_other, high_other = other[:, :2] - half_other, other[:, :2] + half_other
-    inner = (torch.minimum(high_one, high_other) - torch.maximum(low_one, low_other)).clamp(min=0)
-    outer = torch.maximum(high_one, high_other) - torch.minimum(low_one, low_other)
-    shared = inner.prod(dim=1)
+    lows = [boxes[:, :2] - boxes[:, 2:] / 2 for boxes in (one, other)]
+    highs = [boxes[:, :2] + boxes[:, 2:] / 2 for boxes in (one, other)]
+    shared = (torch.minimum(*highs) - torch.maximum(*lows)).clamp(min=0).prod(dim=1)
+    outer = torch.maximum(*highs) - torch.minimum(*lows)
     iou = shared / (one[:, 2:].prod(dim=1) + other[:, 2:].prod(dim=1) - shared + 1e-7)
     apart = (one[:, :2] - other[:, :2]).square().sum(dim=1) / (outer.square().sum(dim=1) + 1e-7)
     angles = [torch.atan(boxes[:, 2] / (boxes[:, 3] + 1e-7)) for boxes in (one, other)]
@@ -100,22 +85,19 @@ def complete_iou(one: Tensor, other: Tensor) -> Tensor:
 def loss_of(model: Detector, raw: list[Tensor], shapes: Tensor) -> Tensor:
     """Box, objectness and class loss of one batch, summed: a 0-d tensor."""
     box_loss, objectness_loss, class_loss = (torch.zeros(()) for _ in range(3))
-    for y, anchors, stride, weight in zip(
-        raw, model.detect.anchors, STRIDES, LEVEL_WEIGHTS, strict=True
-    ):
-        found = assign(shapes, anchors, stride, y.shape[2], y.shape[3])
-        place = (found.picture, found.anchor, found.row, found.column)
+    for y, anchors, stride, weight in zip(raw, model.anchors, STRIDES, LEVEL_WEIGHTS, strict=True):
+        place, answered = assign(shapes, anchors, stride, y.shape[2], y.shape[3])
         answers = torch.zeros_like(y[..., 4])
-        if len(found.kind):
+        if len(answered):
             chosen = y[place]
             near = chosen[:, :4].sigmoid()
-            cells = torch.stack((found.column, found.row), dim=1)
+            cells = torch.stack((place[3], place[2]), dim=1)
             centre = (near[:, :2] * 2 - 0.5 + cells) * stride
-            extent = (near[:, 2:] * 2) ** 2 * anchors[found.anchor]
-            iou = complete_iou(torch.cat((centre, extent), dim=1), found.box)
+            extent = (near[:, 2:] * 2) ** 2 * anchors[place[1]]
+            iou = complete_iou(torch.cat((centre, extent), dim=1), answered[:, 2:])
             box_loss = box_loss + (1 - iou).mean()
             answers[place] = iou.detach().clamp(min=0)
-            kinds = F.one_hot(found.kind, chosen.shape[1] - 5).to(y.dtype)
+            kinds = F.one_hot(answered[:, 1].long(), chosen.shape[1] - 5).to(y.dtype)
             class_loss = class_loss + F.binary_cross_entropy_with_logits(chosen[:, 5:], kinds)
         objectness = F.binary_cross_entropy_with_logits(y[..., 4], answers)
         objectness_loss = objectness_loss + weight * objectness
@@ -132,8 +114,7 @@ def train(
 ) -> tuple[ModelEMA, History]:
     """Train `model` in place on uint8 `images`; the average of its weights and the run's history.
 
-    Each epoch takes the pictures in a new order, half of them mirrored. `report(step, loss)` is
-    called after every step.
+    Each epoch takes the pictures in a new order. `report(step, loss)` is called after every step.
     """
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
@@ -148,8 +129,8 @@ def train(
     start = time_synchronized()
     for _ in range(epochs):
         for part in torch.randperm(len(images), generator=generator).split(BATCH):
-            batch, shapes = pick(images, labels, part, generator)
-            loss = loss_of(model, model(batch), shapes)
+            shapes = flatten([labels[index] for index in part.tolist()])
+            loss = loss_of(model, model(as_floats(images[part])), shapes)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -160,16 +141,3 @@ def train(
             losses.append(loss.item())
             report(len(losses), losses[-1])
     return ema, History(losses, time_synchronized() - start, ema_seconds)
-
-
-def pick(
-    images: Tensor, labels: list[Tensor], part: Tensor, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    """The pictures of `part` as floats, about half of them mirrored, and their shapes flattened."""
-    batch = as_floats(images[part])
-    shapes = flatten([labels[index] for index in part.tolist()])
-    mirrored = torch.rand(len(part), generator=generator) < 0.5
-    batch = torch.where(mirrored[:, None, None, None], batch.flip(3), batch)
-    flipped = mirrored[shapes[:, 0].long()]
-    shapes[:, 2] = torch.where(flipped, batch.shape[3] - shapes[:, 2], shapes[:, 2])
-    return batch, shapes

@@ -1,0 +1,1 @@
+"""What a checkout shows and no wheel holds; `make demo` runs the one there is."""

@@ -86,25 +86,36 @@ def _times(ratio: float) -> str:
     return f"{ratio:.0f}" if ratio >= 10 else f"{ratio:.1f}"
 
 
+def _range(ratios: Sequence[float]) -> str:
+    return "–".join(dict.fromkeys(map(_times, (min(ratios), max(ratios))))) + "×"
+
+
 def short_table(content: dict[str, Any]) -> str:
-    """One row a path: against the original / the best other implementation, for each case."""
-    rows = [
-        f"{machine_line(content['machine'])}; one thread, the fastest of many calls:",
-        "",
-        "| | times as fast as YOLOv5's own lines / as the best other implementation | best other |",
-        "|---|---|---|",
-    ]
+    """One row a path: against the original on each model, and against the best other ones.
+
+    A path that is not measured on models has the range of all its cases in every column.
+    """
     lines = lines_of(content)
+    models = list(dict.fromkeys(line.model for line in lines if len(line.model) == 1))
+    rows = [
+        f"| times as fast as YOLOv5's own | {' | '.join(f'YOLOv5{m}' for m in models)} | "
+        "as the best other | best other |",
+        f"|---|{'---:|' * (len(models) + 1)}---|",
+    ]
     for path in dict.fromkeys(line.path for line in lines):
-        of_path = [line for line in lines if line.path == path]
-        cases = (
-            f"{case_name(line)} **{_times(line.original)}**"
-            + (f" / {_times(line.peer)}" if line.peer is not None else "")
-            for line in of_path
-        )
-        others = ", ".join(dict.fromkeys(f"`{line.peer_name}`" for line in of_path if line.peer))
-        rows.append(f"| `{path}` | {'; '.join(cases)} | {others} |")
-    return "\n".join(rows)
+        cases = {line.model: line for line in lines if line.path == path}
+        on_models = {model: cases[model] for model in models if model in cases}
+        shown = list((on_models or cases).values())
+        everywhere = "" if on_models else _range([line.original for line in shown])
+        ratios = [
+            _range([on_models[model].original]) if model in on_models else everywhere
+            for model in models
+        ]
+        peers = [line for line in shown if line.peer is not None]
+        best = _range([line.peer for line in peers if line.peer is not None]) if peers else ""
+        names = ", ".join(dict.fromkeys(f"`{line.peer_name}`" for line in peers))
+        rows.append(f"| `{path}` | {' | '.join(ratios)} | {best} | {names} |")
+    return "\n".join([*rows, "", f"{machine_line(content['machine'])}; one thread."])
 
 
 def write(content: dict[str, Any], path: Path) -> None:

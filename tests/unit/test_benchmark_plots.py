@@ -176,12 +176,12 @@ def test_short_table(tmp_path: Path) -> None:
     path = tmp_path / "README.md"
     path.write_text(f"head\n{summary.BEGIN}\nold\n{summary.END}\nfoot\n")
     summary.write(CONTENT, path)
-    head, *_, ema, clock, end, foot = path.read_text().splitlines()
-    assert (head, end, foot) == ("head", summary.END, "foot")
-    assert ema == (
-        "| `ModelEMA.update` | YOLOv5n **6.0** / 3.0; YOLOv5x **2.0** / 0.9 | `quick peer` |"
-    )
-    assert clock == "| `time_synchronized` | no GPU **20** / 0.6 | `quick peer` |"
+    head, begin, heading, _, ema, clock, _, machine, end, foot = path.read_text().splitlines()
+    assert (head, begin, end, foot) == ("head", summary.BEGIN, summary.END, "foot")
+    assert heading.count("| YOLOv5n | YOLOv5x |") == 1
+    assert ema == "| `ModelEMA.update` | 6.0× | 2.0× | 0.9–3.0× | `quick peer` |"
+    assert clock == "| `time_synchronized` | 20× | 20× | 0.6× | `quick peer` |"
+    assert machine == f"{harness.machine_line(ABOUT)}; one thread."
 
 
 def test_readme_says_what_was_measured() -> None:

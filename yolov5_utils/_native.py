@@ -83,7 +83,7 @@ class TorchFacts:
         self.use_exchange = use_exchange  # False: the capsule way of torch before 2.10
 
 
-# Beside the extension, if it was built: docs/cuda.md.
+# Beside the extension, if it was built: docs/gpu.md.
 CUDA_LIBRARY = Path(_C.__file__).parent / "libyolov5_utils_cuda.so"
 
 

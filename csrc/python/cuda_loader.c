@@ -15,7 +15,7 @@
 /* Devices that can be used here: torch itself is built for 64, since 2.6 for 120. */
 #define KNOWN_DEVICES 128
 
-#define REMEDY "build the extension and the library from the same release (docs/cuda.md)"
+#define REMEDY "build the extension and the library from the same release (docs/gpu.md)"
 
 /* Everything known of the library. Read and written under the GIL. */
 struct y5_cuda {
@@ -130,7 +130,7 @@ judge(struct y5_cuda *cuda)
     cuda->judged = true;
     if (cuda->path == NULL) {
         snprintf(cuda->problem, sizeof(cuda->problem),
-                 "the CUDA library is not installed (docs/cuda.md)");
+                 "the CUDA library is not installed (docs/gpu.md)");
         return;
     }
     y5_cuda_get_api_function get_api = open_library(cuda);

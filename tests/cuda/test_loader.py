@@ -93,7 +93,7 @@ def test_each_wrong_library_has_its_sentence(built: Built, gpu: Start, wrong: st
 
 def test_missing_libraries(gpu: Start, tmp_path: Path) -> None:
     gpu(None)
-    assert refusal() == "the CUDA library is not installed (docs/cuda.md)"
+    assert refusal() == "the CUDA library is not installed (docs/gpu.md)"
     _C.use_cuda_library(tmp_path / "nothing.so")
     assert refusal().startswith("the CUDA library cannot be loaded: ")
     assert "nothing.so" in refusal()
@@ -117,7 +117,7 @@ def test_a_path_that_is_no_text(gpu: Start) -> None:
 def test_the_call_takes_torch_and_says_why(gpu: Start) -> None:
     gpu(None)
     path = OPERATIONS["ema"]
-    calls, why = dict(path.calls), "the CUDA library is not installed (docs/cuda.md)"
+    calls, why = dict(path.calls), "the CUDA library is not installed (docs/gpu.md)"
     counted = path.reasons.get(why, 0)
     ema, source = ModelEMA(model()), model(1)
     expected = copy.deepcopy(ema.ema).state_dict()
@@ -324,7 +324,7 @@ def test_info_says_what_became_of_it(built: Built) -> None:
     text = subprocess.check_output(command, text=True)
     line = next(line for line in text.splitlines() if line.startswith("CUDA library"))
     if facts["path"] is None:
-        assert facts["problem"] == "the CUDA library is not installed (docs/cuda.md)"
+        assert facts["problem"] == "the CUDA library is not installed (docs/gpu.md)"
         assert facts["problem"] in line
     else:
         assert facts["problem"] is None

@@ -11,7 +11,7 @@ import pytest
 
 from yolov5_utils import torch_utils
 
-ADOPTING = Path(__file__).parents[2] / "docs/adopting.md"
+NAMES = Path(__file__).parents[2] / "docs/names.md"
 
 # What the other modules of a release import from its torch_utils, found by reading all of them.
 ALL_RELEASES = (
@@ -48,8 +48,8 @@ DEFINED = (
 
 
 def block(name: str) -> str:
-    """The Python between two marks of docs/adopting.md."""
-    text = ADOPTING.read_text(encoding="utf-8")
+    """The Python between two marks of docs/names.md."""
+    text = NAMES.read_text(encoding="utf-8")
     (found,) = re.findall(
         rf"<!-- {name}: begin -->\n```python\n(.*?)```\n<!-- {name}: end", text, re.S
     )
@@ -65,7 +65,7 @@ def client(tmp_path):
     def run(program: str, torch_utils: str, general: str = "") -> str:
         (tmp_path / "utils/torch_utils.py").write_text(torch_utils)
         (tmp_path / "utils/general.py").write_text(general)
-        package = str(ADOPTING.parents[1])
+        package = str(NAMES.parents[1])
         program = f"import sys; sys.path[:0] = [{str(tmp_path)!r}, {package!r}]\n{program}"
         ran = subprocess.run(
             [sys.executable, "-c", program], capture_output=True, text=True, check=False
@@ -101,7 +101,7 @@ def test_all_is_what_some_release_defines():
 
 
 def test_every_name_has_its_row():
-    rows = re.findall(r"^\| (.*?) \|", ADOPTING.read_text(encoding="utf-8"), re.M)
+    rows = re.findall(r"^\| (.*?) \|", NAMES.read_text(encoding="utf-8"), re.M)
     named = set(re.findall(r"\w+", " ".join(rows)))
     assert set(torch_utils.__all__) <= named
 

@@ -4,7 +4,7 @@
 #define Y5_LAUNCH_CUH
 
 #include "device.cuh"
-#include "geometry.h"
+#include "grid.h"
 #include "y5_cuda.h"
 
 #include <cuda_runtime.h>

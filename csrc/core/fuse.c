@@ -2,7 +2,7 @@
  * rows to threads; the square root is the caller's. Knows neither modules nor Python. */
 #include "core/half.h"
 #include "core/ops.h"
-#include "core/pages.h"
+#include "core/huge_pages.h"
 
 #include <float.h>
 #include <math.h>

@@ -2,7 +2,7 @@
  * introselect, with the pairs of a partition found block-wise and without branches. */
 #include "core/prune_ties.h"
 
-#include "core/pages.h"
+#include "core/huge_pages.h"
 
 #include <stdlib.h>
 

@@ -2,7 +2,7 @@
  * level. What threads need lies on the heap, since a Python thread's stack may have 64 KiB; knows
  * neither ratios nor Python. */
 #include "core/ops.h"
-#include "core/pages.h"
+#include "core/huge_pages.h"
 
 #include <math.h>
 #include <stdatomic.h>

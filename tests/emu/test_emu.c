@@ -92,7 +92,7 @@ main(int argc, char **argv)
         const char *name;
         void (*run)(void);
     } groups[] = {
-        {"geometry", test_geometry}, {"ema", test_ema},           {"sparsity", test_sparsity},
+        {"grid", test_grid},         {"ema", test_ema},           {"sparsity", test_sparsity},
         {"fuse", test_fuse},         {"prune", test_prune},       {"scale_img", test_scale_img},
         {"refusals", test_refusals}, {"failures", test_failures}, {"changing", test_changing},
         {"halfway", test_halfway},

@@ -17,7 +17,7 @@ void test_refusals(void);
 void test_failures(void);
 void test_changing(void);
 void test_halfway(void);
-void test_geometry(void);
+void test_grid(void);
 
 /* The emulated library's table; device 0, the default stream; the core's best level, one thread. */
 extern const y5_cuda_api *api;

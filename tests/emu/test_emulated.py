@@ -17,7 +17,7 @@ HERE = Path(__file__).parent
 CUDA = ROOT / "cuda"
 NATIVE = ROOT / "tests" / "native"
 GROUPS = (
-    "geometry", "ema", "sparsity", "fuse", "prune", "scale_img", "refusals", "failures",
+    "grid", "ema", "sparsity", "fuse", "prune", "scale_img", "refusals", "failures",
     "changing",
     "halfway",
 )  # fmt: skip
@@ -122,7 +122,7 @@ def affected(sources: list[Path], name: str) -> list[str]:
     """Sources of cuda/ that a file is part of."""
     stem = name.split(".")[0].removesuffix("_select")
     own = CUDA / f"{stem}.cu"
-    everywhere = name in ("device.cuh", "launch.cuh", "geometry.h")
+    everywhere = name in ("device.cuh", "launch.cuh", "grid.h")
     return [s.name for s in sources if s.suffix == ".cu" and (everywhere or s == own)]
 
 

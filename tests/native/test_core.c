@@ -144,7 +144,7 @@ main(int count, char **arguments)
         const char *name;
         void (*run)(void);
     } groups[] = {
-        {"address_set", test_address_set}, {"half", test_half},         {"geometry", test_geometry},
+        {"address_set", test_address_set}, {"half", test_half},         {"y5", test_y5},
         {"overlap", test_overlap},         {"parallel", test_parallel}, {"levels", test_levels},
     };
     for (size_t i = 0; i < sizeof(groups) / sizeof(groups[0]); i++) {

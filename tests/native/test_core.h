@@ -6,7 +6,7 @@
 
 void test_address_set(void);
 void test_half(void);
-void test_geometry(void);
+void test_y5(void);
 void test_overlap(void);
 void test_parallel(void);
 void test_levels(void);

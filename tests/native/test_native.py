@@ -28,7 +28,7 @@ from .building import (
 LEVELS = ("portable", "avx2", "avx512")
 QUICKLY = ("-O0", "-w")  # where neither speed nor warnings matter
 OPERATIONS = ("ema", "sparsity", "prune", "prune_ties", "scale_img", "fuse", "mt19937", "races")
-GROUPS = ("address_set", "half", "geometry", "overlap", "parallel", "levels")
+GROUPS = ("address_set", "half", "y5", "overlap", "parallel", "levels")
 
 
 class Way(NamedTuple):
@@ -194,9 +194,9 @@ SLIPS = (
     ("half.h", "magnitude + 0xfffU +", "magnitude + 0x1000U +", "test_half.c"),
     ("half.h", "magnitude < 0x38800000U", "magnitude < 0x38000000U", "test_half.c"),
     ("half.h", "+ 0x7fffU +", "+ 0x8000U +", "test_half.c"),
-    ("geometry.c", "expected == tensor->numel", "true", "test_geometry.c"),
-    ("geometry.c", "a->strides[i] != b->strides[i]", "false", "test_geometry.c"),
-    ("geometry.c", "lowest += reach < 0 ? reach : 0", "lowest += 0", "test_geometry.c"),
+    ("y5.c", "expected == tensor->numel", "true", "test_y5.c"),
+    ("y5.c", "a->strides[i] != b->strides[i]", "false", "test_y5.c"),
+    ("y5.c", "lowest += reach < 0 ? reach : 0", "lowest += 0", "test_y5.c"),
     ("overlap.c", "8 * sizeof(uintptr_t)", "32", "test_overlap.c"),
     ("overlap.c", REMEMBER_THE_LAST_END, "range->end", "test_overlap.c"),
     ("overlap.c", "range->begin == range->end", "false", "test_overlap.c"),

@@ -1,6 +1,6 @@
 /* torch's generator of random numbers for the CPU, moved on. The only file that knows how torch
  * writes the state of one into a tensor; the caller checks that the installed torch does so. */
-#include "plan/bytes.h"
+#include "plan/skip_random.h"
 
 #include "python/args.h"
 #include "python/bindings.h"
@@ -75,8 +75,8 @@ copy_state(const y5_state *state, PyObject *object, torch_state *out, const torc
            y5_error *error)
 {
     y5_call call = {0};
-    y5_bytes_plan plan = {.out = out, .in = in, .count = sizeof(torch_state)};
-    y5_plan steps = y5_bytes_plan_steps(&plan);
+    y5_skip_random_plan plan = {.out = out, .in = in, .count = sizeof(torch_state)};
+    y5_plan steps = y5_skip_random_plan_steps(&plan);
     y5_status status = y5_call_add(state, &call, object, 1, in != NULL ? Y5_WRITTEN : 0, error);
     if (status == Y5_OK) {
         status = y5_call_run(state, &call, &steps, error);

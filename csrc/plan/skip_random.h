@@ -1,6 +1,6 @@
-/* The plan that copies the bytes of one vector out of a tensor or into it. */
-#ifndef Y5_PLAN_BYTES_H
-#define Y5_PLAN_BYTES_H
+/* The plan that copies the bytes of a generator's state out of a tensor or into it. */
+#ifndef Y5_PLAN_SKIP_RANDOM_H
+#define Y5_PLAN_SKIP_RANDOM_H
 
 #include "plan/plan.h"
 
@@ -10,9 +10,9 @@ typedef struct {
     const void *in;
     int64_t count;
     void *data;
-} y5_bytes_plan;
+} y5_skip_random_plan;
 
 /* For one tensor, a vector of just so many bytes; Y5_UNSUPPORTED for any other. */
-y5_plan y5_bytes_plan_steps(y5_bytes_plan *self);
+y5_plan y5_skip_random_plan_steps(y5_skip_random_plan *self);
 
 #endif

@@ -1,4 +1,4 @@
-/* core/geometry.c against the list of all offsets of small tensors of every kind. */
+/* core/y5.c against the list of all offsets of small tensors of every kind. */
 #include "support.h"
 #include "test_core.h"
 
@@ -145,7 +145,7 @@ check_error_texts(void)
 }
 
 void
-test_geometry(void)
+test_y5(void)
 {
     check_random_tensors();
     check_other_shapes();

@@ -1,11 +1,11 @@
 /* How many blocks a launch has: bounds, full use of small devices and large ones, no overflow. */
-#include "geometry.h"
+#include "grid.h"
 #include "operations.h"
 
 extern "C" {
 #include "native/support.h"
 
-void test_geometry(void);
+void test_grid(void);
 }
 
 using namespace y5;
@@ -57,7 +57,7 @@ check_planes()
 }
 
 void
-test_geometry(void)
+test_grid(void)
 {
     CHECK(ceil_divide(0, 4) == 0 && ceil_divide(1, 4) == 1 && ceil_divide(4, 4) == 1, "rounding");
     CHECK(ceil_divide(INT64_MAX, 2) == INT64_MAX / 2 + 1, "no overflow");

@@ -1,5 +1,5 @@
-/* Shape arithmetic on y5_tensor: density, order, address range; and the one writer of y5_error.
- * Knows nothing of any operation. */
+/* What y5.h declares: the one writer of y5_error, element types, and the order, density and address
+ * range of tensors. Knows nothing of any operation. */
 #include "core/y5.h"
 
 #include <stdarg.h>

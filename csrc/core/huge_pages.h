@@ -1,6 +1,6 @@
 /* Huge pages for large outputs. Knows no operation. */
-#ifndef Y5_PAGES_H
-#define Y5_PAGES_H
+#ifndef Y5_HUGE_PAGES_H
+#define Y5_HUGE_PAGES_H
 
 #include <stdint.h>
 

@@ -1,6 +1,6 @@
 /* How many blocks a launch has: plain arithmetic on the host, tested alone. Knows no kernel. */
-#ifndef Y5_GEOMETRY_H
-#define Y5_GEOMETRY_H
+#ifndef Y5_GRID_H
+#define Y5_GRID_H
 
 #include <stdint.h>
 

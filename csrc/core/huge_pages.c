@@ -4,7 +4,7 @@
 #include <sys/mman.h>
 #endif
 
-#include "core/pages.h"
+#include "core/huge_pages.h"
 
 /* From this size on memory is asked to be backed by huge pages of 2 MiB: fresh memory otherwise
  * costs a page fault per 4 KiB, more than the arithmetic (benchmarks/bench_scale_img.py,

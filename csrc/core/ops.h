@@ -126,10 +126,6 @@ typedef struct {
     int32_t variant;
 } y5_scale_img;
 
-/* True where the memory of 4 dimensions walks row by row, or with `interleaved` pixel by pixel with
- * all channels side by side. Strides of dimensions of size 1 do not matter. */
-bool y5_image_is_laid_out(const y5_tensor *tensor, bool interleaved);
-
 /* Y5_OK for an image that C resizes: (batch, channels, height, width) in float32, row by row in
  * memory, or channels last with at most 3 channels. Else Y5_UNSUPPORTED. */
 y5_status y5_scale_img_check(const y5_tensor *image, y5_error *error);

@@ -69,21 +69,6 @@ static const row_scaler scalers[Y5_LEVEL_COUNT] = Y5_EACH_LEVEL(scale_rows);
 /* Elements of a row, and of a tensor's longest side, stay within int32_t with room for a block. */
 #define SIDE_LIMIT ((int64_t)1 << 30)
 
-bool
-y5_image_is_laid_out(const y5_tensor *tensor, bool interleaved)
-{
-    static const int32_t order[2][4] = {{3, 2, 1, 0}, {1, 3, 2, 0}};
-    int64_t expected = 1;
-    for (int32_t i = 0; i < 4; i++) {
-        int32_t dimension = order[interleaved][i];
-        if (tensor->shape[dimension] != 1 && tensor->strides[dimension] != expected) {
-            return false;
-        }
-        expected *= tensor->shape[dimension];
-    }
-    return true;
-}
-
 y5_status
 y5_scale_img_check(const y5_tensor *image, y5_error *error)
 {
@@ -101,10 +86,10 @@ y5_scale_img_check(const y5_tensor *image, y5_error *error)
     if (image->shape[2] > SIDE_LIMIT || image->shape[3] > SIDE_LIMIT / image->shape[1]) {
         return y5_fail(error, Y5_UNSUPPORTED, "image", "more than 2^30 rows or elements of a row");
     }
-    if (image->numel == 0 || y5_image_is_laid_out(image, false)) {
+    if (y5_tensor_is_contiguous(image)) {
         return Y5_OK;
     }
-    if (!y5_image_is_laid_out(image, true)) {
+    if (!y5_tensor_is_channels_last(image)) {
         return y5_fail(error, Y5_UNSUPPORTED, "image", "neither contiguous nor channels last");
     }
     if (image->shape[1] > 3) { /* torch has a kernel of its own for these */
@@ -130,9 +115,9 @@ y5_scale_img_plan(y5_scale_img *job, const y5_tensor *image, const y5_tensor *ou
         return y5_fail(error, Y5_BAD_VALUE, "output",
                        "expected 4 dimensions, float32 and the image's batch and channels");
     }
-    bool interleaved = output->numel > 0 &&
-                       !(y5_image_is_laid_out(image, false) && y5_image_is_laid_out(output, false));
-    if (interleaved && !(y5_image_is_laid_out(image, true) && y5_image_is_laid_out(output, true))) {
+    bool interleaved =
+        output->numel > 0 && !(y5_tensor_is_contiguous(image) && y5_tensor_is_contiguous(output));
+    if (interleaved && !(y5_tensor_is_channels_last(image) && y5_tensor_is_channels_last(output))) {
         return y5_fail(error, Y5_BAD_VALUE, "output", "not in the image's order of dimensions");
     }
     if (variant < 0 || variant >= Y5_SCALE_VARIANTS) {

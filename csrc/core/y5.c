@@ -34,28 +34,39 @@ y5_dtype_bytes(y5_dtype dtype)
     return bytes[dtype];
 }
 
-bool
-y5_tensor_is_contiguous(const y5_tensor *tensor)
+/* True where the dimensions, in this order from the tightest on (NULL: from the last to the first),
+ * multiply up without gaps. Strides of dimensions of size 1 do not matter. */
+static bool
+is_laid_out(const y5_tensor *tensor, const int8_t *order)
 {
     int64_t expected = 1;
-    if (tensor->numel == 0) {
-        return true;
-    }
-    for (int32_t i = tensor->ndim - 1; i >= 0; i--) {
-        if (tensor->shape[i] != 1) {
-            if (tensor->strides[i] != expected) {
-                return false;
-            }
-            expected *= tensor->shape[i];
+    for (int32_t i = 0; i < tensor->ndim && tensor->numel > 0; i++) {
+        int32_t dimension = order != NULL ? order[i] : tensor->ndim - 1 - i;
+        if (tensor->shape[dimension] != 1 && tensor->strides[dimension] != expected) {
+            return false;
         }
+        expected *= tensor->shape[dimension];
     }
     return true;
 }
 
 bool
+y5_tensor_is_contiguous(const y5_tensor *tensor)
+{
+    return is_laid_out(tensor, NULL);
+}
+
+bool
+y5_tensor_is_channels_last(const y5_tensor *tensor)
+{
+    static const int8_t order[] = {1, 3, 2, 0};
+    return tensor->ndim == 4 && is_laid_out(tensor, order);
+}
+
+bool
 y5_tensor_is_dense(const y5_tensor *tensor)
 {
-    /* The usual case first: dimensions laid out from the last to the first. */
+    /* The usual case first. */
     if (tensor->numel <= 1 || y5_tensor_is_contiguous(tensor)) {
         return true;
     }

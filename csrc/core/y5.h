@@ -78,8 +78,11 @@ bool y5_dtype_is_floating(y5_dtype dtype);
 /* Bytes of one element. */
 size_t y5_dtype_bytes(y5_dtype dtype);
 
-/* True where the elements lie in memory in the order of their indices, without gaps. */
+/* True where the elements lie in memory in the order of their indices, without gaps; or those of 4
+ * dimensions pixel by pixel, with all channels (the second dimension) side by side. Strides of
+ * dimensions of size 1 do not matter, and an empty tensor is both. */
 bool y5_tensor_is_contiguous(const y5_tensor *tensor);
+bool y5_tensor_is_channels_last(const y5_tensor *tensor);
 
 /* True where the elements fill one gapless block, each once, in whatever order of dimensions. */
 bool y5_tensor_is_dense(const y5_tensor *tensor);

@@ -54,7 +54,7 @@ check_pair(const y5_tensor tensors[Y5_GPU_ROLES], bool has_bias, y5_error *error
             continue;
         }
         if (vector->ndim != 1 || vector->numel != weight->shape[0] ||
-            (vector->numel > 1 && vector->strides[0] != 1)) {
+            !y5_tensor_is_contiguous(vector)) {
             return refuse(error, i, "not one number for each channel, side by side");
         }
         if (vector->dtype != (i == Y5_GPU_FUSED_BIAS ? fused->dtype : weight->dtype)) {

@@ -27,7 +27,7 @@ check_for_gpu(const y5_tensor *image, y5_error *error)
         image->shape[3] > Y5_CUDA_SCALE_SIDE_LIMIT) {
         return y5_fail(error, Y5_UNSUPPORTED, "image", "more than 2^22 channels, rows or columns");
     }
-    if (!y5_image_is_laid_out(image, false) && !y5_image_is_laid_out(image, true)) {
+    if (!y5_tensor_is_contiguous(image) && !y5_tensor_is_channels_last(image)) {
         return y5_fail(error, Y5_UNSUPPORTED, "image", "neither contiguous nor channels last");
     }
     return Y5_OK;
@@ -81,8 +81,8 @@ launch(void *data, const y5_gpu *gpu, y5_error *error)
         return y5_fail(error, Y5_BAD_VALUE, "output",
                        "expected 4 dimensions and the image's dtype, batch and channels");
     }
-    bool interleaved = !(y5_image_is_laid_out(image, false) && y5_image_is_laid_out(output, false));
-    if (interleaved && !(y5_image_is_laid_out(image, true) && y5_image_is_laid_out(output, true))) {
+    bool interleaved = !(y5_tensor_is_contiguous(image) && y5_tensor_is_contiguous(output));
+    if (interleaved && !(y5_tensor_is_channels_last(image) && y5_tensor_is_channels_last(output))) {
         return y5_fail(error, Y5_BAD_VALUE, "output", "not in the image's order of dimensions");
     }
     if (self->variant < 0 || self->variant >= Y5_CUDA_SCALE_VARIANTS) {

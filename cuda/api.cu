@@ -64,9 +64,9 @@ check_device(int32_t device, y5_cuda_error *error)
     return status == Y5_CUDA_OK ? launched_kernel::load_all(device, error) : status;
 }
 
-static_assert(sizeof(y5_cuda_where) == 16 && sizeof(y5_cuda_ema_pair) == 32, "the ABI");
-static_assert(sizeof(y5_cuda_zero_count) == 24 && sizeof(y5_cuda_fuse_pair) == 96, "the ABI");
-static_assert(sizeof(y5_cuda_prune_layer) == 40 && sizeof(y5_cuda_scale_img) == 88, "the ABI");
+static_assert(sizeof(y5_cuda_where) == 16 && sizeof(y5_ema_pair) == 32, "the ABI");
+static_assert(sizeof(y5_elements) == 24 && sizeof(y5_fuse_pair) == 96, "the ABI");
+static_assert(sizeof(y5_prune_layer) == 40 && sizeof(y5_scale_img) == 96, "the ABI");
 
 } // namespace y5
 

@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 HERE = Path(__file__).resolve().parent
+CSRC = HERE.parent / "csrc"
+SHARED = ("core/items.h", "core/y5.h")  # what y5_cuda.h includes of it
 LIBRARY = "libyolov5_utils_cuda.so"
 OLDEST = (12, 1)  # the first whose kernels take more than 4 KiB of arguments
 
@@ -157,7 +159,8 @@ class Plan(NamedTuple):
     def digest(self) -> str:
         """A name for what these and the sources lead to."""
         digest = hashlib.sha256(repr((self, version_of(self.nvcc))).encode())
-        for source in sorted(path for path in HERE.iterdir() if path.is_file()):
+        own = sorted(path for path in HERE.iterdir() if path.is_file())
+        for source in [*own, *(CSRC / name for name in SHARED)]:
             digest.update(source.name.encode() + source.read_bytes())
         return digest.hexdigest()[:16]
 
@@ -186,7 +189,7 @@ def build(how: Plan, folder: Path) -> tuple[Path, str]:
 
     def compile_one(source: Path) -> tuple[str, str]:
         made = str(folder / f"{source.stem}.o")
-        return made, output_of(how.nvcc, *how.flags, "-c", str(source), "-o", made)
+        return made, output_of(how.nvcc, *how.flags, f"-I{CSRC}", "-c", str(source), "-o", made)
 
     # The one that takes longest first.
     sources = sorted(HERE.glob("*.cu"), key=lambda path: path.stat().st_size, reverse=True)

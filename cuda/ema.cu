@@ -8,12 +8,12 @@
 namespace y5 {
 
 static y5_cuda_status
-check_pair(const y5_cuda_ema_pair *pair, int64_t index, y5_cuda_error *error)
+check_pair(const y5_ema_pair *pair, int64_t index, y5_cuda_error *error)
 {
     if (!is_floating(pair->average_dtype) || !is_floating(pair->source_dtype)) {
         return fail(error, Y5_CUDA_BAD_ARGUMENT,
                     "pairs[%lld]: dtypes %d and %d, allowed are 0 to %d", (long long)index,
-                    (int)pair->average_dtype, (int)pair->source_dtype, Y5_CUDA_FLOATING_COUNT - 1);
+                    (int)pair->average_dtype, (int)pair->source_dtype, Y5_FLOATING_COUNT - 1);
     }
     if (pair->numel < 0 || pair->numel > numel_limit) {
         return fail(error, Y5_CUDA_BAD_ARGUMENT, "pairs[%lld]: %lld elements", (long long)index,
@@ -22,8 +22,8 @@ check_pair(const y5_cuda_ema_pair *pair, int64_t index, y5_cuda_error *error)
     if (pair->numel > 0 && (pair->average == NULL || pair->source == NULL)) {
         return fail(error, Y5_CUDA_BAD_ARGUMENT, "pairs[%lld]: a null pointer", (long long)index);
     }
-    if (!is_aligned(pair->average, floating_bytes(pair->average_dtype)) ||
-        !is_aligned(pair->source, floating_bytes(pair->source_dtype))) {
+    if (!is_aligned(pair->average, y5_dtype_bytes(pair->average_dtype)) ||
+        !is_aligned(pair->source, y5_dtype_bytes(pair->source_dtype))) {
         return fail(error, Y5_CUDA_BAD_ARGUMENT, "pairs[%lld]: not aligned to its elements",
                     (long long)index);
     }
@@ -31,7 +31,7 @@ check_pair(const y5_cuda_ema_pair *pair, int64_t index, y5_cuda_error *error)
 }
 
 static int64_t
-fill_entry(const y5_cuda_ema_pair *pair, ema_entry *entry)
+fill_entry(const y5_ema_pair *pair, ema_entry *entry)
 {
     entry->average = pair->average;
     entry->source = pair->source;
@@ -49,13 +49,13 @@ launch_table(const y5_cuda_where *where, const Table &table, const ema_scalars &
 {
     dim3 grid = blocks(blocks_for(table.chunks, multiprocessors));
     switch (type) {
-    case Y5_CUDA_FLOAT32:
+    case Y5_FLOAT32:
         return launch<ema_kernel<ema_of_one_type<float>, Table>>(where, "ema", grid, error, table,
                                                                  scalars);
-    case Y5_CUDA_FLOAT16:
+    case Y5_FLOAT16:
         return launch<ema_kernel<ema_of_one_type<half_bits>, Table>>(where, "ema", grid, error,
                                                                      table, scalars);
-    case Y5_CUDA_BFLOAT16:
+    case Y5_BFLOAT16:
         return launch<ema_kernel<ema_of_one_type<bfloat16_bits>, Table>>(where, "ema", grid, error,
                                                                          table, scalars);
     default:
@@ -78,7 +78,7 @@ fail_halfway(int64_t updated, int64_t count, y5_cuda_error *error)
 
 /* The one type of all tensors, or -1. */
 static int32_t
-common_type(const y5_cuda_ema_pair *pairs, int64_t count)
+common_type(const y5_ema_pair *pairs, int64_t count)
 {
     for (int64_t i = 0; i < count; i++) {
         if (pairs[i].average_dtype != pairs[0].average_dtype ||
@@ -90,7 +90,7 @@ common_type(const y5_cuda_ema_pair *pairs, int64_t count)
 }
 
 y5_cuda_status
-ema_update(const y5_cuda_where *where, const y5_cuda_ema_pair *pairs, int64_t count, double decay,
+ema_update(const y5_cuda_where *where, const y5_ema_pair *pairs, int64_t count, double decay,
            y5_cuda_error *error)
 {
     for (int64_t i = 0; i < count; i++) {

@@ -108,13 +108,13 @@ __device__ __forceinline__ void
 ema_chunk_to(const ema_entry &entry, int64_t first, int count, const ema_scalars &scalars)
 {
     switch (entry.numel_and_dtypes % 4) {
-    case Y5_CUDA_FLOAT64:
+    case Y5_FLOAT64:
         ema_chunk<To, double, 1>(entry, first, count, scalars);
         break;
-    case Y5_CUDA_FLOAT16:
+    case Y5_FLOAT16:
         ema_chunk<To, half_bits, 1>(entry, first, count, scalars);
         break;
-    case Y5_CUDA_BFLOAT16:
+    case Y5_BFLOAT16:
         ema_chunk<To, bfloat16_bits, 1>(entry, first, count, scalars);
         break;
     default:
@@ -138,13 +138,13 @@ struct ema_of_any_types {
                                                  const ema_scalars &scalars)
     {
         switch (entry.numel_and_dtypes / 4 % 4) {
-        case Y5_CUDA_FLOAT64:
+        case Y5_FLOAT64:
             ema_chunk_to<double>(entry, first, count, scalars);
             break;
-        case Y5_CUDA_FLOAT16:
+        case Y5_FLOAT16:
             ema_chunk_to<half_bits>(entry, first, count, scalars);
             break;
-        case Y5_CUDA_BFLOAT16:
+        case Y5_BFLOAT16:
             ema_chunk_to<bfloat16_bits>(entry, first, count, scalars);
             break;
         default:

@@ -9,11 +9,11 @@ namespace y5 {
 
 /* True where all inputs are there and every tensor can be read as its elements. */
 static bool
-has_all_tensors(const y5_cuda_fuse_pair *pair)
+has_all_tensors(const y5_fuse_pair *pair)
 {
     const void *inputs[] = {pair->weight, pair->gamma, pair->beta, pair->mean, pair->variance};
-    size_t bytes = floating_bytes(pair->dtype);
-    size_t fused_bytes = floating_bytes(pair->fused_dtype);
+    size_t bytes = y5_dtype_bytes(pair->dtype);
+    size_t fused_bytes = y5_dtype_bytes(pair->fused_dtype);
     bool good = pair->fused_weight != NULL && pair->fused_bias != NULL &&
                 is_aligned(pair->fused_weight, fused_bytes) &&
                 is_aligned(pair->fused_bias, fused_bytes) && is_aligned(pair->bias, bytes);
@@ -24,20 +24,19 @@ has_all_tensors(const y5_cuda_fuse_pair *pair)
 }
 
 static y5_cuda_status
-check_pair(const y5_cuda_fuse_pair *pair, int64_t index, y5_cuda_error *error)
+check_pair(const y5_fuse_pair *pair, int64_t index, y5_cuda_error *error)
 {
     if (!is_floating(pair->dtype) ||
-        (pair->fused_dtype != pair->dtype && pair->fused_dtype != Y5_CUDA_FLOAT32)) {
+        (pair->fused_dtype != pair->dtype && pair->fused_dtype != Y5_FLOAT32)) {
         return fail(error, Y5_CUDA_BAD_ARGUMENT,
                     "pairs[%lld]: dtype %d, allowed are 0 to %d; fused_dtype %d, allowed are the "
                     "same and 0",
-                    (long long)index, (int)pair->dtype, Y5_CUDA_FLOATING_COUNT - 1,
+                    (long long)index, (int)pair->dtype, Y5_FLOATING_COUNT - 1,
                     (int)pair->fused_dtype);
     }
-    if (pair->channels < 1 || pair->row_numel < 1 ||
-        pair->channels > numel_limit / pair->row_numel) {
+    if (pair->rows < 1 || pair->columns < 1 || pair->rows > numel_limit / pair->columns) {
         return fail(error, Y5_CUDA_BAD_ARGUMENT, "pairs[%lld]: %lld channels of %lld weights",
-                    (long long)index, (long long)pair->channels, (long long)pair->row_numel);
+                    (long long)index, (long long)pair->rows, (long long)pair->columns);
     }
     if (!has_all_tensors(pair)) {
         return fail(error, Y5_CUDA_BAD_ARGUMENT,
@@ -48,7 +47,7 @@ check_pair(const y5_cuda_fuse_pair *pair, int64_t index, y5_cuda_error *error)
 }
 
 y5_cuda_status
-fuse(const y5_cuda_where *where, const y5_cuda_fuse_pair *pairs, int64_t count, int32_t *doubtful,
+fuse(const y5_cuda_where *where, const y5_fuse_pair *pairs, int64_t count, int32_t *doubtful,
      y5_cuda_error *error)
 {
     if (!is_aligned(doubtful, 4)) {
@@ -75,7 +74,7 @@ fuse(const y5_cuda_where *where, const y5_cuda_fuse_pair *pairs, int64_t count, 
         [&](int64_t i, fuse_entry *entry) {
             entry->pair = pairs[i];
             entry->doubtful = doubtful != NULL ? doubtful + i : NULL;
-            return ceil_divide(pairs[i].channels * pairs[i].row_numel, fuse_chunk_elements);
+            return ceil_divide(pairs[i].rows * pairs[i].columns, fuse_chunk_elements);
         },
         [&](const auto &table, int64_t) {
             dim3 grid = blocks(blocks_for(table.chunks, guard.multiprocessors()));

@@ -13,14 +13,14 @@ namespace y5 {
 constexpr int fuse_chunk_elements = 2048;
 
 struct fuse_entry {
-    y5_cuda_fuse_pair pair;
+    y5_fuse_pair pair;
     int32_t *doubtful; /* NULL: nobody asks */
 };
 
 /* sqrt(variance + epsilon) of one channel. */
 template <typename T>
 __device__ __forceinline__ wide<T>
-fuse_root(const y5_cuda_fuse_pair &pair, int64_t channel)
+fuse_root(const y5_fuse_pair &pair, int64_t channel)
 {
     wide<T> variance = widen(((const T *)pair.variance)[channel]);
     wide<T> sum = rounded<T>(add(variance, (wide<T>)pair.epsilon));
@@ -29,7 +29,7 @@ fuse_root(const y5_cuda_fuse_pair &pair, int64_t channel)
 
 template <typename T>
 __device__ __forceinline__ wide<T>
-fuse_scale(const y5_cuda_fuse_pair &pair, int64_t channel)
+fuse_scale(const y5_fuse_pair &pair, int64_t channel)
 {
     wide<T> gamma = widen(((const T *)pair.gamma)[channel]);
     return rounded<T>(divide(gamma, fuse_root<T>(pair, channel)));
@@ -58,7 +58,7 @@ fuse_product(wide<T> scale, wide<T> value, bool *doubtful)
 /* The fused bias of one channel. */
 template <typename T, typename Out>
 __device__ __forceinline__ void
-fuse_bias(const y5_cuda_fuse_pair &pair, int64_t channel, bool *doubtful)
+fuse_bias(const y5_fuse_pair &pair, int64_t channel, bool *doubtful)
 {
     wide<T> gamma = widen(((const T *)pair.gamma)[channel]);
     wide<T> mean = widen(((const T *)pair.mean)[channel]);
@@ -75,16 +75,16 @@ fuse_bias(const y5_cuda_fuse_pair &pair, int64_t channel, bool *doubtful)
 /* `count` weights from `first` on, and the bias of every channel whose row begins among them. */
 template <typename T, typename Out>
 __device__ __forceinline__ bool
-fuse_chunk(const y5_cuda_fuse_pair &pair, int64_t first, int count, double *shared)
+fuse_chunk(const y5_fuse_pair &pair, int64_t first, int count, double *shared)
 {
     constexpr int width = 16 / larger((int)sizeof(T), (int)sizeof(Out));
     wide<T> *scales = reinterpret_cast<wide<T> *>(shared);
-    int64_t channel = first / pair.row_numel;
-    int64_t begun = first - channel * pair.row_numel; /* elements of this row before the chunk */
-    int64_t row_end = pair.row_numel - begun;
+    int64_t channel = first / pair.columns;
+    int64_t begun = first - channel * pair.columns; /* elements of this row before the chunk */
+    int64_t row_end = pair.columns - begun;
     /* In a chunk 32 bits do: a row longer than two chunks might as well be endless. */
-    uint32_t row = (uint32_t)(pair.row_numel < 2 * fuse_chunk_elements ? pair.row_numel
-                                                                       : 2 * fuse_chunk_elements);
+    uint32_t row =
+        (uint32_t)(pair.columns < 2 * fuse_chunk_elements ? pair.columns : 2 * fuse_chunk_elements);
     uint32_t before = (uint32_t)(row_end >= count ? 0 : (int64_t)row - row_end);
     int rows = (int)((before + (uint32_t)count - 1) / row) + 1;
     bool doubtful = false;
@@ -124,7 +124,7 @@ fuse_chunk(const y5_cuda_fuse_pair &pair, int64_t first, int count, double *shar
 /* The results have the inputs' type or float32. */
 template <typename T>
 __device__ __forceinline__ bool
-fuse_chunk_from(const y5_cuda_fuse_pair &pair, int64_t first, int count, double *shared)
+fuse_chunk_from(const y5_fuse_pair &pair, int64_t first, int count, double *shared)
 {
     if (pair.fused_dtype != pair.dtype) {
         return fuse_chunk<T, float>(pair, first, count, shared);
@@ -139,19 +139,19 @@ __launch_bounds__(block_threads, resident_blocks) fuse_kernel(const __grid_const
     __shared__ double scales[fuse_chunk_elements + 1];
     for_each_chunk(table, [&](uint32_t item, uint32_t chunk) {
         const fuse_entry &entry = table.entries[item];
-        const y5_cuda_fuse_pair &pair = entry.pair;
+        const y5_fuse_pair &pair = entry.pair;
         int64_t first = (int64_t)chunk * fuse_chunk_elements;
-        int64_t rest = pair.channels * pair.row_numel - first;
+        int64_t rest = pair.rows * pair.columns - first;
         int count = rest < fuse_chunk_elements ? (int)rest : fuse_chunk_elements;
         bool doubtful = false;
         switch (pair.dtype) {
-        case Y5_CUDA_FLOAT64:
+        case Y5_FLOAT64:
             doubtful = fuse_chunk_from<double>(pair, first, count, scales);
             break;
-        case Y5_CUDA_FLOAT16:
+        case Y5_FLOAT16:
             doubtful = fuse_chunk_from<half_bits>(pair, first, count, scales);
             break;
-        case Y5_CUDA_BFLOAT16:
+        case Y5_BFLOAT16:
             doubtful = fuse_chunk_from<bfloat16_bits>(pair, first, count, scales);
             break;
         default:

@@ -93,17 +93,10 @@ is_aligned(const void *data, size_t bytes)
     return (uintptr_t)data % bytes == 0;
 }
 
-/* Bytes of an element of one of the four floating types. */
-inline size_t
-floating_bytes(int32_t dtype)
-{
-    return dtype == Y5_CUDA_FLOAT32 ? 4 : dtype == Y5_CUDA_FLOAT64 ? 8 : 2;
-}
-
 inline bool
-is_floating(int32_t dtype)
+is_floating(y5_dtype dtype)
 {
-    return dtype >= 0 && dtype < Y5_CUDA_FLOATING_COUNT;
+    return dtype >= 0 && dtype < Y5_FLOATING_COUNT;
 }
 
 /* Chunks of a table must fit its 32-bit numbers, elements the 60 bits ema packs them into. */

@@ -34,7 +34,7 @@ layout_for(int64_t layers, int64_t chunks)
 }
 
 static int64_t
-chunks_of(const y5_cuda_prune_layer *layer)
+chunks_of(const y5_prune_layer *layer)
 {
     return ceil_divide(layer->numel, prune_chunk_elements);
 }
@@ -42,29 +42,29 @@ chunks_of(const y5_cuda_prune_layer *layer)
 /* Tables follow one another on the stream and use the same memory; this is enough for any of them,
  * since none holds more than all layers. */
 int64_t
-prune_workspace_bytes(const y5_cuda_prune_layer *layers, int64_t count)
+prune_workspace_bytes(const y5_prune_layer *layers, int64_t count)
 {
     int64_t chunks = 0;
     for (int64_t i = 0; i < count; i++) {
         bool sensible = layers[i].numel >= 0 && layers[i].numel <= numel_limit;
         chunks += sensible ? chunks_of(&layers[i]) : 0; /* prune refuses the others */
     }
-    return layout_for(smaller(count, many_items<prune_entry>::capacity), chunks).total;
+    return layout_for(smaller(count, many_items<y5_prune_layer>::capacity), chunks).total;
 }
 
 static y5_cuda_status
-check_layer(const y5_cuda_prune_layer *layer, int64_t index, y5_cuda_error *error)
+check_layer(const y5_prune_layer *layer, int64_t index, y5_cuda_error *error)
 {
     if (!is_floating(layer->dtype)) {
         return fail(error, Y5_CUDA_BAD_ARGUMENT, "layers[%lld]: dtype %d, allowed are 0 to %d",
-                    (long long)index, (int)layer->dtype, Y5_CUDA_FLOATING_COUNT - 1);
+                    (long long)index, (int)layer->dtype, Y5_FLOATING_COUNT - 1);
     }
     if (layer->numel < 0 || layer->numel > numel_limit || layer->count < 0 ||
         layer->count > layer->numel) {
         return fail(error, Y5_CUDA_BAD_ARGUMENT, "layers[%lld]: %lld of %lld weights",
                     (long long)index, (long long)layer->count, (long long)layer->numel);
     }
-    size_t bytes = floating_bytes(layer->dtype);
+    size_t bytes = y5_dtype_bytes(layer->dtype);
     if (layer->numel > 0 && (layer->weights == NULL || layer->pruned == NULL)) {
         return fail(error, Y5_CUDA_BAD_ARGUMENT, "layers[%lld]: a null pointer", (long long)index);
     }
@@ -87,9 +87,8 @@ prune_table(const y5_cuda_where *where, const Table &table, char *memory, int64_
                                  (uint32_t *)(void *)(memory + layout.chunk_equals)};
     int digits = 0;
     for (uint32_t i = 0; i < table.count; i++) {
-        const prune_entry &entry = table.entries[i];
-        bool selected = entry.count > 0 && entry.count < entry.numel;
-        digits = selected ? larger(digits, digits_of(entry.dtype)) : digits;
+        const y5_prune_layer &layer = table.entries[i];
+        digits = is_selected(layer) ? larger(digits, digits_of(layer.dtype)) : digits;
     }
     dim3 grid = blocks(blocks_for(table.chunks, multiprocessors));
     y5_cuda_status status =
@@ -110,7 +109,7 @@ prune_table(const y5_cuda_where *where, const Table &table, char *memory, int64_
 }
 
 y5_cuda_status
-prune(const y5_cuda_where *where, const y5_cuda_prune_layer *layers, int64_t count, void *workspace,
+prune(const y5_cuda_where *where, const y5_prune_layer *layers, int64_t count, void *workspace,
       int64_t workspace_bytes, y5_cuda_error *error)
 {
     for (int64_t i = 0; i < count; i++) {
@@ -132,11 +131,10 @@ prune(const y5_cuda_where *where, const y5_cuda_prune_layer *layers, int64_t cou
     if (status != Y5_CUDA_OK) {
         return status;
     }
-    return launch_tables<prune_entry>(
+    return launch_tables<y5_prune_layer>(
         count,
-        [&](int64_t i, prune_entry *entry) {
-            *entry = {layers[i].weights, layers[i].pruned, layers[i].numel,
-                      layers[i].count,   layers[i].dtype,  0};
+        [&](int64_t i, y5_prune_layer *layer) {
+            *layer = layers[i];
             return chunks_of(&layers[i]);
         },
         [&](const auto &table, int64_t) {

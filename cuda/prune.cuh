@@ -10,11 +10,11 @@ namespace y5 {
 /* Keys of this thread's part of a chunk that equal the threshold. */
 template <typename T>
 __device__ __forceinline__ uint32_t
-equals_of_thread(const prune_entry &entry, uint64_t threshold, uint32_t chunk)
+equals_of_thread(const y5_prune_layer &layer, uint64_t threshold, uint32_t chunk)
 {
     uint32_t equal = 0;
-    const T *weights = (const T *)entry.weights + (int64_t)chunk * prune_chunk_elements;
-    for_each_key(weights, elements_of_chunk(entry, chunk),
+    const T *weights = (const T *)layer.weights + (int64_t)chunk * prune_chunk_elements;
+    for_each_key(weights, elements_of_chunk(layer, chunk),
                  [&](key<T> found) { equal += found == (key<T>)threshold; });
     return equal;
 }
@@ -62,7 +62,7 @@ __launch_bounds__(block_threads, prune_resident_blocks)
         chunks_done = 0;
     };
     for_each_chunk(table, [&](uint32_t item, uint32_t chunk) {
-        const prune_entry &entry = table.entries[item];
+        const y5_prune_layer &layer = table.entries[item];
         if (item != current) {
             finish();
             current = item;
@@ -72,15 +72,15 @@ __launch_bounds__(block_threads, prune_resident_blocks)
             return;
         }
         uint32_t equal;
-        switch (entry.dtype) {
-        case Y5_CUDA_FLOAT64:
-            equal = equals_of_thread<double>(entry, state->key, chunk);
+        switch (layer.dtype) {
+        case Y5_FLOAT64:
+            equal = equals_of_thread<double>(layer, state->key, chunk);
             break;
-        case Y5_CUDA_FLOAT32:
-            equal = equals_of_thread<float>(entry, state->key, chunk);
+        case Y5_FLOAT32:
+            equal = equals_of_thread<float>(layer, state->key, chunk);
             break;
         default:
-            equal = equals_of_thread<half_bits>(entry, state->key, chunk);
+            equal = equals_of_thread<half_bits>(layer, state->key, chunk);
             break;
         }
         uint32_t sum = block_sum(equal, warp_equals);
@@ -170,17 +170,17 @@ apply_in_order(const T *weights, T *pruned, int count, key<T> threshold, uint32_
 
 template <typename T>
 __device__ __forceinline__ void
-apply_chunk(const prune_entry &entry, const prune_state &state, uint32_t chunk,
+apply_chunk(const y5_prune_layer &layer, const prune_state &state, uint32_t chunk,
             uint32_t warp_equals[block_warps])
 {
     int64_t first = (int64_t)chunk * prune_chunk_elements;
-    int count = elements_of_chunk(entry, chunk);
-    const T *weights = (const T *)entry.weights + first;
-    T *pruned = (T *)entry.pruned + first;
+    int count = elements_of_chunk(layer, chunk);
+    const T *weights = (const T *)layer.weights + first;
+    T *pruned = (T *)layer.pruned + first;
     key<T> threshold = (key<T>)state.key;
-    if (!is_selected(entry)) {
+    if (!is_selected(layer)) {
         key<T> all = (key<T>)1 << key_type<T>::bits;
-        apply_bound(weights, pruned, count, entry.count > 0 ? all : 0);
+        apply_bound(weights, pruned, count, layer.count > 0 ? all : 0);
     } else if (state.tie_chunk == (int64_t)chunk) {
         apply_in_order(weights, pruned, count, threshold, (uint32_t)state.tie_wanted, warp_equals);
     } else {
@@ -196,20 +196,20 @@ __launch_bounds__(block_threads, prune_resident_blocks)
 {
     __shared__ uint32_t warp_equals[block_warps];
     for_each_chunk(table, [&](uint32_t item, uint32_t chunk) {
-        const prune_entry &entry = table.entries[item];
+        const y5_prune_layer &layer = table.entries[item];
         const prune_state &state = workspace.states[item];
-        switch (entry.dtype) {
-        case Y5_CUDA_FLOAT64:
-            apply_chunk<double>(entry, state, chunk, warp_equals);
+        switch (layer.dtype) {
+        case Y5_FLOAT64:
+            apply_chunk<double>(layer, state, chunk, warp_equals);
             break;
-        case Y5_CUDA_FLOAT16:
-            apply_chunk<half_bits>(entry, state, chunk, warp_equals);
+        case Y5_FLOAT16:
+            apply_chunk<half_bits>(layer, state, chunk, warp_equals);
             break;
-        case Y5_CUDA_BFLOAT16:
-            apply_chunk<bfloat16_bits>(entry, state, chunk, warp_equals);
+        case Y5_BFLOAT16:
+            apply_chunk<bfloat16_bits>(layer, state, chunk, warp_equals);
             break;
         default:
-            apply_chunk<float>(entry, state, chunk, warp_equals);
+            apply_chunk<float>(layer, state, chunk, warp_equals);
             break;
         }
     });

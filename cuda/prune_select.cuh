@@ -24,15 +24,6 @@ constexpr int histogram_copies = 2;
 /* Keys of 64 bits take more registers than 64. */
 constexpr int prune_resident_blocks = 3;
 
-struct prune_entry {
-    const void *weights;
-    void *pruned;
-    int64_t numel;
-    int64_t count;
-    int32_t dtype;
-    int32_t reserved;
-};
-
 /* What is known of a layer's threshold, the key of rank count - 1. Zeroed in front of the first
  * launch; each launch's last block of a layer brings it forward. */
 struct prune_state {
@@ -68,7 +59,7 @@ template <typename T> using key = typename key_type<T>::type;
 __host__ __device__ constexpr int
 key_bits(int32_t dtype)
 {
-    return dtype == Y5_CUDA_FLOAT32 ? 31 : dtype == Y5_CUDA_FLOAT64 ? 63 : 15;
+    return dtype == Y5_FLOAT32 ? 31 : dtype == Y5_FLOAT64 ? 63 : 15;
 }
 
 __host__ __device__ constexpr int
@@ -104,16 +95,16 @@ key_of(T weight)
 }
 
 /* Neither none nor all of the layer: there is a threshold to be found. */
-__device__ __forceinline__ bool
-is_selected(const prune_entry &entry)
+__host__ __device__ inline bool
+is_selected(const y5_prune_layer &layer)
 {
-    return entry.count > 0 && entry.count < entry.numel;
+    return layer.count > 0 && layer.count < layer.numel;
 }
 
 __device__ __forceinline__ int
-elements_of_chunk(const prune_entry &entry, uint32_t chunk)
+elements_of_chunk(const y5_prune_layer &layer, uint32_t chunk)
 {
-    int64_t rest = entry.numel - (int64_t)chunk * prune_chunk_elements;
+    int64_t rest = layer.numel - (int64_t)chunk * prune_chunk_elements;
     return rest < prune_chunk_elements ? (int)rest : prune_chunk_elements;
 }
 
@@ -154,7 +145,7 @@ for_each_key(const T *weights, int count, Body body)
 /* Adds the digits of the keys that agree with all digits before to a histogram in shared memory. */
 template <typename T>
 __device__ __forceinline__ void
-count_digits(const prune_entry &entry, uint64_t known, uint32_t chunk, int digit,
+count_digits(const y5_prune_layer &layer, uint64_t known, uint32_t chunk, int digit,
              uint32_t *histogram)
 {
     constexpr int bits = key_type<T>::bits;
@@ -162,8 +153,8 @@ count_digits(const prune_entry &entry, uint64_t known, uint32_t chunk, int digit
     int below = bits_below(bits, digit + 1);
     key<T> wanted = (key<T>)(known >> below >> (above - below));
     key<T> digit_mask = ((key<T>)1 << (above - below)) - 1;
-    const T *weights = (const T *)entry.weights + (int64_t)chunk * prune_chunk_elements;
-    for_each_key(weights, elements_of_chunk(entry, chunk), [&](key<T> found) {
+    const T *weights = (const T *)layer.weights + (int64_t)chunk * prune_chunk_elements;
+    for_each_key(weights, elements_of_chunk(layer, chunk), [&](key<T> found) {
         if (found >> below >> (above - below) == wanted) {
             atomicAdd(&histogram[(found >> below) & digit_mask], 1U);
         }
@@ -217,8 +208,8 @@ sum_before(uint64_t value, uint64_t partial[block_warps], uint64_t *total)
 
 /* Decides a digit of a layer's threshold from its histogram, and clears that. */
 __device__ __forceinline__ void
-choose_digit(const prune_entry &entry, prune_state *state, unsigned long long *histogram, int digit,
-             uint64_t *partial)
+choose_digit(const y5_prune_layer &layer, prune_state *state, unsigned long long *histogram,
+             int digit, uint64_t *partial)
 {
     uint64_t bins[bins_per_thread];
     uint64_t sum = 0;
@@ -231,12 +222,12 @@ choose_digit(const prune_entry &entry, prune_state *state, unsigned long long *h
     }
     uint64_t total = 0;
     uint64_t before = sum_before(sum, partial, &total);
-    uint64_t rank = digit == 0 ? (uint64_t)entry.count - 1 : (uint64_t)state->rank;
+    uint64_t rank = digit == 0 ? (uint64_t)layer.count - 1 : (uint64_t)state->rank;
     __syncthreads(); /* all have read the rank that one now writes */
     if (rank < before || rank >= before + sum) {
         return;
     }
-    int bits = key_bits(entry.dtype);
+    int bits = key_bits(layer.dtype);
     int below = bits_below(bits, digit + 1);
 #pragma unroll
     for (int i = 0; i < bins_per_thread; i++) {
@@ -294,25 +285,25 @@ __launch_bounds__(block_threads, prune_resident_blocks)
         chunks_done = 0;
     };
     for_each_chunk(table, [&](uint32_t item, uint32_t chunk) {
-        const prune_entry &entry = table.entries[item];
+        const y5_prune_layer &layer = table.entries[item];
         if (item != current) {
             flush();
             current = item;
         }
-        if (!is_selected(entry) || digit >= digits_of(entry.dtype)) {
+        if (!is_selected(layer) || digit >= digits_of(layer.dtype)) {
             return;
         }
         uint64_t known = workspace.states[item].key;
         uint32_t *copy = histogram[threadIdx.x / warp_threads % histogram_copies];
-        switch (entry.dtype) {
-        case Y5_CUDA_FLOAT64:
-            count_digits<double>(entry, known, chunk, digit, copy);
+        switch (layer.dtype) {
+        case Y5_FLOAT64:
+            count_digits<double>(layer, known, chunk, digit, copy);
             break;
-        case Y5_CUDA_FLOAT32:
-            count_digits<float>(entry, known, chunk, digit, copy);
+        case Y5_FLOAT32:
+            count_digits<float>(layer, known, chunk, digit, copy);
             break;
         default:
-            count_digits<half_bits>(entry, known, chunk, digit, copy);
+            count_digits<half_bits>(layer, known, chunk, digit, copy);
             break;
         }
         chunks_done++;

@@ -18,21 +18,11 @@ constexpr int scale_rows = block_threads / scale_row_threads;
 /* Planes that a thread resizes at a time: their loads are in flight together. */
 constexpr int scale_planes = 4;
 
-struct scale_axis {
-    int64_t input;
-    int64_t resized;
-    int64_t output;
-    float scale; /* input / resized as torch rounds it */
-};
-
 struct scale_job {
-    const void *image;
-    void *output;
-    int64_t planes;
-    int64_t interleaved;
+    y5_scale_img image;
     int64_t plane_groups; /* that the grid is deep: each takes every so many-th plane */
-    scale_axis rows;
-    scale_axis columns;
+    float row_scale;      /* input / resized as torch rounds it */
+    float column_scale;
     bool fused_index;
     bool copied; /* both axes keep their size: torch copies */
     int above_blend;
@@ -49,11 +39,10 @@ struct scale_tap {
 };
 
 __device__ __forceinline__ scale_tap
-tap_of(const scale_axis &axis, int64_t index, bool fused)
+tap_of(const y5_axis &axis, float scale, int64_t index, bool fused)
 {
     float centre = add((float)index, 0.5F);
-    float place =
-        fused ? fmaf(axis.scale, centre, -0.5F) : add(multiply(axis.scale, centre), -0.5F);
+    float place = fused ? fmaf(scale, centre, -0.5F) : add(multiply(scale, centre), -0.5F);
     place = place < 0.0F ? 0.0F : place;
     int64_t last = axis.input - 1;
     scale_tap tap;
@@ -80,24 +69,26 @@ blend(float a, float x, float b, float y, int way)
 /* Elements `at` of all planes of this thread, resized. */
 template <typename T>
 __device__ __forceinline__ void
-scale_element(const scale_job &job, int64_t row, int64_t column, int64_t channel, int64_t at)
+scale_element(const scale_job &work, int64_t row, int64_t column, int64_t channel, int64_t at)
 {
+    const y5_scale_img &job = work.image;
     int64_t in_row = job.columns.input * job.interleaved;
     int64_t in_plane = job.rows.input * in_row;
     int64_t out_plane = job.rows.output * job.columns.output * job.interleaved;
-    scale_tap x = tap_of(job.columns, column, job.fused_index);
-    scale_tap y = tap_of(job.rows, row, job.fused_index);
+    scale_tap x = tap_of(job.columns, work.column_scale, column, work.fused_index);
+    scale_tap y = tap_of(job.rows, work.row_scale, row, work.fused_index);
     const T *image = (const T *)job.image;
     T *output = (T *)job.output + at;
     int64_t p = y.first * in_row + x.first * job.interleaved + channel;
     int64_t q = y.first * in_row + x.second * job.interleaved + channel;
     int64_t u = y.second * in_row + x.first * job.interleaved + channel;
     int64_t v = y.second * in_row + x.second * job.interleaved + channel;
-    for (int64_t plane = blockIdx.z; plane < job.planes; plane += job.plane_groups * scale_planes) {
+    for (int64_t plane = blockIdx.z; plane < job.planes;
+         plane += work.plane_groups * scale_planes) {
         float taps[scale_planes][4];
 #pragma unroll
         for (int i = 0; i < scale_planes; i++) {
-            int64_t current = plane + i * job.plane_groups;
+            int64_t current = plane + i * work.plane_groups;
             if (current < job.planes) {
                 const T *from = image + current * in_plane;
                 taps[i][0] = widen(from[p]);
@@ -108,12 +99,12 @@ scale_element(const scale_job &job, int64_t row, int64_t column, int64_t channel
         }
 #pragma unroll
         for (int i = 0; i < scale_planes; i++) {
-            int64_t current = plane + i * job.plane_groups;
+            int64_t current = plane + i * work.plane_groups;
             if (current < job.planes) {
-                float above = blend(x.left, taps[i][0], x.right, taps[i][1], job.above_blend);
-                float below = blend(x.left, taps[i][2], x.right, taps[i][3], job.below_blend);
-                float value = blend(y.left, above, y.right, below, job.row_blend);
-                output[current * out_plane] = narrow<T>(job.copied ? taps[i][0] : value);
+                float above = blend(x.left, taps[i][0], x.right, taps[i][1], work.above_blend);
+                float below = blend(x.left, taps[i][2], x.right, taps[i][3], work.below_blend);
+                float value = blend(y.left, above, y.right, below, work.row_blend);
+                output[current * out_plane] = narrow<T>(work.copied ? taps[i][0] : value);
             }
         }
     }
@@ -121,10 +112,11 @@ scale_element(const scale_job &job, int64_t row, int64_t column, int64_t channel
 
 template <typename T>
 __device__ __forceinline__ void
-pad_element(const scale_job &job, int64_t at)
+pad_element(const scale_job &work, int64_t at)
 {
+    const y5_scale_img &job = work.image;
     int64_t out_plane = job.rows.output * job.columns.output * job.interleaved;
-    for (int64_t plane = blockIdx.z; plane < job.planes; plane += job.plane_groups) {
+    for (int64_t plane = blockIdx.z; plane < job.planes; plane += work.plane_groups) {
         ((T *)job.output)[plane * out_plane + at] = narrow<T>(pad_value);
     }
 }
@@ -133,8 +125,9 @@ pad_element(const scale_job &job, int64_t at)
  * planes. */
 template <typename T>
 __global__ void
-__launch_bounds__(block_threads, resident_blocks) scale_img_kernel(const scale_job job)
+__launch_bounds__(block_threads, resident_blocks) scale_img_kernel(const scale_job work)
 {
+    const y5_scale_img &job = work.image;
     int64_t out_row = job.columns.output * job.interleaved;
     int64_t first = (int64_t)blockIdx.x * scale_row_threads + threadIdx.x % scale_row_threads;
     int64_t first_row = (int64_t)blockIdx.y * scale_rows + threadIdx.x / scale_row_threads;
@@ -143,9 +136,9 @@ __launch_bounds__(block_threads, resident_blocks) scale_img_kernel(const scale_j
             int64_t column = job.interleaved == 1 ? i : i / job.interleaved;
             int64_t at = row * out_row + i;
             if (row < job.rows.resized && column < job.columns.resized) {
-                scale_element<T>(job, row, column, i - column * job.interleaved, at);
+                scale_element<T>(work, row, column, i - column * job.interleaved, at);
             } else {
-                pad_element<T>(job, at);
+                pad_element<T>(work, at);
             }
         }
     }

@@ -7,64 +7,20 @@
 
 namespace y5 {
 
-/* How a type spells zero: all bits under the mask are clear. */
-struct zero_pattern {
-    uint32_t word_bytes;
-    uint64_t mask; /* repeated to 64 bits */
-};
-
-static zero_pattern
-pattern_of(int32_t dtype)
-{
-    switch (dtype) {
-    case Y5_CUDA_FLOAT32:
-        return {4, 0x7fffffff7fffffffU};
-    case Y5_CUDA_FLOAT64:
-        return {8, 0x7fffffffffffffffU};
-    case Y5_CUDA_FLOAT16:
-    case Y5_CUDA_BFLOAT16:
-        return {2, 0x7fff7fff7fff7fffU};
-    case Y5_CUDA_COMPLEX32:
-        return {4, 0x7fff7fff7fff7fffU};
-    case Y5_CUDA_COMPLEX64:
-        return {8, 0x7fffffff7fffffffU};
-    case Y5_CUDA_COMPLEX128:
-        return {16, 0x7fffffffffffffffU};
-    case Y5_CUDA_INT16:
-        return {2, ~(uint64_t)0};
-    case Y5_CUDA_INT32:
-        return {4, ~(uint64_t)0};
-    case Y5_CUDA_INT64:
-        return {8, ~(uint64_t)0};
-    case Y5_CUDA_FLOAT8:
-        return {1, 0x7f7f7f7f7f7f7f7fU};
-    default: /* INT8, FLOAT8_FNUZ */
-        return {1, ~(uint64_t)0};
-    }
-}
-
-/* Alignment of the words an element is read in. */
+/* Alignment of the words an element is read in: for a complex one, of each half. */
 static size_t
-alignment_of(int32_t dtype)
+alignment_of(y5_dtype dtype)
 {
-    switch (dtype) {
-    case Y5_CUDA_COMPLEX32:
-        return 2;
-    case Y5_CUDA_COMPLEX64:
-        return 4;
-    case Y5_CUDA_COMPLEX128:
-        return 8;
-    default:
-        return pattern_of(dtype).word_bytes;
-    }
+    bool halves = dtype >= Y5_COMPLEX32 && dtype <= Y5_COMPLEX128;
+    return y5_dtype_bytes(dtype) / (halves ? 2 : 1);
 }
 
 static y5_cuda_status
-check_item(const y5_cuda_zero_count *item, int64_t index, y5_cuda_error *error)
+check_item(const y5_elements *item, int64_t index, y5_cuda_error *error)
 {
-    if (item->dtype < 0 || item->dtype >= Y5_CUDA_DTYPE_COUNT) {
+    if (item->dtype < 0 || item->dtype >= Y5_DTYPE_COUNT) {
         return fail(error, Y5_CUDA_BAD_ARGUMENT, "items[%lld]: dtype %d, allowed are 0 to %d",
-                    (long long)index, (int)item->dtype, Y5_CUDA_DTYPE_COUNT - 1);
+                    (long long)index, (int)item->dtype, Y5_DTYPE_COUNT - 1);
     }
     if (item->numel < 0 || item->numel > numel_limit) {
         return fail(error, Y5_CUDA_BAD_ARGUMENT, "items[%lld]: %lld elements", (long long)index,
@@ -81,20 +37,19 @@ check_item(const y5_cuda_zero_count *item, int64_t index, y5_cuda_error *error)
 }
 
 static int64_t
-fill_entry(const y5_cuda_zero_count *item, uint32_t slot, zero_entry *entry)
+fill_entry(const y5_elements *item, uint32_t slot, zero_entry *entry)
 {
-    zero_pattern pattern = pattern_of(item->dtype);
     entry->data = item->data;
     entry->numel = item->numel;
-    entry->mask = pattern.mask;
-    entry->word_bytes = pattern.word_bytes;
+    entry->mask = y5_zero_mask(item->dtype);
+    entry->word_bytes = (uint32_t)y5_dtype_bytes(item->dtype);
     entry->slot = slot;
-    return ceil_divide(item->numel, zero_chunk_bytes / (int64_t)pattern.word_bytes);
+    return ceil_divide(item->numel, zero_chunk_bytes / (int64_t)entry->word_bytes);
 }
 
 y5_cuda_status
-sparsity_count(const y5_cuda_where *where, const y5_cuda_zero_count *items, int64_t count,
-               int64_t *zeros, int64_t zeros_count, y5_cuda_error *error)
+sparsity_count(const y5_cuda_where *where, const y5_elements *items, int64_t count, int64_t *zeros,
+               int64_t zeros_count, y5_cuda_error *error)
 {
     if (zeros == NULL || !is_aligned(zeros, 8) || (zeros_count != 1 && zeros_count != count) ||
         zeros_count > (int64_t)UINT32_MAX) {
@@ -134,14 +89,14 @@ y5_cuda_status
 sparsity_sum(const y5_cuda_where *where, const int64_t *zeros, int64_t count, int32_t dtype,
              void *sum, y5_cuda_error *error)
 {
-    if (dtype != Y5_CUDA_FLOAT32 && dtype != Y5_CUDA_FLOAT64) {
+    if (dtype != Y5_FLOAT32 && dtype != Y5_FLOAT64) {
         return fail(error, Y5_CUDA_BAD_ARGUMENT, "sum: dtype %d, allowed are 0 and 1", (int)dtype);
     }
     if (count < 0 || (count > 0 && zeros == NULL) || !is_aligned(zeros, sizeof(*zeros))) {
         return fail(error, Y5_CUDA_BAD_ARGUMENT, "zeros: %lld numbers at %p, aligned to 8 allowed",
                     (long long)count, (const void *)zeros);
     }
-    if (sum == NULL || !is_aligned(sum, floating_bytes(dtype))) {
+    if (sum == NULL || !is_aligned(sum, y5_dtype_bytes(dtype))) {
         return fail(error, Y5_CUDA_BAD_ARGUMENT, "sum: a null pointer, or not aligned to its type");
     }
     device_guard guard;
@@ -149,7 +104,7 @@ sparsity_sum(const y5_cuda_where *where, const int64_t *zeros, int64_t count, in
     if (status != Y5_CUDA_OK) {
         return status;
     }
-    return dtype == Y5_CUDA_FLOAT64
+    return dtype == Y5_FLOAT64
                ? launch<sparsity_sum_kernel<double>>(where, "sparsity", blocks(1), error, zeros,
                                                      count, (double *)sum)
                : launch<sparsity_sum_kernel<float>>(where, "sparsity", blocks(1), error, zeros,

@@ -1,5 +1,6 @@
 /* The C ABI between the loader and the CUDA library: one table of functions, found by one symbol.
- * Plain C data on both sides; knows neither CUDA's headers nor torch nor Python.
+ * Plain C data on both sides, with the core's items (core/items.h) in the lists; knows neither
+ * CUDA's headers nor torch nor Python.
  *
  * Rules that hold for every function below unless it says otherwise:
  *   - It checks its arguments, launches on `where`'s stream and returns: the library allocates
@@ -18,14 +19,14 @@
 #ifndef Y5_CUDA_H
 #define Y5_CUDA_H
 
-#include <stdint.h>
+#include "core/items.h"
 
 #ifdef __cplusplus
 extern "C" {
 #endif
 
 /* Raised when a slot or a struct changes its meaning. Slots are only appended, which leaves it. */
-#define Y5_CUDA_ABI_VERSION 3
+#define Y5_CUDA_ABI_VERSION 4
 
 /* The one exported symbol: y5_cuda_get_api_function. */
 #define Y5_CUDA_SYMBOL "y5_cuda_api_get"
@@ -46,76 +47,12 @@ typedef struct {
     char message[380];
 } y5_cuda_error;
 
-/* Element types, with the numbers of the core's y5_dtype. */
-enum {
-    Y5_CUDA_FLOAT32 = 0,
-    Y5_CUDA_FLOAT64 = 1,
-    Y5_CUDA_FLOAT16 = 2,
-    Y5_CUDA_BFLOAT16 = 3,
-    Y5_CUDA_FLOATING_COUNT = 4, /* the types above are those of ema, fuse and prune */
-    Y5_CUDA_COMPLEX32 = 4,
-    Y5_CUDA_COMPLEX64 = 5,
-    Y5_CUDA_COMPLEX128 = 6,
-    Y5_CUDA_INT8 = 7, /* also bool and uint8 */
-    Y5_CUDA_INT16 = 8,
-    Y5_CUDA_INT32 = 9,
-    Y5_CUDA_INT64 = 10,
-    Y5_CUDA_FLOAT8 = 11,
-    Y5_CUDA_FLOAT8_FNUZ = 12,
-    Y5_CUDA_DTYPE_COUNT = 13
-};
-
 /* Where a call runs. */
 typedef struct {
     void *stream; /* a cudaStream_t of the device; NULL is its default stream */
     int32_t device;
     int32_t reserved; /* 0 */
 } y5_cuda_where;
-
-/* One entry of the average and the value it moves towards: both gapless, elements in one order. */
-typedef struct {
-    void *average;
-    const void *source;
-    int64_t numel;
-    int32_t average_dtype; /* below Y5_CUDA_FLOATING_COUNT */
-    int32_t source_dtype;  /* below Y5_CUDA_FLOATING_COUNT */
-} y5_cuda_ema_pair;
-
-/* Elements of one gapless tensor to be searched for zeros. */
-typedef struct {
-    const void *data;
-    int64_t numel;
-    int32_t dtype;    /* below Y5_CUDA_DTYPE_COUNT */
-    int32_t reserved; /* 0 */
-} y5_cuda_zero_count;
-
-/* A convolution and the batch norm behind it, all inputs of one type. Weights are gapless with the
- * output channel outermost, in one order of dimensions before and after. */
-typedef struct {
-    const void *weight;
-    const void *bias; /* NULL: the convolution has none */
-    const void *gamma;
-    const void *beta;
-    const void *mean;
-    const void *variance;
-    void *fused_weight; /* apart from all inputs */
-    void *fused_bias;   /* likewise */
-    double epsilon;
-    int64_t channels;    /* output channels, at least 1 */
-    int64_t row_numel;   /* weights of one output channel, at least 1 */
-    int32_t dtype;       /* of all inputs, below Y5_CUDA_FLOATING_COUNT */
-    int32_t fused_dtype; /* of both results: `dtype`, or FLOAT32 to convert to on the way out */
-} y5_cuda_fuse_pair;
-
-/* One gapless layer and the memory, of the same size and apart from it, that takes the result. */
-typedef struct {
-    const void *weights;
-    void *pruned;
-    int64_t numel;
-    int64_t count;    /* of weights to prune, 0 <= count <= numel */
-    int32_t dtype;    /* below Y5_CUDA_FLOATING_COUNT */
-    int32_t reserved; /* 0 */
-} y5_cuda_prune_layer;
 
 /* How torch's bilinear kernel was contracted; a variant is
  *     index + 2 * (above + 3 * (below + 3 * rows))   index 0 or 1; the others 0, 1 or 2
@@ -136,24 +73,6 @@ typedef struct {
  * many one by one with a half in between. */
 #define Y5_CUDA_SCALE_SIDE_LIMIT (INT64_C(1) << 22)
 
-/* A bilinear resize (corners not aligned) with 0.447 to the right and below, or cut there. `planes`
- * images of one channel one after another with `interleaved` 1, else `planes` images of that many
- * channels side by side in each pixel. Rows follow each other without gaps. */
-typedef struct {
-    const void *image;
-    void *output; /* apart from the image */
-    int64_t planes;
-    int64_t interleaved;
-    int64_t input_rows;
-    int64_t input_columns;
-    int64_t resized_rows; /* in front of padding or cutting */
-    int64_t resized_columns;
-    int64_t output_rows;
-    int64_t output_columns;
-    int32_t dtype;   /* of both: FLOAT32, FLOAT16 or BFLOAT16 */
-    int32_t variant; /* below Y5_CUDA_SCALE_VARIANTS */
-} y5_cuda_scale_img;
-
 typedef struct {
     uint32_t abi_version;      /* Y5_CUDA_ABI_VERSION of the build */
     uint32_t struct_bytes;     /* of this table: slots behind it are not there */
@@ -169,35 +88,36 @@ typedef struct {
     /* average = round(round(average * decay) + round(source * (1 - decay))), as y5_ema_update().
      * No average may overlap another average or any source. One launch for as many pairs as fit a
      * kernel's arguments, over 1,100. */
-    y5_cuda_status (*ema_update)(const y5_cuda_where *where, const y5_cuda_ema_pair *pairs,
+    y5_cuda_status (*ema_update)(const y5_cuda_where *where, const y5_ema_pair *pairs,
                                  int64_t count, double decay, y5_cuda_error *error);
 
     /* Elements equal to zero (-0.0 is one, NaN is not). `zeros` is device memory of `zeros_count`
      * int64: with `count` of them each item has its own, with 1 all are added up in it. They need
      * not be cleared before and are valid where the stream has passed the launch. */
-    y5_cuda_status (*sparsity_count)(const y5_cuda_where *where, const y5_cuda_zero_count *items,
+    y5_cuda_status (*sparsity_count)(const y5_cuda_where *where, const y5_elements *items,
                                      int64_t count, int64_t *zeros, int64_t zeros_count,
                                      y5_cuda_error *error);
 
-    /* scale = gamma / sqrt(variance + epsilon); weight = scale * weight + 0; bias = scale * bias +
+    /* Weights are gapless with their rows outermost, in one order of dimensions before and after;
+     * fused_dtype is the inputs' type, or FLOAT32 to convert to on the way out.
+     * scale = gamma / sqrt(variance + epsilon); weight = scale * weight + 0; bias = scale * bias +
      * (beta - gamma * mean / sqrt(variance + epsilon)); every operation rounded to the inputs'
      * type. `doubtful`, if not NULL, is device memory of `count` int32 that become 1 where the
      * original's matrix product may have other bits (a weight or a bias of the convolution is
      * infinite or NaN, or a product of numbers that are not zero vanishes) and 0 elsewhere. */
-    y5_cuda_status (*fuse)(const y5_cuda_where *where, const y5_cuda_fuse_pair *pairs,
-                           int64_t count, int32_t *doubtful, y5_cuda_error *error);
+    y5_cuda_status (*fuse)(const y5_cuda_where *where, const y5_fuse_pair *pairs, int64_t count,
+                           int32_t *doubtful, y5_cuda_error *error);
 
     /* Bytes of workspace that prune needs for these layers; any alignment of 256 bytes does. */
-    int64_t (*prune_workspace_bytes)(const y5_cuda_prune_layer *layers, int64_t count);
+    int64_t (*prune_workspace_bytes)(const y5_prune_layer *layers, int64_t count);
 
     /* pruned = weights, but 0 * weight for the `count` smallest of each layer by (magnitude,
      * position), NaN being the largest. The workspace's content is of no use before or after. */
-    y5_cuda_status (*prune)(const y5_cuda_where *where, const y5_cuda_prune_layer *layers,
-                            int64_t count, void *workspace, int64_t workspace_bytes,
-                            y5_cuda_error *error);
+    y5_cuda_status (*prune)(const y5_cuda_where *where, const y5_prune_layer *layers, int64_t count,
+                            void *workspace, int64_t workspace_bytes, y5_cuda_error *error);
 
-    /* Writes every element of the output once. */
-    y5_cuda_status (*scale_img)(const y5_cuda_where *where, const y5_cuda_scale_img *job,
+    /* Of float32, float16 and bfloat16. Writes every element of the output once. */
+    y5_cuda_status (*scale_img)(const y5_cuda_where *where, const y5_scale_img *job,
                                 y5_cuda_error *error);
 
     /* The `count` numbers of sparsity_count's `zeros` added up one after the other in `dtype`,

@@ -80,7 +80,7 @@ def skip_random(generator: Generator, draws: int) -> None:
 def register_torch(facts: object) -> bool:
     """Tell the extension of torch: an object with the attributes of _native.TorchFacts."""
 
-def fuse_on_gpu(pairs: list[tuple[Any, ...]], nonfinite: Tensor) -> int:
+def fuse_on_gpu(pairs: list[tuple[Any, ...]], doubtful: Tensor) -> int:
     """Fuse tensors of one CUDA device into those at the end of each tuple."""
 
 def use_cuda_library(path: str | PathLike[str] | None) -> None:

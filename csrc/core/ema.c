@@ -18,9 +18,9 @@ typedef struct {
     float rest_float32;
 } ema_scalars;
 
-/* Updates elements first ... last - 1 of a pair. */
-typedef void (*ema_kernel)(const y5_ema_pair *pair, int64_t first, int64_t last,
-                           const ema_scalars *scalars);
+/* Updates elements first ... last - 1 of a pair; `layout` may be NULL. */
+typedef void (*ema_kernel)(const y5_ema_pair *pair, const y5_ema_layout *layout, int64_t first,
+                           int64_t last, const ema_scalars *scalars);
 
 #define Y5_KERNEL_FILE "core/ema.inc"
 #include "core/levels.h"
@@ -29,34 +29,44 @@ static const ema_kernel kernels[Y5_LEVEL_COUNT] = Y5_EACH_LEVEL(ema_range);
 
 typedef struct {
     const y5_ema_pair *pairs;
+    const y5_ema_layout *const *layouts;
     ema_kernel kernel;
     ema_scalars scalars;
 } ema_work;
+
+static int64_t
+numel_of(int64_t item, const void *context)
+{
+    return ((const ema_work *)context)->pairs[item].numel;
+}
 
 static void
 update_part(int64_t item, int64_t first, int64_t last, void *context)
 {
     const ema_work *work = context;
-    work->kernel(&work->pairs[item], first, last, &work->scalars);
+    const y5_ema_layout *layout = work->layouts != NULL ? work->layouts[item] : NULL;
+    work->kernel(&work->pairs[item], layout, first, last, &work->scalars);
 }
 
 static ema_work
-work_of(const y5_run *run, const y5_ema_pair *pairs, double decay)
+work_of(const y5_run *run, const y5_ema_pair *pairs, const y5_ema_layout *const *layouts,
+        double decay)
 {
     double rest = 1.0 - decay;
     return (ema_work){
         .pairs = pairs,
+        .layouts = layouts,
         .kernel = kernels[run->level],
         .scalars = {decay, rest, (float)decay, (float)rest},
     };
 }
 
 void
-y5_ema_update(const y5_run *run, const y5_ema_pair *pairs, const int64_t *starts, int64_t count,
-              double decay)
+y5_ema_update(const y5_run *run, const y5_ema_pair *pairs, const y5_ema_layout *const *layouts,
+              int64_t count, double decay)
 {
-    ema_work work = work_of(run, pairs, decay);
-    y5_parallel_items(&run->pool, starts, count, TASK_ELEMENTS, update_part, &work);
+    ema_work work = work_of(run, pairs, layouts, decay);
+    y5_parallel_items(&run->pool, count, numel_of, TASK_ELEMENTS, update_part, &work);
 }
 
 static void
@@ -66,24 +76,22 @@ update_one(int64_t first, int64_t last, void *context)
 }
 
 void
-y5_ema_update_as_torch(const y5_run *run, const y5_ema_pair *pairs, const int64_t *starts,
-                       int64_t count, double decay)
+y5_ema_update_as_torch(const y5_run *run, const y5_ema_pair *pairs, int64_t count, double decay)
 {
     for (int64_t i = 0; i < count; i++) {
-        ema_work work = work_of(run, &pairs[i], decay);
-        int64_t numel = starts[i + 1] - starts[i];
-        if (numel > 0) { /* fails where a part does, and none does */
-            (void)run->pool.run(0, numel, TORCH_GRAIN, update_one, &work);
+        ema_work work = work_of(run, &pairs[i], NULL, decay);
+        if (pairs[i].numel > 0) { /* fails where a part does, and none does */
+            (void)run->pool.run(0, pairs[i].numel, TORCH_GRAIN, update_one, &work);
         }
     }
 }
 
 bool
-y5_ema_follows_torch(const y5_ema_pair *pairs, int64_t count)
+y5_ema_follows_torch(const y5_ema_pair *pairs, const y5_ema_layout *const *layouts, int64_t count)
 {
     for (int64_t i = 0; i < count; i++) {
         y5_dtype dtype = pairs[i].average_dtype;
-        if (pairs[i].layout != NULL || pairs[i].source_dtype != dtype ||
+        if ((layouts != NULL && layouts[i] != NULL) || pairs[i].source_dtype != dtype ||
             (dtype != Y5_FLOAT32 && dtype != Y5_FLOAT64)) {
             return false;
         }

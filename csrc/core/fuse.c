@@ -1,8 +1,8 @@
 /* fuse: a convolution and its batch norm become the weight and bias of one convolution. Deals whole
  * rows to threads; the square root is the caller's. Knows neither modules nor Python. */
 #include "core/half.h"
-#include "core/ops.h"
 #include "core/huge_pages.h"
+#include "core/ops.h"
 
 #include <float.h>
 #include <math.h>
@@ -21,8 +21,10 @@
 /* Elements computed in the L1 cache before they are streamed. */
 #define STREAMED_ELEMENTS 1024
 
-/* Fuses rows first ... last - 1 of a pair. */
-typedef void (*fuse_kernel)(y5_fuse_pair *pair, int64_t first, int64_t last);
+/* Fuses rows first ... last - 1 of a pair, `layout` being the weight's or NULL; true where one is
+ * doubtful. */
+typedef bool (*fuse_kernel)(const y5_fuse_pair *pair, const y5_fuse_layout *layout, int64_t first,
+                            int64_t last);
 
 /* Element `index` of an array of a floating type. */
 static double
@@ -93,34 +95,33 @@ is_doubtful(double scale, double factor, double product, y5_dtype dtype)
     return !(fabs(product) >= least && fabs(factor) >= least && fabs(scale) >= least);
 }
 
-/* Scale and fused bias of one row; false where the bias is doubtful. */
+/* Scale and fused bias of one row; true where the bias is doubtful. */
 static bool
 fuse_bias(const y5_fuse_pair *pair, int64_t row, double *scale)
 {
     y5_dtype dtype = pair->dtype;
-    double root = load(pair->roots, row, dtype);
-    double gamma = load(pair->scale, row, dtype);
-    double conv_bias = pair->conv_bias != NULL ? load(pair->conv_bias, row, dtype) : 0.0;
+    double root = load(pair->variance, row, dtype);
+    double gamma = load(pair->gamma, row, dtype);
+    double bias = pair->bias != NULL ? load(pair->bias, row, dtype) : 0.0;
     *scale = nearest(gamma / root, dtype);
-    double product = nearest(*scale * conv_bias, dtype);
+    double product = nearest(*scale * bias, dtype);
     double shift = nearest(gamma * load(pair->mean, row, dtype), dtype);
     shift = nearest(shift / root, dtype);
-    shift = nearest(load(pair->shift, row, dtype) - shift, dtype);
+    shift = nearest(load(pair->beta, row, dtype) - shift, dtype);
     double fused = nearest((product + 0.0) + shift, dtype);
     store(pair->fused_bias, row, pair->fused_dtype, fused);
-    return !is_doubtful(*scale, conv_bias, product, dtype);
+    return is_doubtful(*scale, bias, product, dtype);
 }
 
 /* Any types, any layout: one element after another. */
-static void
-fuse_any(y5_fuse_pair *pair, int64_t first, int64_t last)
+static bool
+fuse_any(const y5_fuse_pair *pair, const y5_fuse_layout *layout, int64_t first, int64_t last)
 {
     y5_dtype dtype = pair->dtype;
-    const y5_fuse_layout *layout = pair->layout;
     bool doubtful = false;
     for (int64_t row = first; row < last; row++) {
         double scale = 0;
-        doubtful |= !fuse_bias(pair, row, &scale);
+        doubtful |= fuse_bias(pair, row, &scale);
         for (int64_t column = 0; column < pair->columns; column++) {
             int64_t at = row * pair->columns + column;
             if (layout != NULL) {
@@ -138,9 +139,7 @@ fuse_any(y5_fuse_pair *pair, int64_t first, int64_t last)
                   product + 0.0);
         }
     }
-    if (doubtful) {
-        atomic_store_explicit(&pair->doubtful, 1, memory_order_relaxed);
-    }
+    return doubtful;
 }
 
 #define Y5_KERNEL_FILE "core/fuse.inc"
@@ -149,9 +148,18 @@ fuse_any(y5_fuse_pair *pair, int64_t first, int64_t last)
 static const fuse_kernel kernels[Y5_LEVEL_COUNT] = Y5_EACH_LEVEL(fuse_rows);
 
 typedef struct {
-    y5_fuse_pair *pairs;
+    const y5_fuse_pair *pairs;
+    const y5_fuse_layout *layouts;
+    _Atomic int32_t *doubtful;
     fuse_kernel kernel;
 } fuse_work;
+
+static int64_t
+numel_of(int64_t item, const void *context)
+{
+    const y5_fuse_pair *pair = &((const fuse_work *)context)->pairs[item];
+    return pair->rows * pair->columns;
+}
 
 /* The rows that begin in a part of the weight: so every row is one thread's, who may replace its
  * root by its bias. */
@@ -159,29 +167,34 @@ static void
 fuse_part(int64_t item, int64_t first, int64_t last, void *context)
 {
     const fuse_work *work = context;
-    y5_fuse_pair *pair = &work->pairs[item];
+    const y5_fuse_pair *pair = &work->pairs[item];
+    bool strided = work->layouts != NULL && work->layouts[item].ndim > 0;
     int64_t columns = pair->columns;
-    work->kernel(pair, (first + columns - 1) / columns, (last + columns - 1) / columns);
+    if (work->kernel(pair, strided ? &work->layouts[item] : NULL, (first + columns - 1) / columns,
+                     (last + columns - 1) / columns)) {
+        atomic_store_explicit(&work->doubtful[item], 1, memory_order_relaxed);
+    }
 }
 
 void
-y5_fuse_variances(const y5_fuse_pair *pair)
+y5_fuse_variances(const y5_fuse_pair *pair, void *sums)
 {
-    double eps = nearest(pair->eps, pair->dtype); /* torch makes the scalar a tensor of the type */
+    y5_dtype dtype = pair->dtype;
+    double epsilon =
+        nearest(pair->epsilon, dtype); /* torch makes the scalar a tensor of the type */
     for (int64_t i = 0; i < pair->rows; i++) {
-        double sum = nearest(load(pair->variance, i, pair->dtype) + eps, pair->dtype);
-        store(pair->roots, i, pair->dtype, sum);
+        store(sums, i, dtype, nearest(load(pair->variance, i, dtype) + epsilon, dtype));
     }
 }
 
 void
-y5_fuse(const y5_run *run, y5_fuse_pair *pairs, const int64_t *starts, int64_t count)
+y5_fuse(const y5_run *run, const y5_fuse_pair *pairs, const y5_fuse_layout *layouts, int64_t count,
+        _Atomic int32_t *doubtful)
 {
+    fuse_work work = {pairs, layouts, doubtful, kernels[run->level]};
     for (int64_t i = 0; i < count; i++) {
-        y5_advise_huge_pages(pairs[i].fused_weight,
-                             pairs[i].rows * pairs[i].columns *
-                                 (int64_t)y5_dtype_bytes(pairs[i].fused_dtype));
+        int64_t bytes = numel_of(i, &work) * (int64_t)y5_dtype_bytes(pairs[i].fused_dtype);
+        y5_advise_huge_pages(pairs[i].fused_weight, bytes);
     }
-    fuse_work work = {pairs, kernels[run->level]};
-    y5_parallel_items(&run->pool, starts, count, TASK_ELEMENTS, fuse_part, &work);
+    y5_parallel_items(&run->pool, count, numel_of, TASK_ELEMENTS, fuse_part, &work);
 }

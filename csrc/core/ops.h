@@ -2,9 +2,9 @@
 #ifndef Y5_OPS_H
 #define Y5_OPS_H
 
+#include "core/items.h"
 #include "core/levels.h"
 #include "core/parallel.h"
-#include "core/y5.h"
 
 /* How a call is to be run: at which level, on which pool. */
 typedef struct {
@@ -17,9 +17,6 @@ typedef struct {
  * old and new; but no operation trusts what it read a moment ago, so that none reads or writes
  * outside the tensors, or does not end. */
 
-/* ema and sparsity take a list of `count` items and `starts`, count + 1 numbers: the sum of the
- * numbers of elements in front of each item, and at the end the sum of all. */
-
 /* Shape and strides (in elements) of a pair that does not walk its memory in one gapless order. */
 typedef struct {
     int32_t ndim;
@@ -28,15 +25,6 @@ typedef struct {
     int64_t source_strides[Y5_MAX_DIMS];
 } y5_ema_layout;
 
-/* One entry of the average and the value it moves towards, of the same shape. */
-typedef struct {
-    void *average;
-    const void *source;
-    const y5_ema_layout *layout; /* NULL: both lie in memory in the same gapless order */
-    y5_dtype average_dtype;      /* below Y5_FLOATING_COUNT */
-    y5_dtype source_dtype;       /* below Y5_FLOATING_COUNT */
-} y5_ema_pair;
-
 /* Fills `layout` for two tensors of one shape that y5_tensor_same_order() tells apart or that have
  * gaps: dimensions reordered so that the last one is the average's tightest. False where elements
  * of the average share memory, or might. */
@@ -44,45 +32,30 @@ bool y5_ema_layout_of(y5_ema_layout *layout, const y5_tensor *average, const y5_
 
 /* average = round(round(average · decay) + round(source · (1 − decay))) for every element: each
  * product rounded to its own tensor's type, the sum to the average's, the scalars to float32
- * (float64 for float64 tensors). Reads one element of each, writes one; no memory of its own.
- * Pairs run side by side: no average may overlap another average or any source. */
-void y5_ema_update(const y5_run *run, const y5_ema_pair *pairs, const int64_t *starts,
+ * (float64 for float64 tensors). Reads one element of each, writes one; 8 bytes of memory a pair.
+ * Pairs run side by side: no average may overlap another average or any source. `layouts` holds a
+ * pair's layout, or NULL where both are gapless in one order; NULL itself: all are. */
+void y5_ema_update(const y5_run *run, const y5_ema_pair *pairs, const y5_ema_layout *const *layouts,
                    int64_t count, double decay);
 
 /* The same in the parts and on the threads that torch takes for its own element-wise operations on
  * one entry after another: the original's bits also where threads of torch's pool, which run->pool
  * must be, have another floating-point state than the caller. */
-void y5_ema_update_as_torch(const y5_run *run, const y5_ema_pair *pairs, const int64_t *starts,
-                            int64_t count, double decay);
+void y5_ema_update_as_torch(const y5_run *run, const y5_ema_pair *pairs, int64_t count,
+                            double decay);
 
-/* True where y5_ema_update_as_torch() is able to: gapless pairs of one type, float32 or float64,
- * which takes one instruction for each of torch's operations. */
-bool y5_ema_follows_torch(const y5_ema_pair *pairs, int64_t count);
+/* True where y5_ema_update_as_torch() is able to: pairs of one type, float32 or float64, which
+ * takes one instruction for each of torch's operations, and none with a layout. */
+bool y5_ema_follows_torch(const y5_ema_pair *pairs, const y5_ema_layout *const *layouts,
+                          int64_t count);
 
-/* Elements of one dense tensor to be searched for zeros. */
-typedef struct {
-    const void *data;
-    y5_dtype dtype;
-    _Atomic int64_t zeros; /* result, added to */
-} y5_zero_count;
-
-/* items[i].zeros += elements equal to zero: −0.0 is one, NaN is not. Reads each element once. */
-void y5_sparsity_count(const y5_run *run, y5_zero_count *items, const int64_t *starts,
-                       int64_t count);
+/* zeros[i] += elements of item i equal to zero: −0.0 is one, NaN is not. Reads each element once; 8
+ * bytes of memory an item. */
+void y5_sparsity_count(const y5_run *run, const y5_elements *items, int64_t count,
+                       _Atomic int64_t *zeros);
 
 /* Zeros of one tensor with any strides, on the calling thread. */
 int64_t y5_sparsity_count_tensor(y5_level level, const y5_tensor *tensor);
-
-/* One gapless layer and the memory, of the same size and apart from it, that takes the result. */
-typedef struct {
-    const void *weights;
-    void *pruned;
-    int64_t numel;
-    int64_t count;  /* of weights to prune, 0 <= count <= numel */
-    y5_dtype dtype; /* below Y5_FLOATING_COUNT */
-    bool ambiguous; /* result, set where true: more weights than needed are equally small and the
-                     * choice among them shows */
-} y5_prune_layer;
 
 /* pruned = weights, but 0 * weight for the layer's `count` smallest by (magnitude, position), NaN
  * being the largest. Reads each element twice and writes it once in the ordinary case; linear time
@@ -103,42 +76,22 @@ void y5_prune(const y5_run *run, y5_prune_layer *layers, int64_t count, bool lik
 #define Y5_SCALE_FOUR_TAPS 4
 #define Y5_SCALE_VARIANTS 20
 
-/* One axis: elements of the input, of the resized image, of the padded (or cropped) output. */
-typedef struct {
-    int64_t input;
-    int64_t resized;
-    int64_t output;
-    float scale; /* input / resized as torch rounds it */
-} y5_axis;
-
-/* A resize that y5_scale_img_plan() checked. Planes are images of one channel, one after another,
- * or with `interleaved` above 1 images of that many channels side by side in each pixel. */
-typedef struct {
-    const float *image;
-    float *output;
-    int64_t planes;
-    int64_t interleaved;
-    int64_t channels;
-    int64_t turned_channels; /* the first ones, whose taps are added up from the last on */
-    y5_axis rows;
-    y5_axis columns;
-    int64_t used_columns; /* elements of an output row that come from the image */
-    int32_t variant;
-} y5_scale_img;
-
 /* Y5_OK for an image that C resizes: (batch, channels, height, width) in float32, row by row in
  * memory, or channels last with at most 3 channels. Else Y5_UNSUPPORTED. */
 y5_status y5_scale_img_check(const y5_tensor *image, y5_error *error);
 
-/* Fills `job` for a checked image. `output` has the image's batch, channels and order in memory,
- * any height and width; `resized` is the height and width in front of padding. Y5_BAD_VALUE for
- * anything else. */
+/* Fills `job`. `output` has the image's dtype, batch, channels and order in memory, any height and
+ * width; `resized` is the height and width in front of padding. Y5_BAD_VALUE for another output;
+ * sizes and variant are for those to check that compute with them. */
+y5_status y5_scale_img_fill(y5_scale_img *job, const y5_tensor *image, const y5_tensor *output,
+                            const int64_t resized[2], int32_t variant, y5_error *error);
+
+/* The same for an image that C resizes, with sizes and variant checked: Y5_BAD_VALUE. */
 y5_status y5_scale_img_plan(y5_scale_img *job, const y5_tensor *image, const y5_tensor *output,
                             const int64_t resized[2], int32_t variant, y5_error *error);
 
-/* Bilinear, corners not aligned; 0.447 to the right and below. Reads the input about once, writes
- * the output once, they must not overlap. 17 KiB of memory a thread and 41 KiB of its own;
- * Y5_NO_MEMORY, with nothing written, where they are not to be had. */
+/* Reads the input about once, writes the output once. 17 KiB of memory a thread and 41 KiB of its
+ * own; Y5_NO_MEMORY, with nothing written, where they are not to be had. */
 y5_status y5_scale_img_run(const y5_run *run, const y5_scale_img *job, y5_error *error);
 
 /* Where the elements of a convolution's weight lie that are not in one gapless row-major order. */
@@ -149,37 +102,19 @@ typedef struct {
     int64_t strides[Y5_MAX_DIMS];
 } y5_fuse_layout;
 
-/* One convolution with its batch norm, and the memory for what they become. The vectors have one
- * element per row, that is per output channel. */
-typedef struct {
-    const void *weight;
-    const y5_fuse_layout *layout; /* of the weight; NULL: row after row without gaps */
-    const void *conv_bias;        /* NULL: none, as good as zeros */
-    const void *scale;            /* the batch norm's weight */
-    const void *shift;            /* the batch norm's bias */
-    const void *mean;
-    const void *variance;
-    void *roots; /* of the inputs' type: first variance + eps, then the caller's root of it */
-    void *fused_weight; /* row after row */
-    void *fused_bias;   /* may be `roots` where both types are the same */
-    int64_t rows;
-    int64_t columns;
-    double eps;
-    y5_dtype dtype;           /* of all inputs and the roots; below Y5_FLOATING_COUNT */
-    y5_dtype fused_dtype;     /* Y5_FLOAT32 or Y5_FLOAT64 */
-    _Atomic int32_t doubtful; /* result, set to 1 where the original's matrix product may have other
-                               * bits: non-finite weights, products that vanish */
-} y5_fuse_pair;
+/* sums[i] = variance[i] + epsilon, rounded to the type, epsilon to float32 first unless the type is
+ * float64. */
+void y5_fuse_variances(const y5_fuse_pair *pair, void *sums);
 
-/* roots = variance + eps, rounded to the type, eps to float32 first unless the type is float64. */
-void y5_fuse_variances(const y5_fuse_pair *pair);
-
-/* fused_weight = (scale / roots) · weight + 0, fused_bias = (scale / roots) · conv_bias + (shift −
- * scale · mean / roots): each operation rounded to the inputs' type, the results to theirs.
- * `starts` holds count + 1 numbers: the weight elements in front of each pair, and of all. Reads
- * each element once and writes it once; no memory of its own. Nothing may overlap but fused_bias
- * and roots. */
-void y5_fuse(const y5_run *run, y5_fuse_pair *pairs, const int64_t *starts, int64_t count);
+/* fused_weight = (gamma / roots) · weight + 0, fused_bias = (gamma / roots) · bias + (beta − gamma
+ * · mean / roots), the roots being what the caller makes of the sums and puts in the variance's
+ * place: each operation rounded to the inputs' type, the results to theirs, float32 or float64.
+ * Results lie row after row; layouts[i].ndim is 0 where the weight does too, and `layouts` NULL
+ * where all do. doubtful[i] becomes 1 where the original's matrix product may have other bits:
+ * weights or biases that are not finite, products that vanish. Reads each element once and writes
+ * it once; 8 bytes of memory a pair. Nothing may overlap but fused_bias and roots. */
+void y5_fuse(const y5_run *run, const y5_fuse_pair *pairs, const y5_fuse_layout *layouts,
+             int64_t count, _Atomic int32_t *doubtful);
 
 #define Y5_MT19937_WORDS 624
 

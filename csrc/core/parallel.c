@@ -6,6 +6,7 @@
 
 #include <stdatomic.h>
 #include <stddef.h>
+#include <stdlib.h>
 
 typedef struct {
     y5_float_state state;
@@ -72,7 +73,7 @@ y5_parallel_for(const y5_pool *pool, int64_t tasks, y5_task body, void *context)
 }
 
 typedef struct {
-    const int64_t *starts;
+    const int64_t *starts; /* the elements in front of each item, and at the end all */
     int64_t count;
     int64_t task_elements;
     y5_item_part body;
@@ -113,15 +114,26 @@ run_row_task(int64_t task, void *context)
 }
 
 void
-y5_parallel_items(const y5_pool *pool, const int64_t *starts, int64_t count, int64_t task_elements,
+y5_parallel_items(const y5_pool *pool, int64_t count, y5_item_numel numel, int64_t task_elements,
                   y5_item_part body, void *context)
 {
-    int64_t total = starts[count];
-    if (total == 0) {
-        return;
-    }
     bool serial = pool->run == NULL || pool->threads < 2;
-    row items = {starts, count, serial ? total : task_elements, body, context};
-    int64_t tasks = (total + items.task_elements - 1) / items.task_elements;
-    y5_parallel_for(pool, tasks, run_row_task, &items);
+    int64_t *starts = serial ? NULL : malloc(((size_t)count + 1) * sizeof(*starts));
+    int64_t total = 0;
+    for (int64_t i = 0; i < count; i++) {
+        int64_t elements = numel(i, context);
+        if (starts != NULL) {
+            starts[i] = total;
+        } else if (elements > 0) {
+            body(i, 0, elements, context);
+        }
+        total += elements;
+    }
+    if (starts != NULL) {
+        starts[count] = total;
+        row items = {starts, count, task_elements, body, context};
+        int64_t tasks = total / task_elements + (total % task_elements > 0);
+        y5_parallel_for(pool, tasks, run_row_task, &items);
+        free(starts);
+    }
 }

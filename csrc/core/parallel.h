@@ -26,13 +26,16 @@ bool y5_pool_agrees(const y5_pool *pool);
  * draw the next task from a common counter, so give the largest tasks the lowest numbers. */
 void y5_parallel_for(const y5_pool *pool, int64_t tasks, y5_task body, void *context);
 
+/* The number of elements of an item, the same whenever it is asked for. */
+typedef int64_t (*y5_item_numel)(int64_t item, const void *context);
+
 /* Elements first ... last - 1 of an item. Must not fail. */
 typedef void (*y5_item_part)(int64_t item, int64_t first, int64_t last, void *context);
 
 /* Lays `count` items end to end, cuts the row into tasks of `task_elements` elements, and calls
- * `body` for every part of an item that falls into a task. starts[i] is the number of elements in
- * front of item i, starts[count] that of all. Without a pool each item is one part. */
-void y5_parallel_items(const y5_pool *pool, const int64_t *starts, int64_t count,
+ * `body` for every part of an item that falls into a task. Without a pool, or without memory for 8
+ * bytes an item, each item is one part. */
+void y5_parallel_items(const y5_pool *pool, int64_t count, y5_item_numel numel,
                        int64_t task_elements, y5_item_part body, void *context);
 
 #endif

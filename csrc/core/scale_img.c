@@ -1,8 +1,8 @@
 /* scale_img: checks shapes, cuts the padded output into bands of rows and hands them to the active
  * level. What threads need lies on the heap, since a Python thread's stack may have 64 KiB; knows
  * neither ratios nor Python. */
-#include "core/ops.h"
 #include "core/huge_pages.h"
+#include "core/ops.h"
 
 #include <math.h>
 #include <stdatomic.h>
@@ -40,10 +40,11 @@ typedef struct {
 typedef struct {
     const y5_scale_img *job;
     int64_t begin;
-    int64_t input_elements; /* of an input row */
-    int64_t input_ahead;    /* bytes from an input row to the one to be fetched early */
-    int64_t output_ahead;   /* and for the output */
-    int32_t room;           /* elements of an output row from `begin` to the next tile or the end */
+    int64_t input_elements;  /* of an input row */
+    int64_t input_ahead;     /* bytes from an input row to the one to be fetched early */
+    int64_t output_ahead;    /* and for the output */
+    int64_t turned_channels; /* the first ones, whose taps are added up from the last on */
+    int32_t room; /* elements of an output row from `begin` to the next tile or the end */
     y5_columns columns;
 } y5_tile;
 
@@ -98,48 +99,58 @@ y5_scale_img_check(const y5_tensor *image, y5_error *error)
     return Y5_OK;
 }
 
-static bool
-fill_axis(y5_axis *axis, int64_t input, int64_t resized, int64_t output)
+y5_status
+y5_scale_img_fill(y5_scale_img *job, const y5_tensor *image, const y5_tensor *output,
+                  const int64_t resized[2], int32_t variant, y5_error *error)
 {
-    *axis = (y5_axis){input, resized, output, (float)input / (float)resized};
-    return resized >= 1 && resized <= SIDE_LIMIT && output <= SIDE_LIMIT;
+    int64_t batch = image->shape[0];
+    int64_t channels = image->shape[1];
+    if (output->ndim != 4 || output->dtype != image->dtype || output->shape[0] != batch ||
+        output->shape[1] != channels) {
+        return y5_fail(error, Y5_BAD_VALUE, "output",
+                       "expected 4 dimensions and the image's dtype, batch and channels");
+    }
+    bool interleaved = !(y5_tensor_is_contiguous(image) && y5_tensor_is_contiguous(output));
+    if (interleaved && !(y5_tensor_is_channels_last(image) && y5_tensor_is_channels_last(output))) {
+        return y5_fail(error, Y5_BAD_VALUE, "output", "not in the image's order of dimensions");
+    }
+    *job = (y5_scale_img){
+        .image = image->data,
+        .output = output->data,
+        .planes = interleaved ? batch : batch * channels,
+        .interleaved = interleaved ? channels : 1,
+        .channels = channels,
+        .rows = {image->shape[2], resized[0], output->shape[2]},
+        .columns = {image->shape[3], resized[1], output->shape[3]},
+        .dtype = image->dtype,
+        .variant = variant,
+    };
+    return Y5_OK;
+}
+
+/* `width` elements side by side make one of the axis. */
+static bool
+fits(const y5_axis *axis, int64_t width)
+{
+    return axis->resized >= 1 && axis->resized <= SIDE_LIMIT / width &&
+           axis->output <= SIDE_LIMIT / width;
 }
 
 y5_status
 y5_scale_img_plan(y5_scale_img *job, const y5_tensor *image, const y5_tensor *output,
                   const int64_t resized[2], int32_t variant, y5_error *error)
 {
-    int64_t channels = image->shape[1];
-    if (output->ndim != 4 || output->dtype != Y5_FLOAT32 || output->shape[0] != image->shape[0] ||
-        output->shape[1] != channels) {
-        return y5_fail(error, Y5_BAD_VALUE, "output",
-                       "expected 4 dimensions, float32 and the image's batch and channels");
-    }
-    bool interleaved =
-        output->numel > 0 && !(y5_tensor_is_contiguous(image) && y5_tensor_is_contiguous(output));
-    if (interleaved && !(y5_tensor_is_channels_last(image) && y5_tensor_is_channels_last(output))) {
-        return y5_fail(error, Y5_BAD_VALUE, "output", "not in the image's order of dimensions");
+    y5_status status = y5_scale_img_fill(job, image, output, resized, variant, error);
+    if (status != Y5_OK) {
+        return status;
     }
     if (variant < 0 || variant >= Y5_SCALE_VARIANTS) {
         return y5_fail(error, Y5_BAD_VALUE, "variant", "got %d, allowed are 0 to %d", (int)variant,
                        Y5_SCALE_VARIANTS - 1);
     }
-    job->image = image->data;
-    job->output = output->data;
-    job->interleaved = interleaved ? channels : 1;
-    job->planes = interleaved ? image->shape[0] : image->shape[0] * channels;
-    job->variant = variant;
-    job->channels = channels;
-    int32_t order = variant / Y5_SCALE_FOUR_TAPS;
-    job->turned_channels = order < 2 ? 0 : channels >> order << order;
-    if (!fill_axis(&job->rows, image->shape[2], resized[0], output->shape[2]) ||
-        !fill_axis(&job->columns, image->shape[3], resized[1], output->shape[3]) ||
-        resized[1] > SIDE_LIMIT / channels || output->shape[3] > SIDE_LIMIT / channels) {
+    if (!fits(&job->rows, 1) || !fits(&job->columns, job->channels)) {
         return y5_fail(error, Y5_BAD_VALUE, "size", "rows and columns from 1 to 2^30 are allowed");
     }
-    int64_t used =
-        job->columns.resized < job->columns.output ? job->columns.resized : job->columns.output;
-    job->used_columns = used * job->interleaved;
     return Y5_OK;
 }
 
@@ -172,12 +183,29 @@ run_task(int64_t task, void *context)
     atomic_flag_clear_explicit(&work->space->bands[own].taken, memory_order_release);
 }
 
+/* The first channels whose taps are added up from the last one on. */
+static int64_t
+turned_channels(const y5_scale_img *job)
+{
+    int32_t order = job->variant / Y5_SCALE_FOUR_TAPS;
+    return order < 2 ? 0 : job->channels >> order << order;
+}
+
+/* Elements of an output row that come from the image. */
+static int64_t
+used_elements(const y5_scale_img *job)
+{
+    const y5_axis *axis = &job->columns;
+    return (axis->resized < axis->output ? axis->resized : axis->output) * job->interleaved;
+}
+
 static void
 scale_tile(const y5_run *run, const y5_scale_img *job, int64_t begin, workspace *space,
            int32_t bands)
 {
+    int64_t used = used_elements(job);
     int64_t end = begin + TILE_COLUMNS;
-    bool is_last = end >= job->used_columns;
+    bool is_last = end >= used;
     int64_t output_elements = job->columns.output * job->interleaved;
     y5_tile *tile = &space->tile;
     tile->job = job;
@@ -186,7 +214,8 @@ scale_tile(const y5_run *run, const y5_scale_img *job, int64_t begin, workspace 
     tile->input_ahead = 2 * tile->input_elements * (int64_t)sizeof(float);
     tile->output_ahead = output_elements * (int64_t)sizeof(float);
     tile->room = (int32_t)((is_last ? output_elements : end) - begin);
-    fillers[run->level](&tile->columns, job, begin, is_last ? job->used_columns : end);
+    tile->turned_channels = turned_channels(job);
+    fillers[run->level](&tile->columns, job, begin, is_last ? used : end);
 
     int64_t rows = job->planes * job->rows.output;
     int64_t per_task = (TASK_ELEMENTS + tile->room - 1) / tile->room;
@@ -213,7 +242,7 @@ y5_scale_img_run(const y5_run *run, const y5_scale_img *job, y5_error *error)
         space->bands[i].tile = &space->tile;
     }
     y5_advise_huge_pages(job->output, elements * (int64_t)sizeof(float));
-    for (int64_t begin = 0; begin < job->used_columns; begin += TILE_COLUMNS) {
+    for (int64_t begin = 0; begin < used_elements(job); begin += TILE_COLUMNS) {
         scale_tile(run, job, begin, space, bands);
     }
     free(space);

@@ -22,18 +22,6 @@ y5_dtype_is_floating(y5_dtype dtype)
     return dtype < Y5_FLOATING_COUNT || dtype == Y5_FLOAT8 || dtype == Y5_FLOAT8_FNUZ;
 }
 
-size_t
-y5_dtype_bytes(y5_dtype dtype)
-{
-    static const uint8_t bytes[Y5_DTYPE_COUNT] = {
-        [Y5_FLOAT32] = 4,     [Y5_FLOAT64] = 8,   [Y5_FLOAT16] = 2, [Y5_BFLOAT16] = 2,
-        [Y5_COMPLEX32] = 4,   [Y5_COMPLEX64] = 8, [Y5_INT8] = 1,    [Y5_INT16] = 2,
-        [Y5_INT32] = 4,       [Y5_INT64] = 8,     [Y5_FLOAT8] = 1,  [Y5_FLOAT8_FNUZ] = 1,
-        [Y5_COMPLEX128] = 16,
-    };
-    return bytes[dtype];
-}
-
 /* True where the dimensions, in this order from the tightest on (NULL: from the last to the first),
  * multiply up without gaps. Strides of dimensions of size 1 do not matter. */
 static bool

@@ -1,5 +1,5 @@
 /* The types that cross a boundary inside the project: dtypes, tensors, spans, status, error.
- * Plain C11 data; knows neither Python nor torch nor DLPack. */
+ * Plain data in C11 and C++; knows neither Python nor torch nor DLPack. */
 #ifndef Y5_H
 #define Y5_H
 
@@ -7,13 +7,14 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Element types. Order matters to nobody outside y5_dtype_bytes(). */
-typedef enum {
+/* Element types, with numbers that are part of the CUDA library's ABI. */
+typedef int32_t y5_dtype;
+enum {
     Y5_FLOAT32,
     Y5_FLOAT64,
     Y5_FLOAT16,
     Y5_BFLOAT16,
-    Y5_FLOATING_COUNT, /* the types above are those the EMA averages */
+    Y5_FLOATING_COUNT, /* the types above are those that ema, fuse and prune compute in */
     Y5_COMPLEX32 = Y5_FLOATING_COUNT,
     Y5_COMPLEX64,
     Y5_COMPLEX128,
@@ -24,7 +25,15 @@ typedef enum {
     Y5_FLOAT8,      /* sign in the top bit, -0 exists: e4m3fn, e5m2 */
     Y5_FLOAT8_FNUZ, /* 0x80 is NaN, one zero only: e4m3fnuz, e5m2fnuz */
     Y5_DTYPE_COUNT
-} y5_dtype;
+};
+
+/* Bytes of one element. */
+static inline size_t
+y5_dtype_bytes(y5_dtype dtype)
+{
+    static const uint8_t bytes[] = {4, 8, 2, 2, 4, 8, 16, 1, 2, 4, 8, 1, 1};
+    return bytes[dtype];
+}
 
 /* Where the elements live. */
 typedef enum { Y5_CPU, Y5_CUDA } y5_device;
@@ -74,9 +83,6 @@ y5_status y5_fail(y5_error *error, y5_status status, const char *argument, const
 
 /* True for the types torch calls floating point, float8 among them; false for complex ones. */
 bool y5_dtype_is_floating(y5_dtype dtype);
-
-/* Bytes of one element. */
-size_t y5_dtype_bytes(y5_dtype dtype);
 
 /* True where the elements lie in memory in the order of their indices, without gaps; or those of 4
  * dimensions pixel by pixel, with all channels (the second dimension) side by side. Strides of

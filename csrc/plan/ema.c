@@ -34,7 +34,8 @@ refusal(const y5_ema_plan *self, const y5_tensor *average, const y5_tensor *sour
 
 /* Gives the pair a layout where it needs one. */
 static y5_status
-add_layout(y5_ema_pair *pair, const y5_tensor *average, const y5_tensor *source, y5_error *error)
+add_layout(const y5_ema_layout **place, const y5_tensor *average, const y5_tensor *source,
+           y5_error *error)
 {
     if (y5_tensor_same_order(average, source) && y5_tensor_is_dense(average)) {
         return Y5_OK;
@@ -46,7 +47,7 @@ add_layout(y5_ema_pair *pair, const y5_tensor *average, const y5_tensor *source,
     if (layout == NULL) {
         return Y5_NO_MEMORY;
     }
-    pair->layout = layout;
+    *place = layout;
     return y5_ema_layout_of(layout, average, source)
                ? Y5_OK
                : y5_refuse(error, "elements of the average overlap each other");
@@ -57,11 +58,11 @@ start(void *data)
 {
     y5_ema_plan *self = data;
     for (int64_t i = 0; i < self->count; i++) {
-        free((void *)self->items[i].layout);
+        free((void *)self->layouts[i]);
+        self->layouts[i] = NULL;
     }
     self->count = 0;
     self->bytes = 0;
-    self->starts[0] = 0;
 }
 
 static y5_status
@@ -82,13 +83,13 @@ take(void *data, int64_t index, const y5_tensor *tensor, y5_error *error)
     self->items[at] = (y5_ema_pair){
         .average = average->data,
         .source = tensor->data,
+        .numel = average->numel,
         .average_dtype = average->dtype,
         .source_dtype = tensor->dtype,
     };
-    self->starts[at + 1] = self->starts[at] + average->numel;
     self->bytes += average->numel *
                    (int64_t)(2 * y5_dtype_bytes(average->dtype) + y5_dtype_bytes(tensor->dtype));
-    return add_layout(&self->items[at], average, tensor, error);
+    return add_layout(&self->layouts[at], average, tensor, error);
 }
 
 static y5_status
@@ -97,7 +98,7 @@ check(void *data, y5_overlap overlap, y5_demand *demand, y5_error *error)
     y5_ema_plan *self = data;
     demand->bytes = self->bytes;
     demand->torch_bytes = self->bytes;
-    demand->follows_torch = y5_ema_follows_torch(self->items, self->count);
+    demand->follows_torch = y5_ema_follows_torch(self->items, self->layouts, self->count);
     self->in_order = overlap == Y5_WRITTEN_TWICE;
     return y5_refuse(error, overlap == Y5_READ_WRITTEN ? "the average shares memory with the model"
                                                        : NULL);
@@ -109,11 +110,11 @@ run(void *data, const y5_run *how, bool as_torch, y5_error *error)
     (void)error;
     const y5_ema_plan *self = data;
     if (as_torch) {
-        y5_ema_update_as_torch(how, self->items, self->starts, self->count, self->decay);
+        y5_ema_update_as_torch(how, self->items, self->count, self->decay);
         return Y5_OK;
     }
     y5_run alone = {.level = how->level, .pool = {NULL, 1}};
-    y5_ema_update(self->in_order ? &alone : how, self->items, self->starts, self->count,
+    y5_ema_update(self->in_order ? &alone : how, self->items, self->layouts, self->count,
                   self->decay);
     return Y5_OK;
 }
@@ -126,24 +127,9 @@ launch(void *data, const y5_gpu *gpu, y5_error *error)
     if (self->in_order) {
         return y5_refuse(error, "entries that share memory, on a GPU");
     }
-    y5_cuda_ema_pair *items = calloc((size_t)self->count + 1, sizeof(*items));
-    if (items == NULL) {
-        return Y5_NO_MEMORY;
-    }
-    for (int64_t i = 0; i < self->count; i++) {
-        const y5_ema_pair *pair = &self->items[i];
-        items[i] = (y5_cuda_ema_pair){
-            .average = pair->average,
-            .source = pair->source,
-            .numel = self->starts[i + 1] - self->starts[i],
-            .average_dtype = (int32_t)pair->average_dtype,
-            .source_dtype = (int32_t)pair->source_dtype,
-        };
-    }
-    y5_cuda_status status =
-        self->count > 0 ? gpu->api->ema_update(&gpu->where, items, self->count, self->decay, &told)
-                        : Y5_CUDA_OK;
-    free(items);
+    y5_cuda_status status = self->count > 0 ? gpu->api->ema_update(&gpu->where, self->items,
+                                                                   self->count, self->decay, &told)
+                                            : Y5_CUDA_OK;
     return y5_cuda_status_of(status, &told, error);
 }
 
@@ -152,8 +138,8 @@ y5_ema_plan_open(y5_ema_plan *self, int64_t pairs)
 {
     self->room = pairs;
     self->items = malloc(((size_t)pairs + 1) * sizeof(*self->items));
-    self->starts = malloc(((size_t)pairs + 1) * sizeof(*self->starts));
-    return self->items != NULL && self->starts != NULL;
+    self->layouts = calloc((size_t)pairs + 1, sizeof(*self->layouts));
+    return self->items != NULL && self->layouts != NULL;
 }
 
 y5_plan
@@ -171,9 +157,7 @@ y5_ema_plan_steps(y5_ema_plan *self)
 void
 y5_ema_plan_free(y5_ema_plan *self)
 {
-    if (self->items != NULL && self->starts != NULL) {
-        start(self);
-    }
+    start(self);
     free(self->items);
-    free(self->starts);
+    free((void *)self->layouts);
 }

@@ -10,7 +10,7 @@ typedef struct {
     bool half_scalars_stay_float32; /* 16-bit arithmetic as in torch 2.1 and later */
     bool in_order; /* some memory is written twice: no two pairs may run side by side */
     y5_ema_pair *items;
-    int64_t *starts; /* count + 1 numbers, as core/ops.h wants them */
+    const y5_ema_layout **layouts; /* of items on the CPU that need one, else NULL */
     int64_t room;
     int64_t count;
     int64_t bytes;

@@ -11,14 +11,10 @@ const char *
 y5_fuse_name(y5_fuse_role role)
 {
     static const char *const names[Y5_FUSE_ROLES] = {
-        [Y5_FUSE_WEIGHT] = "conv.weight",
-        [Y5_FUSE_SCALE] = "bn.weight",
-        [Y5_FUSE_SHIFT] = "bn.bias",
-        [Y5_FUSE_MEAN] = "bn.running_mean",
-        [Y5_FUSE_VARIANCE] = "bn.running_var",
-        [Y5_FUSE_CONV_BIAS] = "conv.bias",
-        [Y5_FUSED_WEIGHT] = "the fused weight",
-        [Y5_FUSED_BIAS] = "the fused bias",
+        [Y5_FUSE_WEIGHT] = "conv.weight",       [Y5_FUSE_BIAS] = "conv.bias",
+        [Y5_FUSE_GAMMA] = "bn.weight",          [Y5_FUSE_BETA] = "bn.bias",
+        [Y5_FUSE_MEAN] = "bn.running_mean",     [Y5_FUSE_VARIANCE] = "bn.running_var",
+        [Y5_FUSED_WEIGHT] = "the fused weight", [Y5_FUSED_BIAS] = "the fused bias",
         [Y5_FUSE_ROOTS] = "the square roots",
     };
     return names[role];
@@ -32,16 +28,16 @@ start(void *data)
 }
 
 /* Describes a weight that does not lie row after row. */
-static const y5_fuse_layout *
-layout_of(const y5_tensor *weight, y5_fuse_layout *layout)
+static y5_fuse_layout
+layout_of(const y5_tensor *weight)
 {
-    if (y5_tensor_is_contiguous(weight)) {
-        return NULL;
+    y5_fuse_layout layout = {0};
+    if (!y5_tensor_is_contiguous(weight)) {
+        layout.ndim = weight->ndim - 1;
+        layout.row_stride = weight->strides[0];
+        memcpy(layout.shape, weight->shape + 1, sizeof(int64_t) * (size_t)layout.ndim);
+        memcpy(layout.strides, weight->strides + 1, sizeof(int64_t) * (size_t)layout.ndim);
     }
-    layout->ndim = weight->ndim - 1;
-    layout->row_stride = weight->strides[0];
-    memcpy(layout->shape, weight->shape + 1, sizeof(int64_t) * (size_t)layout->ndim);
-    memcpy(layout->strides, weight->strides + 1, sizeof(int64_t) * (size_t)layout->ndim);
     return layout;
 }
 
@@ -61,11 +57,10 @@ take_weight(y5_fuse_plan *self, int64_t at, const y5_tensor *weight, y5_error *e
         return y5_refuse(error, "not of the shape that conv states");
     }
     item->weight = weight->data;
-    item->layout = layout_of(weight, &self->layouts[at]);
     item->dtype = weight->dtype;
     item->rows = weight->shape[0];
     item->columns = weight->numel / weight->shape[0];
-    self->starts[at + 1] = self->starts[at] + weight->numel;
+    self->layouts[at] = layout_of(weight);
     self->bytes += PASSES * weight->numel * (int64_t)y5_dtype_bytes(weight->dtype);
     return Y5_OK;
 }
@@ -99,11 +94,14 @@ take_vector(y5_fuse_plan *self, int64_t at, y5_fuse_role role, const y5_tensor *
                          "a batch norm or bias unlike the convolution in type or size, or gaps");
     }
     switch (role) {
-    case Y5_FUSE_SCALE:
-        item->scale = vector->data;
+    case Y5_FUSE_BIAS:
+        item->bias = vector->data;
         break;
-    case Y5_FUSE_SHIFT:
-        item->shift = vector->data;
+    case Y5_FUSE_GAMMA:
+        item->gamma = vector->data;
+        break;
+    case Y5_FUSE_BETA:
+        item->beta = vector->data;
         break;
     case Y5_FUSE_MEAN:
         item->mean = vector->data;
@@ -111,17 +109,12 @@ take_vector(y5_fuse_plan *self, int64_t at, y5_fuse_role role, const y5_tensor *
     case Y5_FUSE_VARIANCE:
         item->variance = vector->data;
         break;
-    case Y5_FUSE_CONV_BIAS:
-        item->conv_bias = vector->data;
-        break;
     case Y5_FUSED_BIAS:
         item->fused_bias = vector->data;
-        if (dtype == item->dtype) {
-            item->roots = vector->data;
-        }
+        self->roots[at] = dtype == item->dtype ? vector->data : NULL; /* or the next one's */
         break;
     default:
-        item->roots = vector->data;
+        self->roots[at] = vector->data;
         break;
     }
     return Y5_OK;
@@ -164,7 +157,7 @@ fill_variances(void *data, const y5_run *how, bool as_torch, y5_error *error)
     (void)how;
     const y5_fuse_plan *self = data;
     for (int64_t i = 0; i < self->count; i++) {
-        y5_fuse_variances(&self->items[i]);
+        y5_fuse_variances(&self->items[i], self->roots[i]);
     }
     return Y5_OK;
 }
@@ -175,7 +168,10 @@ run(void *data, const y5_run *how, bool as_torch, y5_error *error)
     (void)error;
     (void)as_torch;
     y5_fuse_plan *self = data;
-    y5_fuse(how, self->items, self->starts, self->count);
+    for (int64_t i = 0; i < self->count; i++) {
+        self->items[i].variance = self->roots[i];
+    }
+    y5_fuse(how, self->items, self->layouts, self->count, self->doubtful);
     return Y5_OK;
 }
 
@@ -187,10 +183,11 @@ y5_fuse_plan_open(y5_fuse_plan *self, int64_t pairs)
     self->items = calloc(room, sizeof(*self->items));
     self->layouts = calloc(room, sizeof(*self->layouts));
     self->shapes = calloc(room, sizeof(*self->shapes));
-    self->starts = calloc(room, sizeof(*self->starts));
+    self->roots = calloc(room, sizeof(*self->roots));
+    self->doubtful = calloc(room, sizeof(*self->doubtful));
     self->slots = calloc(room * Y5_FUSE_ROLES, sizeof(*self->slots));
     return self->items != NULL && self->layouts != NULL && self->shapes != NULL &&
-           self->starts != NULL && self->slots != NULL;
+           self->roots != NULL && self->doubtful != NULL && self->slots != NULL;
 }
 
 y5_plan
@@ -228,6 +225,7 @@ y5_fuse_plan_free(y5_fuse_plan *self)
     free(self->items);
     free(self->layouts);
     free(self->shapes);
-    free(self->starts);
+    free((void *)self->roots);
+    free((void *)self->doubtful);
     free(self->slots);
 }

@@ -5,20 +5,24 @@
 
 #include "plan/plan.h"
 
-/* The tensors of a pair. */
+/* The tensors of a pair, in the order in which those of a GPU are given. */
 typedef enum {
     Y5_FUSE_WEIGHT,
-    Y5_FUSE_SCALE,
-    Y5_FUSE_SHIFT,
+    Y5_FUSE_BIAS, /* where there is one */
+    Y5_FUSE_GAMMA,
+    Y5_FUSE_BETA,
     Y5_FUSE_MEAN,
     Y5_FUSE_VARIANCE,
-    Y5_FUSE_CONV_BIAS, /* where there is one */
     Y5_FUSED_WEIGHT,
     Y5_FUSED_BIAS,
-    Y5_FUSE_ROOTS, /* where the fused bias is of another type; else it holds the roots for a while
-                    */
+    Y5_FUSE_GPU_ROLES,
+    Y5_FUSE_ROOTS = Y5_FUSE_GPU_ROLES, /* on the CPU, where the fused bias is of another type; else
+                                        * it holds the roots for a while */
     Y5_FUSE_ROLES
 } y5_fuse_role;
+
+/* The name of a role, for messages. */
+const char *y5_fuse_name(y5_fuse_role role);
 
 /* The group of a role: which look it belongs to. */
 #define Y5_FUSE_GROUP(role) (1U << (role))
@@ -32,9 +36,10 @@ typedef struct {
 /* Zero-initialise; release with y5_fuse_plan_free on every path. */
 typedef struct {
     y5_fuse_pair *items;
-    y5_fuse_layout *layouts;
+    y5_fuse_layout *layouts; /* those of weights that lie row after row have no dimensions */
+    void **roots;            /* where the square roots are kept */
+    _Atomic int32_t *doubtful;
     int64_t (*shapes)[4]; /* of the weights, as the convolutions state them; set by the caller */
-    int64_t *starts;      /* count + 1 numbers, as core/ops.h wants them */
     y5_fuse_slot *slots;  /* of the call's tensors, one after another; set by the caller */
     int64_t room;
     int64_t count; /* of pairs; set by the caller */
@@ -54,8 +59,5 @@ y5_plan y5_fuse_plan_variances(y5_fuse_plan *self);
 y5_plan y5_fuse_plan_steps(y5_fuse_plan *self);
 
 void y5_fuse_plan_free(y5_fuse_plan *self);
-
-/* The name of a role, for messages. */
-const char *y5_fuse_name(y5_fuse_role role);
 
 #endif

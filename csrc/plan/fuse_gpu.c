@@ -3,26 +3,10 @@
 
 #include <stdlib.h>
 
-const char *
-y5_gpu_fuse_name(y5_gpu_role role)
-{
-    static const char *const names[Y5_GPU_ROLES] = {
-        [Y5_GPU_WEIGHT] = "conv.weight",
-        [Y5_GPU_BIAS] = "conv.bias",
-        [Y5_GPU_GAMMA] = "bn.weight",
-        [Y5_GPU_BETA] = "bn.bias",
-        [Y5_GPU_MEAN] = "bn.running_mean",
-        [Y5_GPU_VARIANCE] = "bn.running_var",
-        [Y5_GPU_FUSED_WEIGHT] = "the fused weight",
-        [Y5_GPU_FUSED_BIAS] = "the fused bias",
-    };
-    return names[role];
-}
-
 static y5_status
-refuse(y5_error *error, y5_gpu_role role, const char *reason)
+refuse(y5_error *error, y5_fuse_role role, const char *reason)
 {
-    return y5_fail(error, Y5_UNSUPPORTED, y5_gpu_fuse_name(role), "%s", reason);
+    return y5_fail(error, Y5_UNSUPPORTED, y5_fuse_name(role), "%s", reason);
 }
 
 static void
@@ -30,34 +14,35 @@ start(void *data)
 {
     y5_gpu_fuse_plan *self = data;
     self->pair = 0;
-    self->next = Y5_GPU_WEIGHT;
+    self->next = Y5_FUSE_WEIGHT;
     self->doubtful = NULL;
 }
 
 /* Y5_OK where the weights lie row after row, and everything else is a vector of their rows. */
 static y5_status
-check_pair(const y5_tensor tensors[Y5_GPU_ROLES], bool has_bias, y5_error *error)
+check_pair(const y5_tensor tensors[Y5_FUSE_GPU_ROLES], bool has_bias, y5_error *error)
 {
-    const y5_tensor *weight = &tensors[Y5_GPU_WEIGHT];
-    const y5_tensor *fused = &tensors[Y5_GPU_FUSED_WEIGHT];
+    const y5_tensor *weight = &tensors[Y5_FUSE_WEIGHT];
+    const y5_tensor *fused = &tensors[Y5_FUSED_WEIGHT];
     if (weight->ndim < 1 || weight->numel == 0 || !y5_tensor_is_dense(weight) ||
         (weight->shape[0] > 1 && weight->strides[0] != weight->numel / weight->shape[0])) {
-        return refuse(error, Y5_GPU_WEIGHT,
+        return refuse(error, Y5_FUSE_WEIGHT,
                       "no elements, gaps, or channels not outermost in memory");
     }
     if (!y5_tensor_same_order(weight, fused)) {
-        return refuse(error, Y5_GPU_WEIGHT, "another shape or order in memory than the result has");
+        return refuse(error, Y5_FUSE_WEIGHT,
+                      "another shape or order in memory than the result has");
     }
-    for (y5_gpu_role i = Y5_GPU_WEIGHT; i < Y5_GPU_ROLES; i++) {
+    for (y5_fuse_role i = Y5_FUSE_WEIGHT; i < Y5_FUSE_GPU_ROLES; i++) {
         const y5_tensor *vector = &tensors[i];
-        if (i == Y5_GPU_WEIGHT || i == Y5_GPU_FUSED_WEIGHT || (i == Y5_GPU_BIAS && !has_bias)) {
+        if (i == Y5_FUSE_WEIGHT || i == Y5_FUSED_WEIGHT || (i == Y5_FUSE_BIAS && !has_bias)) {
             continue;
         }
         if (vector->ndim != 1 || vector->numel != weight->shape[0] ||
             !y5_tensor_is_contiguous(vector)) {
             return refuse(error, i, "not one number for each channel, side by side");
         }
-        if (vector->dtype != (i == Y5_GPU_FUSED_BIAS ? fused->dtype : weight->dtype)) {
+        if (vector->dtype != (i == Y5_FUSED_BIAS ? fused->dtype : weight->dtype)) {
             return refuse(error, i, "not of the weight's type");
         }
     }
@@ -73,23 +58,23 @@ finish_pair(y5_gpu_fuse_plan *self, y5_error *error)
     if (status != Y5_OK) {
         return status;
     }
-    y5_cuda_fuse_pair *item = &self->items[self->pair++];
-    *item = (y5_cuda_fuse_pair){
-        .weight = tensors[Y5_GPU_WEIGHT].data,
-        .bias = has_bias ? tensors[Y5_GPU_BIAS].data : NULL,
-        .gamma = tensors[Y5_GPU_GAMMA].data,
-        .beta = tensors[Y5_GPU_BETA].data,
-        .mean = tensors[Y5_GPU_MEAN].data,
-        .variance = tensors[Y5_GPU_VARIANCE].data,
-        .fused_weight = tensors[Y5_GPU_FUSED_WEIGHT].data,
-        .fused_bias = tensors[Y5_GPU_FUSED_BIAS].data,
+    y5_fuse_pair *item = &self->items[self->pair++];
+    *item = (y5_fuse_pair){
+        .weight = tensors[Y5_FUSE_WEIGHT].data,
+        .bias = has_bias ? tensors[Y5_FUSE_BIAS].data : NULL,
+        .gamma = tensors[Y5_FUSE_GAMMA].data,
+        .beta = tensors[Y5_FUSE_BETA].data,
+        .mean = tensors[Y5_FUSE_MEAN].data,
+        .variance = tensors[Y5_FUSE_VARIANCE].data,
+        .fused_weight = tensors[Y5_FUSED_WEIGHT].data,
+        .fused_bias = tensors[Y5_FUSED_BIAS].data,
         .epsilon = item->epsilon,
-        .channels = tensors[Y5_GPU_WEIGHT].shape[0],
-        .row_numel = tensors[Y5_GPU_WEIGHT].numel / tensors[Y5_GPU_WEIGHT].shape[0],
-        .dtype = (int32_t)tensors[Y5_GPU_WEIGHT].dtype,
-        .fused_dtype = (int32_t)tensors[Y5_GPU_FUSED_WEIGHT].dtype,
+        .rows = tensors[Y5_FUSE_WEIGHT].shape[0],
+        .columns = tensors[Y5_FUSE_WEIGHT].numel / tensors[Y5_FUSE_WEIGHT].shape[0],
+        .dtype = tensors[Y5_FUSE_WEIGHT].dtype,
+        .fused_dtype = tensors[Y5_FUSED_WEIGHT].dtype,
     };
-    self->next = Y5_GPU_WEIGHT;
+    self->next = Y5_FUSE_WEIGHT;
     return Y5_OK;
 }
 
@@ -103,17 +88,17 @@ take(void *data, int64_t index, const y5_tensor *tensor, y5_error *error)
         return tensor->dtype == Y5_INT32 && tensor->numel == self->count &&
                        y5_tensor_is_dense(tensor)
                    ? Y5_OK
-                   : y5_fail(error, Y5_BAD_VALUE, "nonfinite", "expected an int32 for each pair");
+                   : y5_fail(error, Y5_BAD_VALUE, "doubtful", "expected an int32 for each pair");
     }
-    y5_gpu_role role = self->next;
+    y5_fuse_role role = self->next;
     const char *reason = y5_not_floating(tensor);
     reason = reason != NULL ? reason : y5_not_aligned(tensor);
     if (reason != NULL) {
         return refuse(error, role, reason);
     }
     self->tensors[role] = *tensor;
-    self->next = role == Y5_GPU_WEIGHT && !self->has_bias[self->pair] ? Y5_GPU_GAMMA : role + 1;
-    return self->next == Y5_GPU_ROLES ? finish_pair(self, error) : Y5_OK;
+    self->next = role == Y5_FUSE_WEIGHT && !self->has_bias[self->pair] ? Y5_FUSE_GAMMA : role + 1;
+    return self->next == Y5_FUSE_GPU_ROLES ? finish_pair(self, error) : Y5_OK;
 }
 
 static y5_status
@@ -143,7 +128,7 @@ y5_gpu_fuse_plan_open(y5_gpu_fuse_plan *self, int64_t pairs)
     self->count = pairs;
     self->items = calloc((size_t)pairs + 1, sizeof(*self->items));
     self->has_bias = calloc((size_t)pairs + 1, sizeof(*self->has_bias));
-    self->roles = calloc((size_t)pairs + 1, Y5_GPU_ROLES);
+    self->roles = calloc((size_t)pairs + 1, Y5_FUSE_GPU_ROLES);
     return self->items != NULL && self->has_bias != NULL && self->roles != NULL;
 }
 

@@ -2,30 +2,17 @@
 #ifndef Y5_PLAN_FUSE_GPU_H
 #define Y5_PLAN_FUSE_GPU_H
 
-#include "plan/plan.h"
-
-/* A pair's tensors in the order in which the caller gives them. */
-typedef enum {
-    Y5_GPU_WEIGHT,
-    Y5_GPU_BIAS, /* where there is one */
-    Y5_GPU_GAMMA,
-    Y5_GPU_BETA,
-    Y5_GPU_MEAN,
-    Y5_GPU_VARIANCE,
-    Y5_GPU_FUSED_WEIGHT,
-    Y5_GPU_FUSED_BIAS,
-    Y5_GPU_ROLES
-} y5_gpu_role;
+#include "plan/fuse.h"
 
 /* Zero-initialise; release with y5_gpu_fuse_plan_free on every path. */
 typedef struct {
-    y5_cuda_fuse_pair *items; /* epsilon is set by the caller */
-    bool *has_bias;           /* set by the caller */
-    uint8_t *roles;           /* of the call's tensors, one after another; set by the caller */
+    y5_fuse_pair *items; /* epsilon is set by the caller */
+    bool *has_bias;      /* set by the caller */
+    uint8_t *roles;      /* of the call's tensors, one after another; set by the caller */
     int64_t count;
     int64_t pair; /* the one that is taken */
-    y5_gpu_role next;
-    y5_tensor tensors[Y5_GPU_ROLES];
+    y5_fuse_role next;
+    y5_tensor tensors[Y5_FUSE_GPU_ROLES];
     int32_t *doubtful; /* device memory of `count` numbers */
 } y5_gpu_fuse_plan;
 
@@ -36,8 +23,5 @@ bool y5_gpu_fuse_plan_open(y5_gpu_fuse_plan *self, int64_t pairs);
 y5_plan y5_gpu_fuse_plan_steps(y5_gpu_fuse_plan *self);
 
 void y5_gpu_fuse_plan_free(y5_gpu_fuse_plan *self);
-
-/* The name of a role, for messages. */
-const char *y5_gpu_fuse_name(y5_gpu_role role);
 
 #endif

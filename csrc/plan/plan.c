@@ -1,14 +1,6 @@
 /* What several plans say and ask. */
 #include "plan/plan.h"
 
-_Static_assert((int)Y5_CUDA_FLOAT32 == (int)Y5_FLOAT32 &&
-                   (int)Y5_CUDA_FLOATING_COUNT == (int)Y5_FLOATING_COUNT &&
-                   (int)Y5_CUDA_COMPLEX128 == (int)Y5_COMPLEX128 &&
-                   (int)Y5_CUDA_INT8 == (int)Y5_INT8 && (int)Y5_CUDA_INT64 == (int)Y5_INT64 &&
-                   (int)Y5_CUDA_FLOAT8_FNUZ == (int)Y5_FLOAT8_FNUZ &&
-                   (int)Y5_CUDA_DTYPE_COUNT == (int)Y5_DTYPE_COUNT,
-               "element types have the same numbers on both sides");
-
 const char *
 y5_not_floating(const y5_tensor *tensor)
 {

@@ -95,27 +95,12 @@ launch(void *data, const y5_gpu *gpu, y5_error *error)
     y5_prune_plan *self = data;
     y5_cuda_error told = {0};
     y5_cuda_status status = Y5_CUDA_OK;
-    y5_cuda_prune_layer *items = calloc((size_t)self->count + 1, sizeof(*items));
-    if (items == NULL) {
-        return Y5_NO_MEMORY;
-    }
-    for (int64_t i = 0; i < self->count; i++) {
-        const y5_prune_layer *layer = &self->items[i];
-        items[i] = (y5_cuda_prune_layer){
-            .weights = layer->weights,
-            .pruned = layer->pruned,
-            .numel = layer->numel,
-            .count = layer->count,
-            .dtype = (int32_t)layer->dtype,
-        };
-    }
-    self->needed_bytes = gpu->api->prune_workspace_bytes(items, self->count);
+    self->needed_bytes = gpu->api->prune_workspace_bytes(self->items, self->count);
     bool short_of = self->workspace != NULL && self->workspace_bytes < self->needed_bytes;
     if (self->workspace != NULL && !short_of) { /* else the caller makes room for it now */
-        status = gpu->api->prune(&gpu->where, items, self->count, self->workspace,
+        status = gpu->api->prune(&gpu->where, self->items, self->count, self->workspace,
                                  self->workspace_bytes, &told);
     }
-    free(items);
     return short_of ? y5_refuse(error, "the weights were replaced meanwhile")
                     : y5_cuda_status_of(status, &told, error);
 }

@@ -76,14 +76,10 @@ launch(void *data, const y5_gpu *gpu, y5_error *error)
     const y5_scale_plan *self = data;
     const y5_tensor *image = &self->image;
     const y5_tensor *output = &self->output;
-    if (output->ndim != 4 || output->dtype != image->dtype || output->shape[0] != image->shape[0] ||
-        output->shape[1] != image->shape[1]) {
-        return y5_fail(error, Y5_BAD_VALUE, "output",
-                       "expected 4 dimensions and the image's dtype, batch and channels");
-    }
-    bool interleaved = !(y5_tensor_is_contiguous(image) && y5_tensor_is_contiguous(output));
-    if (interleaved && !(y5_tensor_is_channels_last(image) && y5_tensor_is_channels_last(output))) {
-        return y5_fail(error, Y5_BAD_VALUE, "output", "not in the image's order of dimensions");
+    y5_scale_img job;
+    y5_status status = y5_scale_img_fill(&job, image, output, self->size, self->variant, error);
+    if (status != Y5_OK) {
+        return status;
     }
     if (self->variant < 0 || self->variant >= Y5_CUDA_SCALE_VARIANTS) {
         return y5_fail(error, Y5_BAD_VALUE, "variant", "allowed on a GPU are 0 to %d",
@@ -102,20 +98,6 @@ launch(void *data, const y5_gpu *gpu, y5_error *error)
     if (output->numel > COUNTED_IN_32_BITS) {
         return y5_fail(error, Y5_UNSUPPORTED, "image", "2^31 elements of the result or more");
     }
-    y5_cuda_scale_img job = {
-        .image = image->data,
-        .output = output->data,
-        .planes = interleaved ? image->shape[0] : image->shape[0] * image->shape[1],
-        .interleaved = interleaved ? image->shape[1] : 1,
-        .input_rows = image->shape[2],
-        .input_columns = image->shape[3],
-        .resized_rows = self->size[0],
-        .resized_columns = self->size[1],
-        .output_rows = output->shape[2],
-        .output_columns = output->shape[3],
-        .dtype = (int32_t)image->dtype,
-        .variant = self->variant,
-    };
     y5_cuda_error told = {0};
     return y5_cuda_status_of(gpu->api->scale_img(&gpu->where, &job, &told), &told, error);
 }

@@ -8,8 +8,8 @@ start(void *data)
 {
     y5_sparsity_plan *self = data;
     self->count = 0;
+    self->elements = 0;
     self->bytes = 0;
-    self->starts[0] = 0;
     self->zeros = NULL;
 }
 
@@ -28,11 +28,9 @@ take(void *data, int64_t index, const y5_tensor *tensor, y5_error *error)
     if (!y5_tensor_is_dense(tensor)) {
         return y5_refuse(error, "a parameter with gaps in its memory");
     }
-    int64_t at = self->count++;
-    self->items[at].data = tensor->data;
-    self->items[at].dtype = tensor->dtype;
-    self->items[at].zeros = 0;
-    self->starts[at + 1] = self->starts[at] + tensor->numel;
+    self->found[self->count] = 0;
+    self->items[self->count++] = (y5_elements){tensor->data, tensor->numel, tensor->dtype};
+    self->elements += tensor->numel;
     self->bytes += tensor->numel * (int64_t)y5_dtype_bytes(tensor->dtype);
     return Y5_OK;
 }
@@ -53,32 +51,20 @@ run(void *data, const y5_run *how, bool as_torch, y5_error *error)
     (void)error;
     (void)as_torch;
     y5_sparsity_plan *self = data;
-    y5_sparsity_count(how, self->items, self->starts, self->count);
+    y5_sparsity_count(how, self->items, self->count, self->found);
     return Y5_OK;
 }
 
 static y5_status
 launch(void *data, const y5_gpu *gpu, y5_error *error)
 {
-    y5_sparsity_plan *self = data;
+    const y5_sparsity_plan *self = data;
     y5_cuda_error told = {0};
     if (self->zeros == NULL) { /* the first look: the caller makes room for the counts */
         return Y5_OK;
     }
-    y5_cuda_zero_count *items = calloc((size_t)self->count + 1, sizeof(*items));
-    if (items == NULL) {
-        return Y5_NO_MEMORY;
-    }
-    for (int64_t i = 0; i < self->count; i++) {
-        items[i] = (y5_cuda_zero_count){
-            .data = self->items[i].data,
-            .numel = self->starts[i + 1] - self->starts[i],
-            .dtype = (int32_t)self->items[i].dtype,
-        };
-    }
-    y5_cuda_status status = gpu->api->sparsity_count(&gpu->where, items, self->count, self->zeros,
-                                                     self->zeros_count, &told);
-    free(items);
+    y5_cuda_status status = gpu->api->sparsity_count(&gpu->where, self->items, self->count,
+                                                     self->zeros, self->zeros_count, &told);
     return y5_cuda_status_of(status, &told, error);
 }
 
@@ -87,8 +73,8 @@ y5_sparsity_plan_open(y5_sparsity_plan *self, int64_t tensors)
 {
     self->room = tensors;
     self->items = malloc(((size_t)tensors + 1) * sizeof(*self->items));
-    self->starts = malloc(((size_t)tensors + 1) * sizeof(*self->starts));
-    return self->items != NULL && self->starts != NULL;
+    self->found = malloc(((size_t)tensors + 1) * sizeof(*self->found));
+    return self->items != NULL && self->found != NULL;
 }
 
 y5_plan
@@ -107,7 +93,7 @@ void
 y5_sparsity_plan_free(y5_sparsity_plan *self)
 {
     free(self->items);
-    free(self->starts);
+    free((void *)self->found);
 }
 
 static y5_status

@@ -9,10 +9,11 @@ enum { Y5_COUNTED = 1, Y5_COUNTS = 2 };
 
 /* Zero-initialise; release with y5_sparsity_plan_free on every path. */
 typedef struct {
-    y5_zero_count *items;
-    int64_t *starts; /* count + 1 numbers, as core/ops.h wants them */
+    y5_elements *items;
+    _Atomic int64_t *found; /* zeros of each; on the CPU only */
     int64_t room;
     int64_t count;
+    int64_t elements; /* of all */
     int64_t bytes;
     int64_t *zeros;      /* device memory of `zeros_count` numbers; on a GPU only */
     int64_t zeros_count; /* 1, or one for each tensor */

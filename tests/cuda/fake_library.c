@@ -107,7 +107,7 @@ check_device(int32_t device, y5_cuda_error *error)
 }
 
 static y5_cuda_status
-ema_update(const y5_cuda_where *where, const y5_cuda_ema_pair *pairs, int64_t count, double decay,
+ema_update(const y5_cuda_where *where, const y5_ema_pair *pairs, int64_t count, double decay,
            y5_cuda_error *error)
 {
     (void)decay;
@@ -119,8 +119,8 @@ ema_update(const y5_cuda_where *where, const y5_cuda_ema_pair *pairs, int64_t co
 }
 
 static y5_cuda_status
-sparsity_count(const y5_cuda_where *where, const y5_cuda_zero_count *items, int64_t count,
-               int64_t *zeros, int64_t zeros_count, y5_cuda_error *error)
+sparsity_count(const y5_cuda_where *where, const y5_elements *items, int64_t count, int64_t *zeros,
+               int64_t zeros_count, y5_cuda_error *error)
 {
     int64_t elements = 0;
     memset(zeros, 0, (size_t)zeros_count * sizeof(*zeros));
@@ -131,28 +131,28 @@ sparsity_count(const y5_cuda_where *where, const y5_cuda_zero_count *items, int6
 }
 
 static y5_cuda_status
-fuse(const y5_cuda_where *where, const y5_cuda_fuse_pair *pairs, int64_t count, int32_t *nonfinite,
+fuse(const y5_cuda_where *where, const y5_fuse_pair *pairs, int64_t count, int32_t *doubtful,
      y5_cuda_error *error)
 {
     int64_t elements = 0;
     for (int64_t i = 0; i < count; i++) {
-        elements += pairs[i].channels * pairs[i].row_numel;
+        elements += pairs[i].rows * pairs[i].columns;
     }
-    if (nonfinite != NULL) {
-        memset(nonfinite, 0, (size_t)count * sizeof(*nonfinite));
+    if (doubtful != NULL) {
+        memset(doubtful, 0, (size_t)count * sizeof(*doubtful));
     }
-    return note(where, count, elements, nonfinite, 0, error);
+    return note(where, count, elements, doubtful, 0, error);
 }
 
 static int64_t
-prune_workspace_bytes(const y5_cuda_prune_layer *layers, int64_t count)
+prune_workspace_bytes(const y5_prune_layer *layers, int64_t count)
 {
     (void)layers;
     return count > 0 ? FAKE_PRUNE_BYTES : 0;
 }
 
 static y5_cuda_status
-prune(const y5_cuda_where *where, const y5_cuda_prune_layer *layers, int64_t count, void *workspace,
+prune(const y5_cuda_where *where, const y5_prune_layer *layers, int64_t count, void *workspace,
       int64_t workspace_bytes, y5_cuda_error *error)
 {
     int64_t elements = 0;
@@ -164,9 +164,9 @@ prune(const y5_cuda_where *where, const y5_cuda_prune_layer *layers, int64_t cou
 }
 
 static y5_cuda_status
-scale_img(const y5_cuda_where *where, const y5_cuda_scale_img *job, y5_cuda_error *error)
+scale_img(const y5_cuda_where *where, const y5_scale_img *job, y5_cuda_error *error)
 {
-    return note(where, 1, job->planes * job->output_rows * job->output_columns * job->interleaved,
+    return note(where, 1, job->planes * job->rows.output * job->columns.output * job->interleaved,
                 NULL, 0, error);
 }
 
@@ -175,7 +175,7 @@ sparsity_sum(const y5_cuda_where *where, const int64_t *zeros, int64_t count, in
              void *sum, y5_cuda_error *error)
 {
     (void)zeros;
-    memset(sum, 0, dtype == Y5_CUDA_FLOAT64 ? 8 : 4);
+    memset(sum, 0, dtype == Y5_FLOAT64 ? 8 : 4);
     return note(where, count, count, sum, 0, error);
 }
 

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import torch
 
-ABI_VERSION = 3
+ABI_VERSION = 4
 SCALE_VARIANTS = 54
 SCALE_LIKELY = 27
 SCALE_LIKELY_CHANNELS_LAST = 29
@@ -62,12 +62,11 @@ class EmaPair(ctypes.Structure):
     ]
 
 
-class ZeroCount(ctypes.Structure):
+class Elements(ctypes.Structure):
     _fields_: ClassVar[list[tuple[str, Any]]] = [
         ("data", Pointer),
         ("numel", Int64),
         ("dtype", Int32),
-        ("reserved", Int32),
     ]
 
 
@@ -82,8 +81,8 @@ class FusePair(ctypes.Structure):
         ("fused_weight", Pointer),
         ("fused_bias", Pointer),
         ("epsilon", ctypes.c_double),
-        ("channels", Int64),
-        ("row_numel", Int64),
+        ("rows", Int64),
+        ("columns", Int64),
         ("dtype", Int32),
         ("fused_dtype", Int32),
     ]
@@ -96,7 +95,15 @@ class PruneLayer(ctypes.Structure):
         ("numel", Int64),
         ("count", Int64),
         ("dtype", Int32),
-        ("reserved", Int32),
+        ("ambiguous", ctypes.c_bool),
+    ]
+
+
+class Axis(ctypes.Structure):
+    _fields_: ClassVar[list[tuple[str, Any]]] = [
+        ("input", Int64),
+        ("resized", Int64),
+        ("output", Int64),
     ]
 
 
@@ -106,12 +113,9 @@ class ScaleImg(ctypes.Structure):
         ("output", Pointer),
         ("planes", Int64),
         ("interleaved", Int64),
-        ("input_rows", Int64),
-        ("input_columns", Int64),
-        ("resized_rows", Int64),
-        ("resized_columns", Int64),
-        ("output_rows", Int64),
-        ("output_columns", Int64),
+        ("channels", Int64),
+        ("rows", Axis),
+        ("columns", Axis),
         ("dtype", Int32),
         ("variant", Int32),
     ]
@@ -214,8 +218,8 @@ class Library:
 
     def sparsity_count(self, tensors: Sequence[torch.Tensor], each: bool) -> torch.Tensor:
         device = tensors[0].device
-        items = (ZeroCount * len(tensors))(
-            *(ZeroCount(t.data_ptr(), t.numel(), DTYPES[t.dtype], 0) for t in tensors)
+        items = (Elements * len(tensors))(
+            *(Elements(t.data_ptr(), t.numel(), DTYPES[t.dtype]) for t in tensors)
         )
         zeros = torch.full((len(tensors) if each else 1,), -7, dtype=torch.int64, device=device)
         self.call(
@@ -271,7 +275,7 @@ class Library:
         results = [torch.full_like(weights, 9.5) for weights, _ in layers]
         items = (PruneLayer * len(layers))(
             *(
-                PruneLayer(w.data_ptr(), r.data_ptr(), w.numel(), k, DTYPES[w.dtype], 0)
+                PruneLayer(w.data_ptr(), r.data_ptr(), w.numel(), k, DTYPES[w.dtype])
                 for (w, k), r in zip(layers, results, strict=True)
             )
         )
@@ -303,10 +307,9 @@ class Library:
             output.data_ptr(),
             batch if interleaved else batch * channels,
             channels if interleaved else 1,
-            rows,
-            columns,
-            *resized,
-            *padded,
+            channels,
+            Axis(rows, resized[0], padded[0]),
+            Axis(columns, resized[1], padded[1]),
             DTYPES[image.dtype],
             variant,
         )

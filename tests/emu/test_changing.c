@@ -57,14 +57,14 @@ static void
 change_while_pruning(y5_dtype dtype)
 {
     readings changing = {.count = 0};
-    y5_cuda_prune_layer layers[SOME];
+    y5_prune_layer layers[SOME];
     array pruned[SOME];
     for (int64_t i = 0; i < SOME; i++) {
         int64_t numel = random_numel();
         int64_t some[] = {1, numel - 1, numel - numel / 50, random_between(0, numel)};
         pruned[i] = array_of(numel, dtype);
-        layers[i] = (y5_cuda_prune_layer){
-            add(&changing, numel, dtype).data, pruned[i].data, numel, some[i], dtype, 0};
+        layers[i] = (y5_prune_layer){
+            add(&changing, numel, dtype).data, pruned[i].data, numel, some[i], dtype, false};
     }
     int64_t bytes = api->prune_workspace_bytes(layers, SOME);
     char *block = allocate(bytes + 255);
@@ -83,11 +83,11 @@ static void
 change_while_averaging(y5_dtype dtype, y5_dtype from)
 {
     readings changing = {.count = 0};
-    y5_cuda_ema_pair pairs[SOME];
+    y5_ema_pair pairs[SOME];
     for (int64_t i = 0; i < SOME; i++) {
         int64_t numel = random_numel();
-        pairs[i] = (y5_cuda_ema_pair){add(&changing, numel, dtype).data,
-                                      add(&changing, numel, from).data, numel, dtype, from};
+        pairs[i] = (y5_ema_pair){add(&changing, numel, dtype).data,
+                                 add(&changing, numel, from).data, numel, dtype, from};
     }
     y5_cuda_error error;
     begin(&changing);
@@ -99,11 +99,11 @@ static void
 change_while_counting(y5_dtype dtype)
 {
     readings changing = {.count = 0};
-    y5_cuda_zero_count items[SOME];
+    y5_elements items[SOME];
     int64_t zeros[SOME];
     for (int64_t i = 0; i < SOME; i++) {
         int64_t numel = random_numel();
-        items[i] = (y5_cuda_zero_count){add(&changing, numel, dtype).data, numel, dtype, 0};
+        items[i] = (y5_elements){add(&changing, numel, dtype).data, numel, dtype};
     }
     y5_cuda_error error;
     begin(&changing);
@@ -126,9 +126,9 @@ change_while_fusing(y5_dtype dtype)
     for (int32_t i = 0; i < 6; i++) {
         inputs[i] = add(&changing, i == 0 ? channels * row : channels, dtype).data;
     }
-    y5_cuda_fuse_pair pair = {inputs[0], inputs[1],   inputs[2],      inputs[3], inputs[4],
-                              inputs[5], weight.data, bias.data,      1e-3,      channels,
-                              row,       dtype,       Y5_CUDA_FLOAT32};
+    y5_fuse_pair pair = {inputs[0], inputs[1],   inputs[2], inputs[3], inputs[4],
+                         inputs[5], weight.data, bias.data, 1e-3,      channels,
+                         row,       dtype,       Y5_FLOAT32};
     int32_t doubtful = 0;
     y5_cuda_error error;
     begin(&changing);
@@ -143,18 +143,15 @@ change_while_resizing(void)
 {
     readings changing = {.count = 0};
     array output = array_of(3 * 32 * 64, Y5_FLOAT32);
-    y5_cuda_scale_img job = {
+    y5_scale_img job = {
         .image = add(&changing, 3 * 31 * 47, Y5_FLOAT32).data,
         .output = output.data,
         .planes = 3,
         .interleaved = 1,
-        .input_rows = 31,
-        .input_columns = 47,
-        .resized_rows = 25,
-        .resized_columns = 60,
-        .output_rows = 32,
-        .output_columns = 64,
-        .dtype = Y5_CUDA_FLOAT32,
+        .channels = 3,
+        .rows = {31, 25, 32},
+        .columns = {47, 60, 64},
+        .dtype = Y5_FLOAT32,
         .variant = (int32_t)random_between(0, 7),
     };
     y5_cuda_error error;

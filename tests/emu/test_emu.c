@@ -77,7 +77,7 @@ plant(const char *mistake)
     if (strcmp(mistake, "overrun") == 0) { /* a tensor that is one element shorter than it says */
         char *data = allocate(4095 * 4);
         fill(data, 4095, Y5_FLOAT32);
-        y5_cuda_zero_count item = {data, 4096, Y5_CUDA_FLOAT32, 0};
+        y5_elements item = {data, 4096, Y5_FLOAT32};
         int64_t zeros = 0;
         expect_ok(api->sparsity_count(&here, &item, 1, &zeros, 1, &error), &error, "plant");
         free(data);

@@ -7,14 +7,13 @@
 static float data[64];
 static int64_t numbers[4];
 
-static const y5_cuda_ema_pair good_pair = {data, data + 32, 4, Y5_CUDA_FLOAT32, Y5_CUDA_FLOAT32};
-static const y5_cuda_zero_count good_item = {data, 4, Y5_CUDA_FLOAT32, 0};
-static const y5_cuda_fuse_pair good_fuse = {
-    data,           data, data, data, data, data, data + 16, data + 32, 1e-3, 2, 2, Y5_CUDA_FLOAT32,
-    Y5_CUDA_FLOAT32};
-static const y5_cuda_prune_layer good_layer = {data, data + 32, 4, 2, Y5_CUDA_FLOAT32, 0};
-static const y5_cuda_scale_img good_job = {
-    data, data + 32, 1, 1, 4, 4, 3, 3, 4, 4, Y5_CUDA_FLOAT32, Y5_CUDA_SCALE_LIKELY};
+static const y5_ema_pair good_pair = {data, data + 32, 4, Y5_FLOAT32, Y5_FLOAT32};
+static const y5_elements good_item = {data, 4, Y5_FLOAT32};
+static const y5_fuse_pair good_fuse = {
+    data, data, data, data, data, data, data + 16, data + 32, 1e-3, 2, 2, Y5_FLOAT32, Y5_FLOAT32};
+static const y5_prune_layer good_layer = {data, data + 32, 4, 2, Y5_FLOAT32, false};
+static const y5_scale_img good_job = {
+    data, data + 32, 1, 1, 1, {4, 3, 4}, {4, 3, 4}, Y5_FLOAT32, Y5_CUDA_SCALE_LIKELY};
 
 /* Ends the program unless the call was refused with these words, and nothing ran. */
 static void
@@ -47,11 +46,11 @@ prune_refusals(void)
     int64_t bytes = api->prune_workspace_bytes(&good_layer, 1);
     CHECK(bytes > 0 && bytes <= (int64_t)sizeof(workspace) - 1, "%d bytes", (int)bytes);
 #define PRUNE api->prune(&here, &item, 1, workspace, bytes, &error)
-    REFUSED(y5_cuda_prune_layer, good_layer, dtype, Y5_CUDA_INT8, PRUNE, "dtype 7");
-    REFUSED(y5_cuda_prune_layer, good_layer, count, 5, PRUNE, "5 of 4 weights");
-    REFUSED(y5_cuda_prune_layer, good_layer, count, -1, PRUNE, "-1 of 4 weights");
-    REFUSED(y5_cuda_prune_layer, good_layer, weights, NULL, PRUNE, "null");
-    REFUSED(y5_cuda_prune_layer, good_layer, pruned, (char *)data + 2, PRUNE, "not aligned");
+    REFUSED(y5_prune_layer, good_layer, dtype, Y5_INT8, PRUNE, "dtype 7");
+    REFUSED(y5_prune_layer, good_layer, count, 5, PRUNE, "5 of 4 weights");
+    REFUSED(y5_prune_layer, good_layer, count, -1, PRUNE, "-1 of 4 weights");
+    REFUSED(y5_prune_layer, good_layer, weights, NULL, PRUNE, "null");
+    REFUSED(y5_prune_layer, good_layer, pruned, (char *)data + 2, PRUNE, "not aligned");
 #undef PRUNE
     y5_cuda_error error;
     expect_refusal(api->prune(&here, &good_layer, 1, workspace, bytes - 1, &error), &error,
@@ -72,12 +71,12 @@ sum_refusals(void)
         void *sum;
         const char *words;
     } calls[] = {
-        {numbers, 1, Y5_CUDA_FLOAT16, sum, "dtype 2"},
-        {NULL, 1, Y5_CUDA_FLOAT32, sum, "zeros: 1 numbers"},
-        {numbers, -1, Y5_CUDA_FLOAT32, sum, "zeros: -1 numbers"},
-        {(char *)numbers + 4, 1, Y5_CUDA_FLOAT32, sum, "aligned to 8"},
-        {numbers, 1, Y5_CUDA_FLOAT32, NULL, "sum: a null pointer"},
-        {numbers, 1, Y5_CUDA_FLOAT64, (char *)sum + 4, "not aligned to its type"},
+        {numbers, 1, Y5_FLOAT16, sum, "dtype 2"},
+        {NULL, 1, Y5_FLOAT32, sum, "zeros: 1 numbers"},
+        {numbers, -1, Y5_FLOAT32, sum, "zeros: -1 numbers"},
+        {(char *)numbers + 4, 1, Y5_FLOAT32, sum, "aligned to 8"},
+        {numbers, 1, Y5_FLOAT32, NULL, "sum: a null pointer"},
+        {numbers, 1, Y5_FLOAT64, (char *)sum + 4, "not aligned to its type"},
     };
     for (size_t i = 0; i < sizeof(calls) / sizeof(calls[0]); i++) {
         y5_emulated()->launches = 0;
@@ -92,27 +91,26 @@ void
 test_refusals(void)
 {
     shake_machine();
-    REFUSED(y5_cuda_ema_pair, good_pair, average_dtype, 4, EMA, "pairs[0]: dtypes 4 and 0");
-    REFUSED(y5_cuda_ema_pair, good_pair, source_dtype, -1, EMA, "dtypes 0 and -1");
-    REFUSED(y5_cuda_ema_pair, good_pair, numel, -1, EMA, "-1 elements");
-    REFUSED(y5_cuda_ema_pair, good_pair, source, NULL, EMA, "null");
-    REFUSED(y5_cuda_ema_pair, good_pair, average, (char *)data + 1, EMA, "not aligned");
-    REFUSED(y5_cuda_zero_count, good_item, dtype, Y5_CUDA_DTYPE_COUNT, COUNT, "dtype 13");
-    REFUSED(y5_cuda_zero_count, good_item, numel, (int64_t)1 << 50, COUNT, "elements");
-    REFUSED(y5_cuda_zero_count, good_item, data, NULL, COUNT, "null");
-    REFUSED(y5_cuda_zero_count, good_item, data, (char *)data + 2, COUNT, "not aligned");
-    REFUSED(y5_cuda_fuse_pair, good_fuse, dtype, 4, FUSE, "dtype 4");
-    REFUSED(y5_cuda_fuse_pair, good_fuse, fused_dtype, Y5_CUDA_FLOAT16, FUSE, "fused_dtype 2");
-    REFUSED(y5_cuda_fuse_pair, good_fuse, channels, 0, FUSE, "0 channels");
-    REFUSED(y5_cuda_fuse_pair, good_fuse, row_numel, (int64_t)1 << 60, FUSE, "weights");
-    REFUSED(y5_cuda_fuse_pair, good_fuse, mean, NULL, FUSE, "null");
-    REFUSED(y5_cuda_scale_img, good_job, dtype, Y5_CUDA_FLOAT64, SCALE, "dtype 1");
-    REFUSED(y5_cuda_scale_img, good_job, variant, Y5_CUDA_SCALE_VARIANTS, SCALE, "variant 54");
-    REFUSED(y5_cuda_scale_img, good_job, resized_rows, 0, SCALE, "rows and columns");
-    REFUSED(y5_cuda_scale_img, good_job, input_columns, (int64_t)1 << 40, SCALE,
-            "rows and columns");
-    REFUSED(y5_cuda_scale_img, good_job, interleaved, 0, SCALE, "0 channels");
-    REFUSED(y5_cuda_scale_img, good_job, output, NULL, SCALE, "null");
+    REFUSED(y5_ema_pair, good_pair, average_dtype, 4, EMA, "pairs[0]: dtypes 4 and 0");
+    REFUSED(y5_ema_pair, good_pair, source_dtype, -1, EMA, "dtypes 0 and -1");
+    REFUSED(y5_ema_pair, good_pair, numel, -1, EMA, "-1 elements");
+    REFUSED(y5_ema_pair, good_pair, source, NULL, EMA, "null");
+    REFUSED(y5_ema_pair, good_pair, average, (char *)data + 1, EMA, "not aligned");
+    REFUSED(y5_elements, good_item, dtype, Y5_DTYPE_COUNT, COUNT, "dtype 13");
+    REFUSED(y5_elements, good_item, numel, (int64_t)1 << 50, COUNT, "elements");
+    REFUSED(y5_elements, good_item, data, NULL, COUNT, "null");
+    REFUSED(y5_elements, good_item, data, (char *)data + 2, COUNT, "not aligned");
+    REFUSED(y5_fuse_pair, good_fuse, dtype, 4, FUSE, "dtype 4");
+    REFUSED(y5_fuse_pair, good_fuse, fused_dtype, Y5_FLOAT16, FUSE, "fused_dtype 2");
+    REFUSED(y5_fuse_pair, good_fuse, rows, 0, FUSE, "0 channels");
+    REFUSED(y5_fuse_pair, good_fuse, columns, (int64_t)1 << 60, FUSE, "weights");
+    REFUSED(y5_fuse_pair, good_fuse, mean, NULL, FUSE, "null");
+    REFUSED(y5_scale_img, good_job, dtype, Y5_FLOAT64, SCALE, "dtype 1");
+    REFUSED(y5_scale_img, good_job, variant, Y5_CUDA_SCALE_VARIANTS, SCALE, "variant 54");
+    REFUSED(y5_scale_img, good_job, rows.resized, 0, SCALE, "rows and columns");
+    REFUSED(y5_scale_img, good_job, columns.input, (int64_t)1 << 40, SCALE, "rows and columns");
+    REFUSED(y5_scale_img, good_job, interleaved, 0, SCALE, "0 channels");
+    REFUSED(y5_scale_img, good_job, output, NULL, SCALE, "null");
     y5_cuda_error error;
     expect_refusal(api->sparsity_count(&here, &good_item, 1, NULL, 1, &error), &error, "zeros");
     expect_refusal(api->sparsity_count(&here, &good_item, 1, numbers, 2, &error), &error, "zeros");
@@ -222,15 +220,15 @@ call_each(void)
 {
     static _Alignas(256) char workspace[1 << 16];
     static double sum;
-    const y5_cuda_ema_pair pairs[] = {good_pair, good_pair, good_pair};
-    const y5_cuda_zero_count items[] = {good_item, good_item, good_item};
-    const y5_cuda_fuse_pair fused[] = {good_fuse, good_fuse, good_fuse};
-    const y5_cuda_prune_layer layers[] = {good_layer, good_layer, good_layer};
+    const y5_ema_pair pairs[] = {good_pair, good_pair, good_pair};
+    const y5_elements items[] = {good_item, good_item, good_item};
+    const y5_fuse_pair fused[] = {good_fuse, good_fuse, good_fuse};
+    const y5_prune_layer layers[] = {good_layer, good_layer, good_layer};
     y5_cuda_where where = {NULL, 1, 0};
     y5_cuda_error error;
     expect_ok(api->ema_update(&where, pairs, 3, 0.5, &error), &error, "ema");
     expect_ok(api->sparsity_count(&where, items, 3, numbers, 3, &error), &error, "sparsity");
-    expect_ok(api->sparsity_sum(&where, numbers, 3, Y5_CUDA_FLOAT64, &sum, &error), &error, "sum");
+    expect_ok(api->sparsity_sum(&where, numbers, 3, Y5_FLOAT64, &sum, &error), &error, "sum");
     expect_ok(api->fuse(&where, fused, 3, NULL, &error), &error, "fuse");
     expect_ok(api->prune(&where, layers, 3, workspace, sizeof(workspace), &error), &error, "prune");
     expect_ok(api->scale_img(&where, &good_job, &error), &error, "scale_img");

@@ -9,7 +9,7 @@ enum { MOST = 3000, TABLE = 1165 }; /* pairs; and those of one launch */
 
 static float averages[MOST][2];
 static float sources[MOST][2];
-static y5_cuda_ema_pair pairs[MOST];
+static y5_ema_pair pairs[MOST];
 
 static void
 set_up(int64_t count)
@@ -19,7 +19,7 @@ set_up(int64_t count)
             averages[i][j] = (float)(i + 1);
             sources[i][j] = (float)-i;
         }
-        pairs[i] = (y5_cuda_ema_pair){averages[i], sources[i], 2, Y5_CUDA_FLOAT32, Y5_CUDA_FLOAT32};
+        pairs[i] = (y5_ema_pair){averages[i], sources[i], 2, Y5_FLOAT32, Y5_FLOAT32};
     }
 }
 
@@ -68,13 +68,13 @@ check_others(int32_t spared)
 {
     static _Alignas(256) char workspace[1 << 16];
     int64_t zeros = 0;
-    static y5_cuda_zero_count items[MOST];
+    static y5_elements items[MOST];
     y5_emulated_machine *machine = y5_emulated();
-    y5_cuda_prune_layer layer = {averages, sources, 20, 7, Y5_CUDA_FLOAT32, 0};
+    y5_prune_layer layer = {averages, sources, 20, 7, Y5_FLOAT32, false};
     y5_cuda_error error;
     set_up(MOST);
     for (int64_t i = 0; i < MOST; i++) {
-        items[i] = (y5_cuda_zero_count){averages[i], 2, Y5_CUDA_FLOAT32, 0};
+        items[i] = (y5_elements){averages[i], 2, Y5_FLOAT32};
     }
     machine->failing = "launch";
     machine->failure = 2;

@@ -21,12 +21,11 @@ random_float(int64_t trial)
 static void
 ema_trial(int64_t trial)
 {
-    y5_cuda_ema_pair pairs[SOME];
+    y5_ema_pair pairs[SOME];
     y5_ema_pair expected[SOME];
     array averages[SOME];
     array copies[SOME];
     array sources[SOME];
-    int64_t starts[SOME + 1] = {0};
     int64_t count = random_between(1, SOME);
     for (int64_t i = 0; i < count; i++) {
         y5_dtype to = random_float(trial);
@@ -35,18 +34,17 @@ ema_trial(int64_t trial)
         averages[i] = array_of(numel, to);
         sources[i] = array_of(numel, from);
         copies[i] = copy_of(&averages[i]);
-        pairs[i] = (y5_cuda_ema_pair){averages[i].data, sources[i].data, numel, to, from};
-        expected[i] = (y5_ema_pair){copies[i].data, sources[i].data, NULL, to, from};
-        starts[i + 1] = starts[i] + numel;
+        pairs[i] = (y5_ema_pair){averages[i].data, sources[i].data, numel, to, from};
+        expected[i] = pairs[i];
+        expected[i].average = copies[i].data;
     }
     double decay = 0.9999 * (double)random_between(0, 1000) / 1000;
     y5_cuda_error error;
     expect_ok(api->ema_update(&here, pairs, count, decay, &error), &error, "ema");
-    y5_ema_update(&core, expected, starts, count, decay);
+    y5_ema_update(&core, expected, NULL, count, decay);
     CHECK(y5_emulated()->launches == 1, "%d", (int)y5_emulated()->launches);
     for (int64_t i = 0; i < count; i++) {
-        check_same(averages[i].data, copies[i].data, pairs[i].numel,
-                   (y5_dtype)pairs[i].average_dtype, "ema");
+        check_same(averages[i].data, copies[i].data, pairs[i].numel, pairs[i].average_dtype, "ema");
         free(averages[i].block);
         free(copies[i].block);
         free(sources[i].block);
@@ -57,9 +55,8 @@ ema_trial(int64_t trial)
 static void
 ema_launches(int64_t count, int64_t launches, y5_dtype to, y5_dtype from)
 {
-    static y5_cuda_ema_pair pairs[MANY];
+    static y5_ema_pair pairs[MANY];
     static y5_ema_pair expected[MANY];
-    static int64_t starts[MANY + 1];
     array averages = array_of(count * 3, to);
     array copies = copy_of(&averages);
     array sources = array_of(count * 3, from);
@@ -67,16 +64,15 @@ ema_launches(int64_t count, int64_t launches, y5_dtype to, y5_dtype from)
     int64_t from_bytes = 3 * (int64_t)y5_dtype_bytes(from);
     for (int64_t i = 0; i < count; i++) {
         char *source = sources.data + i * from_bytes;
-        pairs[i] = (y5_cuda_ema_pair){averages.data + i * to_bytes, source, 3, to, from};
-        expected[i] = (y5_ema_pair){copies.data + i * to_bytes, source, NULL, to, from};
-        starts[i + 1] = starts[i] + 3;
+        pairs[i] = (y5_ema_pair){averages.data + i * to_bytes, source, 3, to, from};
+        expected[i] = (y5_ema_pair){copies.data + i * to_bytes, source, 3, to, from};
     }
     shake_machine();
     y5_cuda_error error;
     expect_ok(api->ema_update(&here, pairs, count, 0.9, &error), &error, "ema");
     CHECK(y5_emulated()->launches == launches, "%d pairs: %d launches", (int)count,
           (int)y5_emulated()->launches);
-    y5_ema_update(&core, expected, starts, count, 0.9);
+    y5_ema_update(&core, expected, NULL, count, 0.9);
     check_same(averages.data, copies.data, count * 3, to, "ema, many");
     free(averages.block);
     free(copies.block);
@@ -120,10 +116,9 @@ fill_bytes(unsigned char *data, int64_t bytes, int64_t element_bytes)
 static void
 sparsity_trial(bool each)
 {
-    y5_cuda_zero_count items[SOME];
-    y5_zero_count expected[SOME];
+    y5_elements items[SOME];
+    _Atomic int64_t expected[SOME];
     char *blocks[SOME];
-    int64_t starts[SOME + 1] = {0};
     int64_t count = random_between(1, SOME);
     for (int64_t i = 0; i < count; i++) {
         y5_dtype dtype = (y5_dtype)random_between(0, Y5_DTYPE_COUNT - 1);
@@ -132,22 +127,19 @@ sparsity_trial(bool each)
         int64_t skipped = random_between(0, 1) * random_between(0, 3) * bytes;
         blocks[i] = allocate(skipped + numel * bytes);
         fill_bytes((unsigned char *)blocks[i] + skipped, numel * bytes, bytes);
-        items[i] = (y5_cuda_zero_count){blocks[i] + skipped, numel, dtype, 0};
-        expected[i].data = items[i].data;
-        expected[i].dtype = dtype;
-        atomic_init(&expected[i].zeros, 0);
-        starts[i + 1] = starts[i] + numel;
+        items[i] = (y5_elements){blocks[i] + skipped, numel, dtype};
+        atomic_init(&expected[i], 0);
     }
     int64_t zeros[SOME];
     memset(zeros, 0xa5, sizeof(zeros)); /* cleared by the call */
     y5_cuda_error error;
     expect_ok(api->sparsity_count(&here, items, count, zeros, each ? count : 1, &error), &error,
               "sparsity");
-    y5_sparsity_count(&core, expected, starts, count);
+    y5_sparsity_count(&core, items, count, expected);
     CHECK(y5_emulated()->launches == 1, "%d", (int)y5_emulated()->launches);
     int64_t total = 0;
     for (int64_t i = 0; i < count; i++) {
-        int64_t wanted = atomic_load(&expected[i].zeros);
+        int64_t wanted = atomic_load(&expected[i]);
         CHECK(!each || zeros[i] == wanted, "item %d of dtype %d: %d, not %d", (int)i,
               items[i].dtype, (int)zeros[i], (int)wanted);
         total += wanted;
@@ -174,10 +166,10 @@ sum_trial(int64_t count)
     } found_float32 = {-7, -7};
     double found_float64 = -7;
     y5_cuda_error error;
-    expect_ok(api->sparsity_sum(&here, zeros, count, Y5_CUDA_FLOAT32, &found_float32, &error),
-              &error, "sum");
-    expect_ok(api->sparsity_sum(&here, zeros, count, Y5_CUDA_FLOAT64, &found_float64, &error),
-              &error, "sum");
+    expect_ok(api->sparsity_sum(&here, zeros, count, Y5_FLOAT32, &found_float32, &error), &error,
+              "sum");
+    expect_ok(api->sparsity_sum(&here, zeros, count, Y5_FLOAT64, &found_float64, &error), &error,
+              "sum");
     CHECK(memcmp(&found_float32.one, &sum_float32, sizeof(sum_float32)) == 0,
           "sum of %d in float32: %a, not %a", (int)count, (double)found_float32.one,
           (double)sum_float32);
@@ -199,10 +191,10 @@ test_sparsity(void)
         shake_machine();
         sparsity_trial(trial % 2 == 0);
     }
-    static y5_cuda_zero_count items[MANY];
+    static y5_elements items[MANY];
     static float ones[MANY]; /* zeros, in fact */
     for (int64_t i = 0; i < MANY; i++) {
-        items[i] = (y5_cuda_zero_count){&ones[i], 1, Y5_CUDA_FLOAT32, 0};
+        items[i] = (y5_elements){&ones[i], 1, Y5_FLOAT32};
     }
     static const int64_t models[][2] = {{177, 1}, {375, 1}, {906, 1}, {907, 2}, {MANY, 3}};
     for (int i = 0; i < 5; i++) {
@@ -225,7 +217,7 @@ typedef struct {
 } fuse_memory;
 
 static void
-make_fuse_pair(fuse_memory *memory, y5_cuda_fuse_pair *pair, y5_fuse_pair *twin, y5_dtype dtype,
+make_fuse_pair(fuse_memory *memory, y5_fuse_pair *pair, y5_fuse_pair *twin, y5_dtype dtype,
                y5_dtype fused_dtype, int64_t channels, int64_t row)
 {
     y5_dtype core_dtype = fused_dtype == Y5_FLOAT64 ? Y5_FLOAT64 : Y5_FLOAT32;
@@ -246,49 +238,39 @@ make_fuse_pair(fuse_memory *memory, y5_cuda_fuse_pair *pair, y5_fuse_pair *twin,
     }
     const array *in = memory->inputs;
     const void *bias = random_between(0, 1) ? in[1].data : NULL;
-    *pair = (y5_cuda_fuse_pair){in[0].data,
-                                bias,
-                                in[2].data,
-                                in[3].data,
-                                in[4].data,
-                                in[5].data,
-                                memory->fused[0].data,
-                                memory->fused[1].data,
-                                epsilon,
-                                channels,
-                                row,
-                                dtype,
-                                fused_dtype};
-    *twin = (y5_fuse_pair){.weight = in[0].data,
-                           .conv_bias = bias,
-                           .scale = in[2].data,
-                           .shift = in[3].data,
-                           .mean = in[4].data,
-                           .variance = in[5].data,
-                           .roots = memory->roots.data,
-                           .fused_weight = memory->expected[0].data,
-                           .fused_bias = memory->expected[1].data,
-                           .rows = channels,
-                           .columns = row,
-                           .eps = epsilon,
-                           .dtype = dtype,
-                           .fused_dtype = core_dtype};
-    y5_fuse_variances(twin);
+    *pair = (y5_fuse_pair){in[0].data,
+                           bias,
+                           in[2].data,
+                           in[3].data,
+                           in[4].data,
+                           in[5].data,
+                           memory->fused[0].data,
+                           memory->fused[1].data,
+                           epsilon,
+                           channels,
+                           row,
+                           dtype,
+                           fused_dtype};
+    *twin = *pair;
+    twin->fused_weight = memory->expected[0].data;
+    twin->fused_bias = memory->expected[1].data;
+    twin->fused_dtype = core_dtype;
+    y5_fuse_variances(twin, memory->roots.data);
     for (int64_t i = 0; i < channels; i++) {
         double sum = get_element(memory->roots.data, i, dtype);
         double root = dtype == Y5_FLOAT64 ? sqrt(sum) : (double)sqrtf((float)sum);
         set_element(memory->roots.data, i, dtype, root);
     }
+    twin->variance = memory->roots.data;
 }
 
 static void
 fuse_trial(int64_t trial)
 {
     static const int64_t rows[] = {1, 2, 3, 9, 27, 64, 576, 2047, 2048, 2049, 4095, 4096, 5000};
-    y5_cuda_fuse_pair pairs[SOME];
+    y5_fuse_pair pairs[SOME];
     y5_fuse_pair twins[SOME];
     fuse_memory memory[SOME];
-    int64_t starts[SOME + 1] = {0};
     int64_t count = random_between(1, SOME);
     for (int64_t i = 0; i < count; i++) {
         y5_dtype dtype = random_float(trial);
@@ -296,18 +278,18 @@ fuse_trial(int64_t trial)
         int64_t row = rows[random_between(0, 12)];
         int64_t channels = random_between(1, row > 100 ? 5 : 200);
         make_fuse_pair(&memory[i], &pairs[i], &twins[i], dtype, fused, channels, row);
-        starts[i + 1] = starts[i] + channels * row;
     }
     int32_t doubtful[SOME];
+    _Atomic int32_t expected[SOME] = {0};
     memset(doubtful, 0xa5, sizeof(doubtful));
     y5_cuda_error error;
     expect_ok(api->fuse(&here, pairs, count, doubtful, &error), &error, "fuse");
-    y5_fuse(&core, twins, starts, count);
+    y5_fuse(&core, twins, NULL, count, expected);
     CHECK(y5_emulated()->launches == 1, "%d", (int)y5_emulated()->launches);
     for (int64_t i = 0; i < count; i++) {
         for (int part = 0; part < 2; part++) {
-            int64_t numel = part == 0 ? pairs[i].channels * pairs[i].row_numel : pairs[i].channels;
-            y5_dtype got = (y5_dtype)pairs[i].fused_dtype;
+            int64_t numel = part == 0 ? pairs[i].rows * pairs[i].columns : pairs[i].rows;
+            y5_dtype got = pairs[i].fused_dtype;
             array wanted = array_of(numel, got);
             for (int64_t j = 0; j < numel; j++) {
                 double value = get_element(memory[i].expected[part].data, j, twins[i].fused_dtype);
@@ -317,7 +299,7 @@ fuse_trial(int64_t trial)
                        part == 0 ? "fused weight" : "fused bias");
             free(wanted.block);
         }
-        CHECK(doubtful[i] == atomic_load(&twins[i].doubtful), "pair %d of dtype %d: %d", (int)i,
+        CHECK(doubtful[i] == atomic_load(&expected[i]), "pair %d of dtype %d: %d", (int)i,
               pairs[i].dtype, doubtful[i]);
         for (int j = 0; j < 6; j++) {
             free(memory[i].inputs[j].block);
@@ -334,14 +316,13 @@ fuse_trial(int64_t trial)
 static void
 fuse_launches(int64_t count, int64_t launches)
 {
-    static y5_cuda_fuse_pair pairs[MANY];
+    static y5_fuse_pair pairs[MANY];
     static float fused[MANY][2];
     static const float one = 1.0F;
     for (int64_t i = 0; i < count; i++) {
         pairs[i] =
-            (y5_cuda_fuse_pair){&one,           &one,         &one, &one, &one, &one,
-                                &fused[i][0],   &fused[i][1], 3.0,  1,    1,    Y5_CUDA_FLOAT32,
-                                Y5_CUDA_FLOAT32};
+            (y5_fuse_pair){&one,         &one, &one, &one, &one,       &one,      &fused[i][0],
+                           &fused[i][1], 3.0,  1,    1,    Y5_FLOAT32, Y5_FLOAT32};
     }
     shake_machine();
     y5_cuda_error error;
@@ -380,7 +361,7 @@ make_ties(void *data, int64_t numel, y5_dtype dtype)
 static void
 prune_trial(int64_t trial)
 {
-    y5_cuda_prune_layer layers[SOME];
+    y5_prune_layer layers[SOME];
     y5_prune_layer expected[SOME];
     array weights[SOME];
     array pruned[SOME];
@@ -399,10 +380,9 @@ prune_trial(int64_t trial)
         if (random_between(0, 1)) {
             make_ties(weights[i].data, numel, dtype);
         }
-        layers[i] =
-            (y5_cuda_prune_layer){weights[i].data, pruned[i].data, numel, removed, dtype, 0};
-        expected[i] =
-            (y5_prune_layer){weights[i].data, wanted[i].data, numel, removed, dtype, false};
+        layers[i] = (y5_prune_layer){weights[i].data, pruned[i].data, numel, removed, dtype, false};
+        expected[i] = layers[i];
+        expected[i].pruned = wanted[i].data;
         if (removed > 0 && removed < numel && digits_of[dtype] > digits) {
             digits = digits_of[dtype];
         }
@@ -417,8 +397,7 @@ prune_trial(int64_t trial)
     CHECK(y5_emulated()->launches == (digits > 0 ? digits + 2 : 1), "%d launches for %d digits",
           (int)y5_emulated()->launches, (int)digits);
     for (int64_t i = 0; i < count; i++) {
-        check_same(pruned[i].data, wanted[i].data, layers[i].numel, (y5_dtype)layers[i].dtype,
-                   "pruned");
+        check_same(pruned[i].data, wanted[i].data, layers[i].numel, layers[i].dtype, "pruned");
         free(weights[i].block);
         free(pruned[i].block);
         free(wanted[i].block);
@@ -430,11 +409,11 @@ prune_trial(int64_t trial)
 static void
 prune_launches(int64_t count, int64_t launches)
 {
-    static y5_cuda_prune_layer layers[MANY];
+    static y5_prune_layer layers[MANY];
     static float pruned[MANY][4];
     static const float weights[4] = {3.0F, -1.0F, 1.0F, -2.0F};
     for (int64_t i = 0; i < count; i++) {
-        layers[i] = (y5_cuda_prune_layer){weights, pruned[i], 4, i % 57 == 0, Y5_CUDA_FLOAT32, 0};
+        layers[i] = (y5_prune_layer){weights, pruned[i], 4, i % 57 == 0, Y5_FLOAT32, false};
     }
     int64_t bytes = api->prune_workspace_bytes(layers, count);
     char *block = allocate(bytes + 256);

@@ -59,7 +59,6 @@ copy_of(const void *data, int64_t bytes)
  * three elements in, and nothing behind it. */
 typedef struct {
     y5_ema_pair pairs[SIZES];
-    int64_t starts[SIZES + 1];
     void *blocks[SIZES][2];
     void *initial[SIZES];
     void *expected[SIZES];
@@ -70,7 +69,6 @@ prepare(update *to_do, y5_dtype to, y5_dtype from, double decay)
 {
     int64_t bytes[2] = {(int64_t)y5_dtype_bytes(to), (int64_t)y5_dtype_bytes(from)};
     int64_t most = !brief ? BIG : to == from ? 33333 : 777;
-    to_do->starts[0] = 0;
     for (int64_t i = 0; i < SIZES; i++) {
         int64_t count = i < SIZES - 1 ? i : most;
         char *arrays[2];
@@ -80,8 +78,7 @@ prepare(update *to_do, y5_dtype to, y5_dtype from, double decay)
             arrays[side] = (char *)to_do->blocks[i][side] + offset;
             fill(arrays[side], count, side == 0 ? to : from);
         }
-        to_do->pairs[i] = (y5_ema_pair){arrays[0], arrays[1], NULL, to, from};
-        to_do->starts[i + 1] = to_do->starts[i] + count;
+        to_do->pairs[i] = (y5_ema_pair){arrays[0], arrays[1], count, to, from};
         to_do->initial[i] = copy_of(arrays[0], count * bytes[0]);
         to_do->expected[i] = copy_of(arrays[0], count * bytes[0]);
         expect(to_do->expected[i], arrays[1], count, to, from, decay);
@@ -106,18 +103,18 @@ check_type_pair(y5_level level, y5_dtype to, y5_dtype from)
     int64_t bytes = (int64_t)y5_dtype_bytes(to);
     prepare(&to_do, to, from, 0.9987);
     bool follows = to == from && (to == Y5_FLOAT32 || to == Y5_FLOAT64);
-    CHECK(y5_ema_follows_torch(to_do.pairs, SIZES) == follows, "dtypes %d and %d", to, from);
+    CHECK(y5_ema_follows_torch(to_do.pairs, NULL, SIZES) == follows, "dtypes %d and %d", to, from);
     for (int32_t round = 0; round < 2 + follows; round++) {
         int32_t threads = round == 0 ? 1 : 3;
         pool_set_threads(threads);
         y5_run run = {level, {pool_run, threads}};
         if (round < 2) {
-            y5_ema_update(&run, to_do.pairs, to_do.starts, SIZES, 0.9987);
+            y5_ema_update(&run, to_do.pairs, NULL, SIZES, 0.9987);
         } else { /* the same where all threads are alike */
-            y5_ema_update_as_torch(&run, to_do.pairs, to_do.starts, SIZES, 0.9987);
+            y5_ema_update_as_torch(&run, to_do.pairs, SIZES, 0.9987);
         }
         for (int64_t i = 0; i < SIZES; i++) {
-            int64_t count = to_do.starts[i + 1] - to_do.starts[i];
+            int64_t count = to_do.pairs[i].numel;
             check_equal(to_do.pairs[i].average, to_do.expected[i], count, to, "contiguous");
             memcpy(to_do.pairs[i].average, to_do.initial[i], (size_t)(count * bytes));
         }
@@ -127,11 +124,10 @@ check_type_pair(y5_level level, y5_dtype to, y5_dtype from)
 
 /* One pair on the calling thread. */
 static void
-update_one(y5_level level, const y5_ema_pair *pair, int64_t count, double decay)
+update_one(y5_level level, const y5_ema_pair *pair, double decay)
 {
     y5_run run = {level, {NULL, 1}};
-    int64_t starts[2] = {0, count};
-    y5_ema_update(&run, pair, starts, 1, decay);
+    y5_ema_update(&run, pair, NULL, 1, decay);
 }
 
 static void
@@ -151,8 +147,8 @@ check_decays(y5_level level)
             fill(source, COUNT, from);
             memcpy(expected, average, sizeof(average));
             expect(expected, source, COUNT, to, from, decays[d]);
-            y5_ema_pair pair = {average, source, NULL, to, from};
-            update_one(level, &pair, COUNT, decays[d]);
+            y5_ema_pair pair = {average, source, COUNT, to, from};
+            update_one(level, &pair, decays[d]);
             check_equal(average, expected, COUNT, to, "decay");
         }
     }
@@ -172,8 +168,8 @@ check_every_half(y5_level level, y5_dtype dtype)
         }
         memcpy(expected, sides[0], sizeof(expected));
         expect(expected, sides[1], COUNT, dtype, dtype, 0.9);
-        y5_ema_pair pair = {sides[0], sides[1], NULL, dtype, dtype};
-        update_one(level, &pair, COUNT, 0.9);
+        y5_ema_pair pair = {sides[0], sides[1], COUNT, dtype, dtype};
+        update_one(level, &pair, 0.9);
         check_equal(sides[0], expected, COUNT, dtype, "every pattern");
     }
 }
@@ -233,11 +229,12 @@ check_layout(y5_level level, y5_tensor *average, int32_t threads)
     }
     y5_ema_layout layout;
     CHECK(y5_ema_layout_of(&layout, average, &source), "elements that lie apart were refused");
-    y5_ema_pair pair = {average->data, source.data, &layout, average->dtype, source.dtype};
-    int64_t starts[2] = {0, average->numel};
+    const y5_ema_layout *layouts[] = {&layout};
+    y5_ema_pair pair = {average->data, source.data, average->numel, average->dtype, source.dtype};
+    CHECK(!y5_ema_follows_torch(&pair, layouts, 1), "a layout");
     y5_run run = {level, {pool_run, threads}};
     pool_set_threads(threads);
-    y5_ema_update(&run, &pair, starts, 1, 0.93);
+    y5_ema_update(&run, &pair, layouts, 1, 0.93);
     /* The whole block: the gaps are to stay as they were. */
     check_equal(blocks[0], expected, spans[0], average->dtype, "strided");
     for (int side = 0; side < 2; side++) {

@@ -7,11 +7,14 @@
 #include <math.h>
 #include <string.h>
 
-enum { WEIGHT, BIAS, SCALE, SHIFT, MEAN, VARIANCE, FUSED, INPUTS = FUSED };
+enum { WEIGHT, BIAS, GAMMA, BETA, MEAN, VARIANCE, FUSED, INPUTS = FUSED };
 
 /* One pair with memory of its own and nothing behind it. */
 typedef struct {
     y5_fuse_pair pair;
+    const y5_fuse_layout *layout; /* or NULL */
+    void *roots;
+    _Atomic int32_t doubtful;
     void *inputs[INPUTS];
     void *results[3]; /* fused weight, fused bias, roots */
 } problem;
@@ -34,19 +37,21 @@ prepare(problem *made, y5_dtype dtype, y5_dtype fused_dtype, int64_t rows, int64
     made->results[0] = allocate(rows * columns * fused_bytes);
     made->results[1] = allocate(rows * fused_bytes);
     made->results[2] = dtype == fused_dtype ? NULL : allocate(rows * bytes);
+    made->layout = NULL;
+    made->roots = made->results[2] != NULL ? made->results[2] : made->results[1];
+    made->doubtful = 0;
     made->pair = (y5_fuse_pair){
         .weight = made->inputs[WEIGHT],
-        .conv_bias = made->inputs[BIAS],
-        .scale = made->inputs[SCALE],
-        .shift = made->inputs[SHIFT],
+        .bias = made->inputs[BIAS],
+        .gamma = made->inputs[GAMMA],
+        .beta = made->inputs[BETA],
         .mean = made->inputs[MEAN],
         .variance = made->inputs[VARIANCE],
         .fused_weight = made->results[0],
         .fused_bias = made->results[1],
-        .roots = made->results[2] != NULL ? made->results[2] : made->results[1],
         .rows = rows,
         .columns = columns,
-        .eps = 0.001,
+        .epsilon = 0.001,
         .dtype = dtype,
         .fused_dtype = fused_dtype,
     };
@@ -68,7 +73,7 @@ static double
 root_of(const problem *made, int64_t row)
 {
     y5_dtype dtype = made->pair.dtype;
-    double eps = dtype == Y5_FLOAT64 ? made->pair.eps : (double)(float)made->pair.eps;
+    double eps = dtype == Y5_FLOAT64 ? made->pair.epsilon : (double)(float)made->pair.epsilon;
     double variance = get_element(made->inputs[VARIANCE], row, dtype);
     return round_to(sqrt(round_to(variance + eps, dtype)), dtype);
 }
@@ -89,13 +94,13 @@ check_results(const problem *made)
     y5_dtype dtype = pair->dtype;
     for (int64_t row = 0; row < pair->rows; row++) {
         double root = root_of(made, row);
-        double gamma = get_element(made->inputs[SCALE], row, dtype);
+        double gamma = get_element(made->inputs[GAMMA], row, dtype);
         double scale = round_to(gamma / root, dtype);
-        double bias = pair->conv_bias != NULL ? get_element(pair->conv_bias, row, dtype) : 0.0;
+        double bias = pair->bias != NULL ? get_element(pair->bias, row, dtype) : 0.0;
         double product = round_to(scale * bias, dtype);
         double moved = round_to(gamma * get_element(made->inputs[MEAN], row, dtype), dtype);
         moved = round_to(moved / root, dtype);
-        double shift = round_to(get_element(made->inputs[SHIFT], row, dtype) - moved, dtype);
+        double shift = round_to(get_element(made->inputs[BETA], row, dtype) - moved, dtype);
         double sum = round_to((product + 0.0) + shift, dtype);
         check_value(pair->fused_bias, row, pair->fused_dtype, sum, "bias");
         for (int64_t i = row * pair->columns; i < (row + 1) * pair->columns; i++) {
@@ -109,15 +114,15 @@ check_results(const problem *made)
 static void
 run_pair(y5_level level, problem *made, int32_t threads)
 {
-    y5_fuse_pair *pair = &made->pair;
-    y5_fuse_variances(pair);
-    for (int64_t row = 0; row < pair->rows; row++) {
-        set_element(pair->roots, row, pair->dtype, root_of(made, row));
+    y5_fuse_pair pair = made->pair;
+    y5_fuse_variances(&pair, made->roots);
+    for (int64_t row = 0; row < pair.rows; row++) {
+        set_element(made->roots, row, pair.dtype, root_of(made, row));
     }
+    pair.variance = made->roots;
     pool_set_threads(threads);
     y5_run run = {level, {pool_run, threads}};
-    int64_t starts[2] = {0, pair->rows * pair->columns};
-    y5_fuse(&run, pair, starts, 1);
+    y5_fuse(&run, &pair, made->layout, 1, &made->doubtful);
 }
 
 static void
@@ -129,9 +134,9 @@ check_types(y5_level level)
             problem made;
             y5_dtype fused = type % 2 == 0 ? Y5_FLOAT32 : Y5_FLOAT64;
             prepare(&made, (y5_dtype)(type / 2), fused, random_between(1, 150), lengths[i]);
-            made.pair.conv_bias = random_between(0, 1) ? made.pair.conv_bias : NULL;
+            made.pair.bias = random_between(0, 1) ? made.pair.bias : NULL;
             run_pair(level, &made, 1);
-            CHECK(!made.pair.doubtful, "type %d, rows of %d", type, (int)lengths[i]);
+            CHECK(!made.doubtful, "type %d, rows of %d", type, (int)lengths[i]);
             check_results(&made);
             finish(&made);
         }
@@ -148,7 +153,7 @@ check_threads(y5_level level)
             problem made;
             prepare(&made, Y5_FLOAT32, Y5_FLOAT32, 261, columns[i]);
             run_pair(level, &made, threads);
-            CHECK(!made.pair.doubtful, "%d threads", threads);
+            CHECK(!made.doubtful, "%d threads", threads);
             check_results(&made);
             finish(&made);
         }
@@ -169,7 +174,7 @@ check_layouts(y5_level level)
         prepare(&made, Y5_FLOAT32, Y5_FLOAT32, 8, 60);
         plain = made;
         plain.pair.fused_weight = allocate(480 * 4);
-        plain.pair.fused_bias = plain.pair.roots = allocate(8 * 4);
+        plain.pair.fused_bias = plain.roots = allocate(8 * 4);
         float *ordered = allocate(480 * 4);
         for (int64_t at = 0; at < 480; at++) {
             int64_t column = at % 60;
@@ -179,7 +184,7 @@ check_layouts(y5_level level)
             ordered[at] = ((const float *)made.inputs[WEIGHT])[from];
         }
         plain.pair.weight = ordered;
-        made.pair.layout = &layouts[i];
+        made.layout = &layouts[i];
         run_pair(level, &made, 1);
         run_pair(level, &plain, 1);
         check_results(&plain);
@@ -207,19 +212,19 @@ check_doubts(y5_level level)
         set_element(made.inputs[round % 3 == 2 ? BIAS : WEIGHT], at, Y5_FLOAT32,
                     numbers[round % 3]);
         run_pair(level, &made, 1);
-        CHECK(made.pair.doubtful, "round %d", round);
+        CHECK(made.doubtful, "round %d", round);
         finish(&made);
     }
     problem made;
     prepare(&made, Y5_FLOAT32, Y5_FLOAT32, 4, 5);
     set_element(made.inputs[WEIGHT], 7, Y5_FLOAT32, 0x1p-149);
-    set_element(made.inputs[SCALE], 1, Y5_FLOAT32, 0x1p-10);
+    set_element(made.inputs[GAMMA], 1, Y5_FLOAT32, 0x1p-10);
     run_pair(level, &made, 1);
-    CHECK(made.pair.doubtful, "a product that vanishes");
-    made.pair.doubtful = 0;
-    set_element(made.inputs[SCALE], 1, Y5_FLOAT32, 0);
+    CHECK(made.doubtful, "a product that vanishes");
+    made.doubtful = 0;
+    set_element(made.inputs[GAMMA], 1, Y5_FLOAT32, 0);
     run_pair(level, &made, 1);
-    CHECK(!made.pair.doubtful, "a scale of zero");
+    CHECK(!made.doubtful, "a scale of zero");
     finish(&made);
 }
 

@@ -124,12 +124,19 @@ typedef struct {
     _Atomic int32_t *times;
 } row_tally;
 
+static int64_t
+numel_of(int64_t item, const void *context)
+{
+    const int64_t *starts = ((const row_tally *)context)->starts;
+    return starts[item + 1] - starts[item];
+}
+
 static void
 count_part(int64_t item, int64_t first, int64_t last, void *context)
 {
     const row_tally *seen = context;
     const int64_t *starts = seen->starts;
-    int64_t numel = starts[item + 1] - starts[item];
+    int64_t numel = numel_of(item, seen);
     CHECK(0 <= first && first < last && last <= numel, "item %d: %d to %d of %d", (int)item,
           (int)first, (int)last, (int)numel);
     int64_t from = starts[item] + first;
@@ -163,7 +170,7 @@ check_every_element_once(void)
         bool whole = pool.run == NULL || pool.threads < 2;
         row_tally seen = {starts, whole ? 0 : task_elements, NULL};
         seen.times = calloc((size_t)total + 1, sizeof(*seen.times));
-        y5_parallel_items(&pool, starts, count, task_elements, count_part, &seen);
+        y5_parallel_items(&pool, count, numel_of, task_elements, count_part, &seen);
         for (int64_t i = 0; i < total; i++) {
             CHECK(seen.times[i] == 1, "element %d of %d, %d times", (int)i, (int)total,
                   seen.times[i]);

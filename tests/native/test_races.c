@@ -247,15 +247,14 @@ race_prune(y5_level level, y5_dtype dtype)
 
 typedef struct {
     y5_ema_pair pair;
-    y5_ema_layout layout;
-    int64_t starts[2];
+    const y5_ema_layout *layout; /* or NULL */
 } averaging;
 
 static void
 average_once(const y5_run *run, void *context)
 {
     averaging *call = context;
-    y5_ema_update(run, &call->pair, call->starts, 1, 0.9);
+    y5_ema_update(run, &call->pair, &call->layout, 1, 0.9);
 }
 
 static void
@@ -263,14 +262,12 @@ race_ema(y5_level level, y5_dtype average, y5_dtype source, bool strided)
 {
     enum { ROWS = 333, COLUMNS = 257 };
     writing work = {.count = 0};
-    averaging call = {
-        .layout = {2, {ROWS, COLUMNS}, {COLUMNS, 1}, {1, ROWS}},
-        .starts = {0, ROWS * COLUMNS},
-    };
+    static const y5_ema_layout layout = {2, {ROWS, COLUMNS}, {COLUMNS, 1}, {1, ROWS}};
+    averaging call = {.layout = strided ? &layout : NULL};
     call.pair = (y5_ema_pair){
         add_area(&work, ROWS * COLUMNS * (int64_t)y5_dtype_bytes(average)),
         add_area(&work, ROWS * COLUMNS * (int64_t)y5_dtype_bytes(source)),
-        strided ? &call.layout : NULL,
+        ROWS * COLUMNS,
         average,
         source,
     };
@@ -278,19 +275,18 @@ race_ema(y5_level level, y5_dtype average, y5_dtype source, bool strided)
 }
 
 typedef struct {
-    y5_zero_count item;
+    y5_elements item;
     y5_tensor tensor;
-    int64_t starts[2];
 } counting;
 
 static void
 count_once(const y5_run *run, void *context)
 {
-    counting *call = context;
-    atomic_init(&call->item.zeros, 0);
-    y5_sparsity_count(run, &call->item, call->starts, 1);
-    int64_t numel = call->starts[1];
-    int64_t found = call->item.zeros;
+    const counting *call = context;
+    _Atomic int64_t zeros = 0;
+    y5_sparsity_count(run, &call->item, 1, &zeros);
+    int64_t numel = call->item.numel;
+    int64_t found = zeros;
     int64_t again = y5_sparsity_count_tensor(run->level, &call->tensor);
     CHECK(0 <= found && found <= numel && 0 <= again && again <= numel, "%lld and %lld of %lld",
           (long long)found, (long long)again, (long long)numel);
@@ -303,24 +299,26 @@ race_sparsity(y5_level level, y5_dtype dtype)
     writing work = {.count = 0};
     char *data = add_area(&work, ROWS * COLUMNS * (int64_t)y5_dtype_bytes(dtype));
     counting call = {
-        .item = {data, dtype, 0},
+        .item = {data, ROWS * COLUMNS, dtype},
         .tensor = {data, ROWS * COLUMNS, dtype, Y5_CPU, 0, 2, {COLUMNS, ROWS}, {1, COLUMNS}},
-        .starts = {0, ROWS * COLUMNS},
     };
     race(&work, count_once, &call, level, true, "sparsity");
 }
 
 typedef struct {
     y5_fuse_pair pair;
-    int64_t starts[2];
+    void *roots;
 } fusing;
 
 static void
 fuse_once(const y5_run *run, void *context)
 {
-    fusing *call = context;
-    y5_fuse_variances(&call->pair);
-    y5_fuse(run, &call->pair, call->starts, 1);
+    const fusing *call = context;
+    y5_fuse_pair rooted = call->pair;
+    _Atomic int32_t doubtful = 0;
+    y5_fuse_variances(&call->pair, call->roots);
+    rooted.variance = call->roots;
+    y5_fuse(run, &rooted, NULL, 1, &doubtful);
 }
 
 static void
@@ -331,20 +329,19 @@ race_fuse(y5_level level, y5_dtype dtype, int64_t columns)
     writing work = {.count = 0};
     fenced weight = fence(ROWS * columns * (int64_t)sizeof(float));
     fenced bias = fence(ROWS * (int64_t)sizeof(float));
-    fusing call = {.starts = {0, ROWS * columns}};
+    fusing call = {.roots = add_area(&work, ROWS * width)};
     call.pair = (y5_fuse_pair){
         .weight = add_area(&work, ROWS * columns * width),
-        .conv_bias = add_area(&work, ROWS * width),
-        .scale = add_area(&work, ROWS * width),
-        .shift = add_area(&work, ROWS * width),
+        .bias = add_area(&work, ROWS * width),
+        .gamma = add_area(&work, ROWS * width),
+        .beta = add_area(&work, ROWS * width),
         .mean = add_area(&work, ROWS * width),
         .variance = add_area(&work, ROWS * width),
-        .roots = add_area(&work, ROWS * width),
         .fused_weight = weight.data,
         .fused_bias = bias.data,
         .rows = ROWS,
         .columns = columns,
-        .eps = 1e-3,
+        .epsilon = 1e-3,
         .dtype = dtype,
         .fused_dtype = Y5_FLOAT32,
     };

@@ -167,8 +167,8 @@ static void
 check_items(y5_level level)
 {
     enum { ITEMS = 40 };
-    y5_zero_count items[ITEMS];
-    int64_t starts[ITEMS + 1] = {0};
+    y5_elements items[ITEMS];
+    _Atomic int64_t zeros[ITEMS];
     char *blocks[ITEMS];
     for (int32_t threads = 1; threads <= 4; threads++) {
         for (int64_t i = 0; i < ITEMS; i++) {
@@ -178,18 +178,15 @@ check_items(y5_level level)
             int64_t bytes = numel * (int64_t)y5_dtype_bytes(dtype);
             blocks[i] = allocate(bytes);
             fill_sparse(blocks[i], bytes);
-            items[i].data = blocks[i];
-            items[i].dtype = dtype;
-            items[i].zeros = 5; /* results are added to */
-            starts[i + 1] = starts[i] + numel;
+            items[i] = (y5_elements){blocks[i], numel, dtype};
+            zeros[i] = 5; /* results are added to */
         }
         pool_set_threads(threads);
         y5_run run = {level, {pool_run, threads}};
-        y5_sparsity_count(&run, items, starts, ITEMS);
+        y5_sparsity_count(&run, items, ITEMS, zeros);
         for (int64_t i = 0; i < ITEMS; i++) {
-            int64_t numel = starts[i + 1] - starts[i];
-            int64_t expected = 5 + count_one_by_one(blocks[i], numel, items[i].dtype);
-            CHECK(items[i].zeros == expected, "item %d: %d, not %d", (int)i, (int)items[i].zeros,
+            int64_t expected = 5 + count_one_by_one(blocks[i], items[i].numel, items[i].dtype);
+            CHECK(zeros[i] == expected, "item %d: %d, not %d", (int)i, (int)zeros[i],
                   (int)expected);
             free(blocks[i]);
         }

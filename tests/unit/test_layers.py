@@ -18,7 +18,7 @@ Rule = Callable[[Path], list[str]]
 
 # C: each file may include what stands in its own row or further up.
 C_LAYERS = (
-    ("core/y5.h", "core/half.h", "y5_cuda.h"),
+    ("core/y5.h", "core/half.h", "core/items.h", "y5_cuda.h"),
     ("core/y5.c", "core/overlap", "core/levels", "core/parallel", "core/huge_pages"),
     ("core/",),  # the operations
     ("plan/",),  # what a call does with its tensors: no Python from here up

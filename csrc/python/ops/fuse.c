@@ -72,7 +72,7 @@ take_bias(fusion *self, const y5_owner *conv, int64_t pair)
     if (bias == NULL) {
         return y5_attribute_missing(self->error);
     }
-    y5_status status = bias != Py_None ? add_tensor(self, bias, pair, Y5_FUSE_CONV_BIAS) : Y5_OK;
+    y5_status status = bias != Py_None ? add_tensor(self, bias, pair, Y5_FUSE_BIAS) : Y5_OK;
     Py_DECREF(bias);
     return status;
 }
@@ -86,14 +86,16 @@ take_attributes(fusion *self, const y5_owner *conv, const y5_owner *bn, int64_t 
         int32_t name;
         y5_fuse_role role;
     } tensors[] = {
-        {true, Y5_NAME_WEIGHT, Y5_FUSE_WEIGHT},         {false, Y5_NAME_WEIGHT, Y5_FUSE_SCALE},
-        {false, Y5_NAME_BIAS, Y5_FUSE_SHIFT},           {false, Y5_NAME_RUNNING_MEAN, Y5_FUSE_MEAN},
+        {true, Y5_NAME_WEIGHT, Y5_FUSE_WEIGHT},
+        {false, Y5_NAME_WEIGHT, Y5_FUSE_GAMMA},
+        {false, Y5_NAME_BIAS, Y5_FUSE_BETA},
+        {false, Y5_NAME_RUNNING_MEAN, Y5_FUSE_MEAN},
         {false, Y5_NAME_RUNNING_VAR, Y5_FUSE_VARIANCE},
     };
     y5_status status = y5_fuse_module_read(self->state, conv, &self->modules[pair],
                                            self->plan.shapes[pair], self->error);
     if (status == Y5_OK) {
-        status = read_eps(self, bn, &self->plan.items[pair].eps);
+        status = read_eps(self, bn, &self->plan.items[pair].epsilon);
     }
     for (size_t i = 0; i < sizeof(tensors) / sizeof(tensors[0]) && status == Y5_OK; i++) {
         status = take_tensor(self, tensors[i].of_conv ? conv : bn, tensors[i].name, pair,
@@ -267,7 +269,7 @@ fuse_pairs(fusion *self, PyObject *convs, PyObject *bns)
         status = look(self, y5_fuse_plan_steps(&self->plan));
     }
     for (int64_t i = 0; i < count && status == Y5_OK; i++) {
-        if (self->plan.items[i].doubtful) {
+        if (self->plan.doubtful[i]) {
             status = y5_refuse(self->error, "weights for which the original's matrix product has "
                                             "bits of its own");
         }

@@ -16,23 +16,23 @@ static y5_status
 add_pair(const y5_state *state, PyObject *pair, y5_call *call, y5_gpu_fuse_plan *plan, int64_t at,
          y5_error *error)
 {
-    if (!PyTuple_Check(pair) || PyTuple_Size(pair) != Y5_GPU_ROLES + 1 ||
-        !PyFloat_CheckExact(PyTuple_GetItem(pair, Y5_GPU_ROLES))) {
+    if (!PyTuple_Check(pair) || PyTuple_Size(pair) != Y5_FUSE_GPU_ROLES + 1 ||
+        !PyFloat_CheckExact(PyTuple_GetItem(pair, Y5_FUSE_GPU_ROLES))) {
         return y5_fail(error, Y5_BAD_TYPE, "pairs", "expected tuples of %d tensors and a float",
-                       (int)Y5_GPU_ROLES);
+                       (int)Y5_FUSE_GPU_ROLES);
     }
-    plan->items[at].epsilon = PyFloat_AsDouble(PyTuple_GetItem(pair, Y5_GPU_ROLES));
-    plan->has_bias[at] = PyTuple_GetItem(pair, Y5_GPU_BIAS) != Py_None;
+    plan->items[at].epsilon = PyFloat_AsDouble(PyTuple_GetItem(pair, Y5_FUSE_GPU_ROLES));
+    plan->has_bias[at] = PyTuple_GetItem(pair, Y5_FUSE_BIAS) != Py_None;
     y5_status status = Y5_OK;
-    for (y5_gpu_role role = Y5_GPU_WEIGHT; role < Y5_GPU_ROLES && status == Y5_OK; role++) {
-        if (role == Y5_GPU_BIAS && !plan->has_bias[at]) {
+    for (y5_fuse_role role = Y5_FUSE_WEIGHT; role < Y5_FUSE_GPU_ROLES && status == Y5_OK; role++) {
+        if (role == Y5_FUSE_BIAS && !plan->has_bias[at]) {
             continue;
         }
-        uint8_t needs = role < Y5_GPU_FUSED_WEIGHT ? Y5_SIGNED : Y5_WRITTEN;
+        uint8_t needs = role < Y5_FUSED_WEIGHT ? Y5_SIGNED : Y5_WRITTEN;
         plan->roles[call->count] = (uint8_t)role;
         status = y5_call_add(state, call, PyTuple_GetItem(pair, role), 1, needs, error);
         if (status != Y5_OK) {
-            snprintf(error->argument, sizeof(error->argument), "%s", y5_gpu_fuse_name(role));
+            snprintf(error->argument, sizeof(error->argument), "%s", y5_fuse_name(role));
         }
     }
     return status;
@@ -53,18 +53,18 @@ collect(const y5_state *state, PyObject *pairs, PyObject *flags, y5_call *call,
         Py_XDECREF(pair);
     }
     if (status == Y5_OK && !y5_is_plain_tensor(state, flags)) {
-        status = y5_fail(error, Y5_BAD_TYPE, "nonfinite", "expected a tensor");
+        status = y5_fail(error, Y5_BAD_TYPE, "doubtful", "expected a tensor");
     }
     return status == Y5_OK ? y5_call_add(state, call, flags, 1, Y5_WRITTEN, error) : status;
 }
 
 const char y5_doc_fuse_on_gpu[] =
-    "fuse_on_gpu(pairs, nonfinite)\n--\n\n"
+    "fuse_on_gpu(pairs, doubtful)\n--\n\n"
     "Fuse tensors of one CUDA device: a list of tuples of a convolution's weight and bias or None, "
     "a\n"
     "batch norm's weight, bias, mean and variance, the results' weight and bias, which are "
     "filled,\n"
-    "and epsilon. nonfinite, an int32 for each, becomes 1 where a weight or bias of the "
+    "and epsilon. doubtful, an int32 for each, becomes 1 where a weight or bias of the "
     "convolution\n"
     "is no finite number, for which torch has other results. Unsupported where torch must do it.\n"
     "Returns the number of the device that does it.";
@@ -73,7 +73,7 @@ PyObject *
 y5_py_fuse_on_gpu(PyObject *module, PyObject *const *arguments, Py_ssize_t count,
                   PyObject *keywords)
 {
-    static const y5_signature signature = {"fuse_on_gpu", 2, {"pairs", "nonfinite"}};
+    static const y5_signature signature = {"fuse_on_gpu", 2, {"pairs", "doubtful"}};
     const y5_state *state = PyModule_GetState(module);
     PyObject *values[2];
     if (!y5_parse(&signature, arguments, count, keywords, values)) {
@@ -92,8 +92,8 @@ y5_py_fuse_on_gpu(PyObject *module, PyObject *const *arguments, Py_ssize_t count
         if (status != Y5_OK && call.refused >= 0 && error.argument[0] == '\0') {
             snprintf(error.argument, sizeof(error.argument), "%s",
                      call.refused < call.count - 1
-                         ? y5_gpu_fuse_name((y5_gpu_role)plan.roles[call.refused])
-                         : "nonfinite");
+                         ? y5_fuse_name((y5_fuse_role)plan.roles[call.refused])
+                         : "doubtful");
         }
     }
     int32_t device = call.device_index;

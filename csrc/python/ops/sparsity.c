@@ -59,11 +59,11 @@ shares(const y5_sparsity_plan *plan)
     int64_t zeros = 0;
     float sum_float32 = 0;
     double sum_float64 = 0;
-    int64_t elements = plan->starts[plan->count];
+    int64_t elements = plan->elements;
     for (int64_t i = 0; i < plan->count; i++) {
-        zeros += plan->items[i].zeros;
-        sum_float32 += (float)plan->items[i].zeros;
-        sum_float64 += (double)plan->items[i].zeros;
+        zeros += plan->found[i];
+        sum_float32 += (float)plan->found[i];
+        sum_float64 += (double)plan->found[i];
     }
     return Py_BuildValue("(LLLdd)", (long long)plan->count, (long long)elements, (long long)zeros,
                          (double)(sum_float32 / (float)elements), sum_float64 / (double)elements);
@@ -113,13 +113,13 @@ y5_py_count_module_zeros(PyObject *module, PyObject *const *arguments, Py_ssize_
     }
     bool on_gpu = call.device == Y5_CUDA;
     if (status == Y5_OK && on_gpu) {
-        bool each = plan.starts[plan.count] > limit;
+        bool each = plan.elements > limit;
         status = count_on_gpu(state, &call, &plan, each, &zeros, &error);
     }
     if (status == Y5_OK) {
-        result = on_gpu ? Py_BuildValue("(LLN)", (long long)plan.count,
-                                        (long long)plan.starts[plan.count], zeros)
-                        : shares(&plan);
+        result =
+            on_gpu ? Py_BuildValue("(LLN)", (long long)plan.count, (long long)plan.elements, zeros)
+                   : shares(&plan);
     }
     y5_sparsity_plan_free(&plan);
     y5_call_free(&call);

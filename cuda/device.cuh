@@ -4,6 +4,8 @@
 #ifndef Y5_DEVICE_CUH
 #define Y5_DEVICE_CUH
 
+#include "core/items.h"
+
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
@@ -33,13 +35,32 @@ thread_number()
     return number;
 }
 
-/* Element types. The 16-bit ones are plain bits: every operation on them is float32's, rounded. */
+/* Element types. The 16-bit ones are plain bits: every operation on them is float32's, rounded. The
+ * chip has an instruction for each conversion, which torch's kernels take too; the core's half.h
+ * would take many. Both round alike, and only a NaN becomes one with other bits. */
 struct half_bits {
     uint16_t bits;
 };
 struct bfloat16_bits {
     uint16_t bits;
 };
+
+/* body(a T), T being the type of the elements of one of the four floating dtypes. */
+template <typename Body>
+__device__ __forceinline__ auto
+with_type_of(y5_dtype dtype, Body body)
+{
+    switch (dtype) {
+    case Y5_FLOAT64:
+        return body(double());
+    case Y5_FLOAT16:
+        return body(half_bits());
+    case Y5_BFLOAT16:
+        return body(bfloat16_bits());
+    default:
+        return body(float());
+    }
+}
 
 /* The type an element is computed in, as torch has it. */
 template <typename T> struct wide_of {

@@ -15,19 +15,11 @@ check_pair(const y5_ema_pair *pair, int64_t index, y5_cuda_error *error)
                     "pairs[%lld]: dtypes %d and %d, allowed are 0 to %d", (long long)index,
                     (int)pair->average_dtype, (int)pair->source_dtype, Y5_FLOATING_COUNT - 1);
     }
-    if (pair->numel < 0 || pair->numel > numel_limit) {
-        return fail(error, Y5_CUDA_BAD_ARGUMENT, "pairs[%lld]: %lld elements", (long long)index,
-                    (long long)pair->numel);
-    }
-    if (pair->numel > 0 && (pair->average == NULL || pair->source == NULL)) {
-        return fail(error, Y5_CUDA_BAD_ARGUMENT, "pairs[%lld]: a null pointer", (long long)index);
-    }
-    if (!is_aligned(pair->average, y5_dtype_bytes(pair->average_dtype)) ||
-        !is_aligned(pair->source, y5_dtype_bytes(pair->source_dtype))) {
-        return fail(error, Y5_CUDA_BAD_ARGUMENT, "pairs[%lld]: not aligned to its elements",
-                    (long long)index);
-    }
-    return Y5_CUDA_OK;
+    y5_cuda_status status = check_elements("pairs", index, pair->average, pair->numel,
+                                           y5_dtype_bytes(pair->average_dtype), error);
+    return status != Y5_CUDA_OK ? status
+                                : check_elements("pairs", index, pair->source, pair->numel,
+                                                 y5_dtype_bytes(pair->source_dtype), error);
 }
 
 static int64_t
@@ -93,16 +85,13 @@ y5_cuda_status
 ema_update(const y5_cuda_where *where, const y5_ema_pair *pairs, int64_t count, double decay,
            y5_cuda_error *error)
 {
-    for (int64_t i = 0; i < count; i++) {
-        y5_cuda_status status = check_pair(&pairs[i], i, error);
-        if (status != Y5_CUDA_OK) {
-            return status;
-        }
-    }
     double rest = 1.0 - decay;
     ema_scalars scalars = {decay, rest, (float)decay, (float)rest};
     device_guard guard;
-    y5_cuda_status status = guard.enter(where, error);
+    y5_cuda_status status = check_all(pairs, count, check_pair, error);
+    if (status == Y5_CUDA_OK) {
+        status = guard.enter(where, error);
+    }
     if (status != Y5_CUDA_OK) {
         return status;
     }

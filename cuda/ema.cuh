@@ -103,26 +103,6 @@ ema_chunk(const ema_entry &entry, int64_t first, int count, const ema_scalars &s
     }
 }
 
-template <typename To>
-__device__ __forceinline__ void
-ema_chunk_to(const ema_entry &entry, int64_t first, int count, const ema_scalars &scalars)
-{
-    switch (entry.numel_and_dtypes % 4) {
-    case Y5_FLOAT64:
-        ema_chunk<To, double, 1>(entry, first, count, scalars);
-        break;
-    case Y5_FLOAT16:
-        ema_chunk<To, half_bits, 1>(entry, first, count, scalars);
-        break;
-    case Y5_BFLOAT16:
-        ema_chunk<To, bfloat16_bits, 1>(entry, first, count, scalars);
-        break;
-    default:
-        ema_chunk<To, float, 1>(entry, first, count, scalars);
-        break;
-    }
-}
-
 /* Pairs that are all of one type: registers for several loads at once. */
 template <typename T> struct ema_of_one_type {
     static __device__ __forceinline__ void chunk(const ema_entry &entry, int64_t first, int count,
@@ -137,20 +117,13 @@ struct ema_of_any_types {
     static __device__ __forceinline__ void chunk(const ema_entry &entry, int64_t first, int count,
                                                  const ema_scalars &scalars)
     {
-        switch (entry.numel_and_dtypes / 4 % 4) {
-        case Y5_FLOAT64:
-            ema_chunk_to<double>(entry, first, count, scalars);
-            break;
-        case Y5_FLOAT16:
-            ema_chunk_to<half_bits>(entry, first, count, scalars);
-            break;
-        case Y5_BFLOAT16:
-            ema_chunk_to<bfloat16_bits>(entry, first, count, scalars);
-            break;
-        default:
-            ema_chunk_to<float>(entry, first, count, scalars);
-            break;
-        }
+        y5_dtype to = (y5_dtype)(entry.numel_and_dtypes / 4 % 4);
+        y5_dtype from = (y5_dtype)(entry.numel_and_dtypes % 4);
+        with_type_of(to, [&](auto average) {
+            with_type_of(from, [&](auto source) {
+                ema_chunk<decltype(average), decltype(source), 1>(entry, first, count, scalars);
+            });
+        });
     }
 };
 

@@ -53,14 +53,11 @@ fuse(const y5_cuda_where *where, const y5_fuse_pair *pairs, int64_t count, int32
     if (!is_aligned(doubtful, 4)) {
         return fail(error, Y5_CUDA_BAD_ARGUMENT, "doubtful: not aligned to its elements");
     }
-    for (int64_t i = 0; i < count; i++) {
-        y5_cuda_status status = check_pair(&pairs[i], i, error);
-        if (status != Y5_CUDA_OK) {
-            return status;
-        }
-    }
     device_guard guard;
-    y5_cuda_status status = guard.enter(where, error);
+    y5_cuda_status status = check_all(pairs, count, check_pair, error);
+    if (status == Y5_CUDA_OK) {
+        status = guard.enter(where, error);
+    }
     if (status == Y5_CUDA_OK && doubtful != NULL && count > 0) {
         status = check(cudaMemsetAsync(doubtful, 0, (size_t)count * sizeof(*doubtful),
                                        (cudaStream_t)where->stream),

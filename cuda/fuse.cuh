@@ -121,17 +121,6 @@ fuse_chunk(const y5_fuse_pair &pair, int64_t first, int count, double *shared)
     return doubtful;
 }
 
-/* The results have the inputs' type or float32. */
-template <typename T>
-__device__ __forceinline__ bool
-fuse_chunk_from(const y5_fuse_pair &pair, int64_t first, int count, double *shared)
-{
-    if (pair.fused_dtype != pair.dtype) {
-        return fuse_chunk<T, float>(pair, first, count, shared);
-    }
-    return fuse_chunk<T, T>(pair, first, count, shared);
-}
-
 template <typename Table>
 __global__ void
 __launch_bounds__(block_threads, resident_blocks) fuse_kernel(const __grid_constant__ Table table)
@@ -143,21 +132,12 @@ __launch_bounds__(block_threads, resident_blocks) fuse_kernel(const __grid_const
         int64_t first = (int64_t)chunk * fuse_chunk_elements;
         int64_t rest = pair.rows * pair.columns - first;
         int count = rest < fuse_chunk_elements ? (int)rest : fuse_chunk_elements;
-        bool doubtful = false;
-        switch (pair.dtype) {
-        case Y5_FLOAT64:
-            doubtful = fuse_chunk_from<double>(pair, first, count, scales);
-            break;
-        case Y5_FLOAT16:
-            doubtful = fuse_chunk_from<half_bits>(pair, first, count, scales);
-            break;
-        case Y5_BFLOAT16:
-            doubtful = fuse_chunk_from<bfloat16_bits>(pair, first, count, scales);
-            break;
-        default:
-            doubtful = fuse_chunk<float, float>(pair, first, count, scales);
-            break;
-        }
+        bool doubtful = with_type_of(pair.dtype, [&](auto input) {
+            typedef decltype(input) T;
+            bool converted = sizeof(T) != sizeof(float) && pair.fused_dtype != pair.dtype;
+            return converted ? fuse_chunk<T, float>(pair, first, count, scales)
+                             : fuse_chunk<T, T>(pair, first, count, scales);
+        });
         if (doubtful && entry.doubtful != NULL) {
             *entry.doubtful = 1; /* whoever writes, writes the same */
         }

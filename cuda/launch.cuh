@@ -99,6 +99,24 @@ is_floating(y5_dtype dtype)
     return dtype >= 0 && dtype < Y5_FLOATING_COUNT;
 }
 
+/* Y5_CUDA_OK for the elements of list[index] as they must be: of a number that a table takes, there
+ * and aligned. */
+y5_cuda_status check_elements(const char *list, int64_t index, const void *data, int64_t numel,
+                              size_t alignment, y5_cuda_error *error);
+
+/* check(item, number, error) for all items, up to the first failure. */
+template <typename Item>
+y5_cuda_status
+check_all(const Item *items, int64_t count,
+          y5_cuda_status (*check)(const Item *, int64_t, y5_cuda_error *), y5_cuda_error *error)
+{
+    y5_cuda_status status = Y5_CUDA_OK;
+    for (int64_t i = 0; i < count && status == Y5_CUDA_OK; i++) {
+        status = check(&items[i], i, error);
+    }
+    return status;
+}
+
 /* Chunks of a table must fit its 32-bit numbers, elements the 60 bits ema packs them into. */
 constexpr int64_t numel_limit = (int64_t)1 << 42;
 

@@ -59,20 +59,16 @@ check_layer(const y5_prune_layer *layer, int64_t index, y5_cuda_error *error)
         return fail(error, Y5_CUDA_BAD_ARGUMENT, "layers[%lld]: dtype %d, allowed are 0 to %d",
                     (long long)index, (int)layer->dtype, Y5_FLOATING_COUNT - 1);
     }
-    if (layer->numel < 0 || layer->numel > numel_limit || layer->count < 0 ||
-        layer->count > layer->numel) {
+    if (layer->count < 0 || layer->count > layer->numel) {
         return fail(error, Y5_CUDA_BAD_ARGUMENT, "layers[%lld]: %lld of %lld weights",
                     (long long)index, (long long)layer->count, (long long)layer->numel);
     }
     size_t bytes = y5_dtype_bytes(layer->dtype);
-    if (layer->numel > 0 && (layer->weights == NULL || layer->pruned == NULL)) {
-        return fail(error, Y5_CUDA_BAD_ARGUMENT, "layers[%lld]: a null pointer", (long long)index);
-    }
-    if (!is_aligned(layer->weights, bytes) || !is_aligned(layer->pruned, bytes)) {
-        return fail(error, Y5_CUDA_BAD_ARGUMENT, "layers[%lld]: not aligned to its elements",
-                    (long long)index);
-    }
-    return Y5_CUDA_OK;
+    y5_cuda_status status =
+        check_elements("layers", index, layer->weights, layer->numel, bytes, error);
+    return status != Y5_CUDA_OK
+               ? status
+               : check_elements("layers", index, layer->pruned, layer->numel, bytes, error);
 }
 
 /* All launches for the layers of one table. */
@@ -112,11 +108,9 @@ y5_cuda_status
 prune(const y5_cuda_where *where, const y5_prune_layer *layers, int64_t count, void *workspace,
       int64_t workspace_bytes, y5_cuda_error *error)
 {
-    for (int64_t i = 0; i < count; i++) {
-        y5_cuda_status status = check_layer(&layers[i], i, error);
-        if (status != Y5_CUDA_OK) {
-            return status;
-        }
+    y5_cuda_status status = check_all(layers, count, check_layer, error);
+    if (status != Y5_CUDA_OK) {
+        return status;
     }
     int64_t needed = prune_workspace_bytes(layers, count);
     if (workspace_bytes < needed || (workspace == NULL && needed > 0) ||
@@ -127,7 +121,7 @@ prune(const y5_cuda_where *where, const y5_prune_layer *layers, int64_t count, v
                     (long long)part_bytes);
     }
     device_guard guard;
-    y5_cuda_status status = guard.enter(where, error);
+    status = guard.enter(where, error);
     if (status != Y5_CUDA_OK) {
         return status;
     }

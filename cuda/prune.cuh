@@ -71,18 +71,9 @@ __launch_bounds__(block_threads, prune_resident_blocks)
         if (!state->tied) {
             return;
         }
-        uint32_t equal;
-        switch (layer.dtype) {
-        case Y5_FLOAT64:
-            equal = equals_of_thread<double>(layer, state->key, chunk);
-            break;
-        case Y5_FLOAT32:
-            equal = equals_of_thread<float>(layer, state->key, chunk);
-            break;
-        default:
-            equal = equals_of_thread<half_bits>(layer, state->key, chunk);
-            break;
-        }
+        uint32_t equal = with_key_type_of(layer.dtype, [&](auto weight) {
+            return equals_of_thread<decltype(weight)>(layer, state->key, chunk);
+        });
         uint32_t sum = block_sum(equal, warp_equals);
         if (threadIdx.x == 0) {
             workspace.chunk_equals[table.first_chunk[item] + chunk] = sum;
@@ -106,32 +97,16 @@ __device__ __forceinline__ void
 apply_bound(const T *weights, T *pruned, int count, key<T> bound)
 {
     constexpr int width = 16 / (int)sizeof(T);
-    constexpr int loads = width == 4 ? 4 : 1; /* float32 is what layers are made of */
     int packs = is_packed<T, width>(weights) && is_packed<T, width>(pruned) ? count / width : 0;
-#pragma unroll 1
-    for (int base = thread_number(); base < packs; base += block_threads * loads) {
-        packed<T, width> part[loads];
+    for_each_pack(weights, packs, [&](int at, const packed<T, width> &part) {
+        packed<T, width> result;
 #pragma unroll
-        for (int i = 0; i < loads; i++) {
-            int at = base + i * block_threads;
-            if (at < packs) {
-                part[i] = load_packed<T, width>(weights, at);
-            }
+        for (int j = 0; j < width; j++) {
+            T weight = unpack(part.word, j, T());
+            pack(result.word, j, masked(weight, key_of(weight) < bound));
         }
-#pragma unroll
-        for (int i = 0; i < loads; i++) {
-            int at = base + i * block_threads;
-            if (at < packs) {
-                packed<T, width> result;
-#pragma unroll
-                for (int j = 0; j < width; j++) {
-                    T weight = unpack(part[i].word, j, T());
-                    pack(result.word, j, masked(weight, key_of(weight) < bound));
-                }
-                store_packed<T, width>(pruned, at, result);
-            }
-        }
-    }
+        store_packed<T, width>(pruned, at, result);
+    });
 #pragma unroll 1
     for (int i = packs * width + thread_number(); i < count; i += block_threads) {
         pruned[i] = masked(weights[i], key_of(weights[i]) < bound);
@@ -198,20 +173,9 @@ __launch_bounds__(block_threads, prune_resident_blocks)
     for_each_chunk(table, [&](uint32_t item, uint32_t chunk) {
         const y5_prune_layer &layer = table.entries[item];
         const prune_state &state = workspace.states[item];
-        switch (layer.dtype) {
-        case Y5_FLOAT64:
-            apply_chunk<double>(layer, state, chunk, warp_equals);
-            break;
-        case Y5_FLOAT16:
-            apply_chunk<half_bits>(layer, state, chunk, warp_equals);
-            break;
-        case Y5_BFLOAT16:
-            apply_chunk<bfloat16_bits>(layer, state, chunk, warp_equals);
-            break;
-        default:
-            apply_chunk<float>(layer, state, chunk, warp_equals);
-            break;
-        }
+        with_type_of(layer.dtype, [&](auto weight) {
+            apply_chunk<decltype(weight)>(layer, state, chunk, warp_equals);
+        });
     });
 }
 

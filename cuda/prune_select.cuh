@@ -94,6 +94,14 @@ key_of(T weight)
     return weight.bits & 0x7fffU;
 }
 
+/* with_type_of() where only keys matter, which the 16-bit types have in common. */
+template <typename Body>
+__device__ __forceinline__ auto
+with_key_type_of(y5_dtype dtype, Body body)
+{
+    return with_type_of(dtype == Y5_BFLOAT16 ? Y5_FLOAT16 : dtype, body);
+}
+
 /* Neither none nor all of the layer: there is a threshold to be found. */
 __host__ __device__ inline bool
 is_selected(const y5_prune_layer &layer)
@@ -108,19 +116,18 @@ elements_of_chunk(const y5_prune_layer &layer, uint32_t chunk)
     return rest < prune_chunk_elements ? (int)rest : prune_chunk_elements;
 }
 
-/* Calls body(key) for this thread's part of `count` elements. */
+/* Calls each(i, pack) for this thread's share of `packs` packs of 16 bytes. */
 template <typename T, typename Body>
 __device__ __forceinline__ void
-for_each_key(const T *weights, int count, Body body)
+for_each_pack(const T *weights, int packs, Body each)
 {
     constexpr int width = 16 / (int)sizeof(T);
     constexpr int loads = width == 4 ? 4 : 1; /* float32 is what layers are made of */
-    int packs = is_packed<T, width>(weights) ? count / width : 0;
 #pragma unroll 1
     for (int base = thread_number(); base < packs; base += block_threads * loads) {
         packed<T, width> part[loads];
 #pragma unroll
-        for (int i = 0; i < loads; i++) {
+        for (int i = 0; i < loads; i++) { /* all loads before the first use */
             int at = base + i * block_threads;
             if (at < packs) {
                 part[i] = load_packed<T, width>(weights, at);
@@ -128,14 +135,27 @@ for_each_key(const T *weights, int count, Body body)
         }
 #pragma unroll
         for (int i = 0; i < loads; i++) {
-            if (base + i * block_threads < packs) {
-#pragma unroll
-                for (int j = 0; j < width; j++) {
-                    body(key_of(unpack(part[i].word, j, T())));
-                }
+            int at = base + i * block_threads;
+            if (at < packs) {
+                each(at, part[i]);
             }
         }
     }
+}
+
+/* Calls body(key) for this thread's part of `count` elements. */
+template <typename T, typename Body>
+__device__ __forceinline__ void
+for_each_key(const T *weights, int count, Body body)
+{
+    constexpr int width = 16 / (int)sizeof(T);
+    int packs = is_packed<T, width>(weights) ? count / width : 0;
+    for_each_pack(weights, packs, [&](int, const packed<T, width> &part) {
+#pragma unroll
+        for (int j = 0; j < width; j++) {
+            body(key_of(unpack(part.word, j, T())));
+        }
+    });
 #pragma unroll 1
     for (int i = packs * width + thread_number(); i < count; i += block_threads) {
         body(key_of(weights[i]));
@@ -295,17 +315,9 @@ __launch_bounds__(block_threads, prune_resident_blocks)
         }
         uint64_t known = workspace.states[item].key;
         uint32_t *copy = histogram[threadIdx.x / warp_threads % histogram_copies];
-        switch (layer.dtype) {
-        case Y5_FLOAT64:
-            count_digits<double>(layer, known, chunk, digit, copy);
-            break;
-        case Y5_FLOAT32:
-            count_digits<float>(layer, known, chunk, digit, copy);
-            break;
-        default:
-            count_digits<half_bits>(layer, known, chunk, digit, copy);
-            break;
-        }
+        with_key_type_of(layer.dtype, [&](auto weight) {
+            count_digits<decltype(weight)>(layer, known, chunk, digit, copy);
+        });
         chunks_done++;
     });
     flush();

@@ -25,6 +25,25 @@ fail(y5_cuda_error *error, y5_cuda_status status, const char *format, ...)
     return status;
 }
 
+y5_cuda_status
+check_elements(const char *list, int64_t index, const void *data, int64_t numel, size_t alignment,
+               y5_cuda_error *error)
+{
+    if (numel < 0 || numel > numel_limit) {
+        return fail(error, Y5_CUDA_BAD_ARGUMENT, "%s[%lld]: %lld elements", list, (long long)index,
+                    (long long)numel);
+    }
+    if (numel > 0 && data == NULL) {
+        return fail(error, Y5_CUDA_BAD_ARGUMENT, "%s[%lld]: a null pointer", list,
+                    (long long)index);
+    }
+    if (!is_aligned(data, alignment)) {
+        return fail(error, Y5_CUDA_BAD_ARGUMENT, "%s[%lld]: not aligned to its elements", list,
+                    (long long)index);
+    }
+    return Y5_CUDA_OK;
+}
+
 /* What an error of the runtime means, by cudaError_t's numbers, since older toolkits lack some
  * names. torch has a runtime and kernels of its own, which often mind nothing of what fails here;
  * where they do, torch raises. */

@@ -22,18 +22,8 @@ check_item(const y5_elements *item, int64_t index, y5_cuda_error *error)
         return fail(error, Y5_CUDA_BAD_ARGUMENT, "items[%lld]: dtype %d, allowed are 0 to %d",
                     (long long)index, (int)item->dtype, Y5_DTYPE_COUNT - 1);
     }
-    if (item->numel < 0 || item->numel > numel_limit) {
-        return fail(error, Y5_CUDA_BAD_ARGUMENT, "items[%lld]: %lld elements", (long long)index,
-                    (long long)item->numel);
-    }
-    if (item->numel > 0 && item->data == NULL) {
-        return fail(error, Y5_CUDA_BAD_ARGUMENT, "items[%lld]: a null pointer", (long long)index);
-    }
-    if (!is_aligned(item->data, alignment_of(item->dtype))) {
-        return fail(error, Y5_CUDA_BAD_ARGUMENT, "items[%lld]: not aligned to its elements",
-                    (long long)index);
-    }
-    return Y5_CUDA_OK;
+    return check_elements("items", index, item->data, item->numel, alignment_of(item->dtype),
+                          error);
 }
 
 static int64_t
@@ -57,14 +47,11 @@ sparsity_count(const y5_cuda_where *where, const y5_elements *items, int64_t cou
                     "zeros: %lld numbers at %p, allowed are 1 or %lld, aligned to 8",
                     (long long)zeros_count, (void *)zeros, (long long)count);
     }
-    for (int64_t i = 0; i < count; i++) {
-        y5_cuda_status status = check_item(&items[i], i, error);
-        if (status != Y5_CUDA_OK) {
-            return status;
-        }
-    }
     device_guard guard;
-    y5_cuda_status status = guard.enter(where, error);
+    y5_cuda_status status = check_all(items, count, check_item, error);
+    if (status == Y5_CUDA_OK) {
+        status = guard.enter(where, error);
+    }
     if (status == Y5_CUDA_OK && zeros_count > 0) {
         status = check(cudaMemsetAsync(zeros, 0, (size_t)zeros_count * sizeof(*zeros),
                                        (cudaStream_t)where->stream),

@@ -1,5 +1,6 @@
 /* float16 and bfloat16 to and from float32, one element at a time, as IEEE 754 rounds.
- * NaN keeps its sign and becomes quiet, as the F16C instructions and torch do. */
+ * NaN keeps its sign and becomes quiet, as the F16C instructions and torch do. The emulated GPU
+ * converts by these too; a real one has instructions of its own (cuda/device.cuh). */
 #ifndef Y5_HALF_H
 #define Y5_HALF_H
 

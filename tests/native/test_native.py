@@ -216,9 +216,9 @@ SLIPS = (
     ("sparsity.inc", "COUNT_WORDS(8, 255)", "COUNT_WORDS(8, 256)", "test_sparsity.c"),
     ("sparsity.inc", "COUNT_WORDS(16, 65535)", "COUNT_WORDS(16, 65536)", "test_sparsity.c"),
     ("items.h", "0x7f7f7f7f7f7f7f7fU", "UINT64_MAX", "test_sparsity.c"),
-    ("prune_words.inc", "wanted < last.equal", "wanted <= last.equal", "test_prune.c"),
-    ("prune_words.inc", "&& limit != 0 &&", "&&", "test_prune.c"),
-    ("prune_words.inc", "wanted > 0 && length < count", "wanted > 0", "test_races.c"),
+    ("prune_apply.inc", "wanted < last.equal", "wanted <= last.equal", "test_prune.c"),
+    ("prune_apply.inc", "&& limit != 0 &&", "&&", "test_prune.c"),
+    ("prune_apply.inc", "wanted > 0 && length < count", "wanted > 0", "test_races.c"),
     ("prune.c", DRAW_A_LAYER, DRAW_A_LAYER.replace("= ", "= 1 + "), "test_prune.c"),
     ("prune_ties.c", "last[-1 - i] < beyond", "last[-1 - i] < lowest", "test_prune_ties.c"),
     ("prune_ties.c", "cut <= nth", "cut < nth", "test_prune_ties.c"),
@@ -255,7 +255,7 @@ def test_a_slip_in_the_core_is_noticed(
     assert text in original, "the slip no longer fits; choose another one"
     (core / name).write_text(original.replace(text, slip, 1))
     includers = {"half.h": HERE / "test_half.c", "items.h": core / "sparsity.c"}
-    source = includers.get(name, core / f"{Path(name).stem.removesuffix('_words')}.c")
+    source = includers.get(name, core / f"{Path(name).stem.removesuffix('_apply')}.c")
     shutil.copytree(objects, tmp_path / "objects")
     compile_objects([source], tmp_path / "objects", "gcc", *QUICKLY, f"-I{tmp_path / 'csrc'}")
     program = link_program(tmp_path / "objects", "gcc")

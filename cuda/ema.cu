@@ -86,7 +86,7 @@ ema_update(const y5_cuda_where *where, const y5_ema_pair *pairs, int64_t count, 
            y5_cuda_error *error)
 {
     double rest = 1.0 - decay;
-    ema_scalars scalars = {decay, rest, (float)decay, (float)rest};
+    ema_scalars scalars = {{decay, rest}, {(float)decay, (float)rest}};
     device_guard guard;
     y5_cuda_status status = check_all(pairs, count, check_pair, error);
     if (status == Y5_CUDA_OK) {

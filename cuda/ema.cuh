@@ -11,12 +11,16 @@ namespace y5 {
 /* Elements of a chunk: 4 accesses of 16 bytes per thread and stream in float32. */
 constexpr int ema_chunk_elements = 4096;
 
+/* The scalars in one type. */
+template <typename Wide> struct ema_factors {
+    Wide decay;
+    Wide rest; /* 1 - decay, computed in double before any rounding */
+};
+
 /* The scalars, rounded once as torch rounds them. */
 struct ema_scalars {
-    double decay;
-    double rest;
-    float decay_float32;
-    float rest_float32;
+    ema_factors<double> in_double;
+    ema_factors<float> in_float;
 };
 
 struct ema_entry {
@@ -25,28 +29,16 @@ struct ema_entry {
     uint64_t numel_and_dtypes; /* numel * 16 + average_dtype * 4 + source_dtype */
 };
 
-__device__ __forceinline__ float
-decay_of(const ema_scalars &scalars, float)
+__device__ __forceinline__ const ema_factors<float> &
+factors_of(const ema_scalars &scalars, float)
 {
-    return scalars.decay_float32;
+    return scalars.in_float;
 }
 
-__device__ __forceinline__ double
-decay_of(const ema_scalars &scalars, double)
+__device__ __forceinline__ const ema_factors<double> &
+factors_of(const ema_scalars &scalars, double)
 {
-    return scalars.decay;
-}
-
-__device__ __forceinline__ float
-rest_of(const ema_scalars &scalars, float)
-{
-    return scalars.rest_float32;
-}
-
-__device__ __forceinline__ double
-rest_of(const ema_scalars &scalars, double)
-{
-    return scalars.rest;
+    return scalars.in_double;
 }
 
 /* Each product is rounded to its own tensor's type; the sum is taken in the wider of both. */
@@ -54,8 +46,9 @@ template <typename To, typename From>
 __device__ __forceinline__ To
 ema_element(To average, From source, const ema_scalars &scalars)
 {
-    wide<To> kept = rounded<To>(multiply(widen(average), decay_of(scalars, wide<To>())));
-    wide<From> added = rounded<From>(multiply(widen(source), rest_of(scalars, wide<From>())));
+    wide<To> kept = rounded<To>(multiply(widen(average), factors_of(scalars, wide<To>()).decay));
+    wide<From> added =
+        rounded<From>(multiply(widen(source), factors_of(scalars, wide<From>()).rest));
     typedef decltype(kept + added) sum;
     return narrow<To>(add((sum)kept, (sum)added));
 }

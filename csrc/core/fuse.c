@@ -23,7 +23,7 @@
 
 /* Fuses rows first ... last - 1 of a pair, `layout` being the weight's or NULL; true where one is
  * doubtful. */
-typedef bool (*fuse_kernel)(const y5_fuse_pair *pair, const y5_fuse_layout *layout, int64_t first,
+typedef bool (*fuse_kernel)(const y5_fuse_pair *pair, const y5_tensor *layout, int64_t first,
                             int64_t last);
 
 /* Element `index` of an array of a floating type. */
@@ -115,7 +115,7 @@ fuse_bias(const y5_fuse_pair *pair, int64_t row, double *scale)
 
 /* Any types, any layout: one element after another. */
 static bool
-fuse_any(const y5_fuse_pair *pair, const y5_fuse_layout *layout, int64_t first, int64_t last)
+fuse_any(const y5_fuse_pair *pair, const y5_tensor *layout, int64_t first, int64_t last)
 {
     y5_dtype dtype = pair->dtype;
     bool doubtful = false;
@@ -123,20 +123,15 @@ fuse_any(const y5_fuse_pair *pair, const y5_fuse_layout *layout, int64_t first, 
         double scale = 0;
         doubtful |= fuse_bias(pair, row, &scale);
         for (int64_t column = 0; column < pair->columns; column++) {
-            int64_t at = row * pair->columns + column;
-            if (layout != NULL) {
-                int64_t rest = column;
-                at = row * layout->row_stride;
-                for (int32_t i = layout->ndim - 1; i >= 0; i--) {
-                    at += rest % layout->shape[i] * layout->strides[i];
-                    rest /= layout->shape[i];
-                }
-            }
+            int64_t to = row * pair->columns + column;
+            int64_t at = layout == NULL ? to
+                                        : row * layout->strides[0] +
+                                              y5_offset_of(column, layout->ndim - 1,
+                                                           layout->shape + 1, layout->strides + 1);
             double weight = load(pair->weight, at, dtype);
             double product = nearest(scale * weight, dtype);
             doubtful |= is_doubtful(scale, weight, product, dtype);
-            store(pair->fused_weight, row * pair->columns + column, pair->fused_dtype,
-                  product + 0.0);
+            store(pair->fused_weight, to, pair->fused_dtype, product + 0.0);
         }
     }
     return doubtful;
@@ -149,7 +144,7 @@ static const fuse_kernel kernels[Y5_LEVEL_COUNT] = Y5_EACH_LEVEL(fuse_rows);
 
 typedef struct {
     const y5_fuse_pair *pairs;
-    const y5_fuse_layout *layouts;
+    const y5_tensor *layouts;
     _Atomic int32_t *doubtful;
     fuse_kernel kernel;
 } fuse_work;
@@ -188,7 +183,7 @@ y5_fuse_variances(const y5_fuse_pair *pair, void *sums)
 }
 
 void
-y5_fuse(const y5_run *run, const y5_fuse_pair *pairs, const y5_fuse_layout *layouts, int64_t count,
+y5_fuse(const y5_run *run, const y5_fuse_pair *pairs, const y5_tensor *layouts, int64_t count,
         _Atomic int32_t *doubtful)
 {
     fuse_work work = {pairs, layouts, doubtful, kernels[run->level]};

@@ -94,14 +94,6 @@ y5_status y5_scale_img_plan(y5_scale_img *job, const y5_tensor *image, const y5_
  * own; Y5_NO_MEMORY, with nothing written, where they are not to be had. */
 y5_status y5_scale_img_run(const y5_run *run, const y5_scale_img *job, y5_error *error);
 
-/* Where the elements of a convolution's weight lie that are not in one gapless row-major order. */
-typedef struct {
-    int32_t ndim; /* of one row, the first dimension left out; at least 1 */
-    int64_t row_stride;
-    int64_t shape[Y5_MAX_DIMS];
-    int64_t strides[Y5_MAX_DIMS];
-} y5_fuse_layout;
-
 /* sums[i] = variance[i] + epsilon, rounded to the type, epsilon to float32 first unless the type is
  * float64. */
 void y5_fuse_variances(const y5_fuse_pair *pair, void *sums);
@@ -113,8 +105,8 @@ void y5_fuse_variances(const y5_fuse_pair *pair, void *sums);
  * where all do. doubtful[i] becomes 1 where the original's matrix product may have other bits:
  * weights or biases that are not finite, products that vanish. Reads each element once and writes
  * it once; 8 bytes of memory a pair. Nothing may overlap but fused_bias and roots. */
-void y5_fuse(const y5_run *run, const y5_fuse_pair *pairs, const y5_fuse_layout *layouts,
-             int64_t count, _Atomic int32_t *doubtful);
+void y5_fuse(const y5_run *run, const y5_fuse_pair *pairs, const y5_tensor *layouts, int64_t count,
+             _Atomic int32_t *doubtful);
 
 #define Y5_MT19937_WORDS 624
 

@@ -58,12 +58,7 @@ y5_sparsity_count_tensor(y5_level level, const y5_tensor *tensor)
     int64_t step = rows ? tensor->shape[inner] : 1;
     int64_t zeros = 0;
     for (int64_t element = 0; element < tensor->numel; element += step) {
-        int64_t rest = element;
-        int64_t offset = 0;
-        for (int64_t i = inner; i >= 0; i--) {
-            offset += rest % tensor->shape[i] * tensor->strides[i];
-            rest /= tensor->shape[i];
-        }
+        int64_t offset = y5_offset_of(element, tensor->ndim, tensor->shape, tensor->strides);
         zeros += kernels[level]((const char *)tensor->data + offset * bytes, step, tensor->dtype);
     }
     return zeros;

@@ -96,6 +96,19 @@ bool y5_tensor_is_dense(const y5_tensor *tensor);
 /* True where both have the same shape and walk their memory in the same order. */
 bool y5_tensor_same_order(const y5_tensor *a, const y5_tensor *b);
 
+/* How many elements behind the first one an element lies that has this index in the order of
+ * indices. */
+static inline int64_t
+y5_offset_of(int64_t index, int32_t ndim, const int64_t *shape, const int64_t *strides)
+{
+    int64_t offset = 0;
+    for (int32_t i = ndim - 1; i >= 0; i--) {
+        offset += index % shape[i] * strides[i];
+        index /= shape[i];
+    }
+    return offset;
+}
+
 /* The half-open range of addresses the elements touch. Both are 0 for an empty tensor. */
 void y5_tensor_range(const y5_tensor *tensor, uintptr_t *begin, uintptr_t *end);
 

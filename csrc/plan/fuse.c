@@ -20,25 +20,26 @@ y5_fuse_name(y5_fuse_role role)
     return names[role];
 }
 
+void
+y5_fuse_set(y5_fuse_pair *item, y5_fuse_role role, void *data)
+{
+    const void **const inputs[] = {
+        [Y5_FUSE_WEIGHT] = &item->weight, [Y5_FUSE_BIAS] = &item->bias,
+        [Y5_FUSE_GAMMA] = &item->gamma,   [Y5_FUSE_BETA] = &item->beta,
+        [Y5_FUSE_MEAN] = &item->mean,     [Y5_FUSE_VARIANCE] = &item->variance,
+    };
+    if (role < Y5_FUSED_WEIGHT) {
+        *inputs[role] = data;
+    } else {
+        *(role == Y5_FUSED_WEIGHT ? &item->fused_weight : &item->fused_bias) = data;
+    }
+}
+
 static void
 start(void *data)
 {
     y5_fuse_plan *self = data;
     self->bytes = 0;
-}
-
-/* Describes a weight that does not lie row after row. */
-static y5_fuse_layout
-layout_of(const y5_tensor *weight)
-{
-    y5_fuse_layout layout = {0};
-    if (!y5_tensor_is_contiguous(weight)) {
-        layout.ndim = weight->ndim - 1;
-        layout.row_stride = weight->strides[0];
-        memcpy(layout.shape, weight->shape + 1, sizeof(int64_t) * (size_t)layout.ndim);
-        memcpy(layout.strides, weight->strides + 1, sizeof(int64_t) * (size_t)layout.ndim);
-    }
-    return layout;
 }
 
 static bool
@@ -60,7 +61,7 @@ take_weight(y5_fuse_plan *self, int64_t at, const y5_tensor *weight, y5_error *e
     item->dtype = weight->dtype;
     item->rows = weight->shape[0];
     item->columns = weight->numel / weight->shape[0];
-    self->layouts[at] = layout_of(weight);
+    self->layouts[at] = y5_tensor_is_contiguous(weight) ? (y5_tensor){0} : *weight;
     self->bytes += PASSES * weight->numel * (int64_t)y5_dtype_bytes(weight->dtype);
     return Y5_OK;
 }
@@ -93,29 +94,11 @@ take_vector(y5_fuse_plan *self, int64_t at, y5_fuse_role role, const y5_tensor *
         return y5_refuse(error,
                          "a batch norm or bias unlike the convolution in type or size, or gaps");
     }
-    switch (role) {
-    case Y5_FUSE_BIAS:
-        item->bias = vector->data;
-        break;
-    case Y5_FUSE_GAMMA:
-        item->gamma = vector->data;
-        break;
-    case Y5_FUSE_BETA:
-        item->beta = vector->data;
-        break;
-    case Y5_FUSE_MEAN:
-        item->mean = vector->data;
-        break;
-    case Y5_FUSE_VARIANCE:
-        item->variance = vector->data;
-        break;
-    case Y5_FUSED_BIAS:
-        item->fused_bias = vector->data;
-        self->roots[at] = dtype == item->dtype ? vector->data : NULL; /* or the next one's */
-        break;
-    default:
-        self->roots[at] = vector->data;
-        break;
+    if (role >= Y5_FUSED_BIAS) { /* a bias of another type is followed by memory for the roots */
+        self->roots[at] = dtype == item->dtype ? vector->data : NULL;
+    }
+    if (role != Y5_FUSE_ROOTS) {
+        y5_fuse_set(item, role, vector->data);
     }
     return Y5_OK;
 }

@@ -24,6 +24,9 @@ typedef enum {
 /* The name of a role, for messages. */
 const char *y5_fuse_name(y5_fuse_role role);
 
+/* Points the item at a tensor of this role; there is no place for roots. */
+void y5_fuse_set(y5_fuse_pair *item, y5_fuse_role role, void *data);
+
 /* The group of a role: which look it belongs to. */
 #define Y5_FUSE_GROUP(role) (1U << (role))
 
@@ -36,8 +39,8 @@ typedef struct {
 /* Zero-initialise; release with y5_fuse_plan_free on every path. */
 typedef struct {
     y5_fuse_pair *items;
-    y5_fuse_layout *layouts; /* those of weights that lie row after row have no dimensions */
-    void **roots;            /* where the square roots are kept */
+    y5_tensor *layouts; /* weights; without dimensions where they lie row after row */
+    void **roots;       /* where the square roots are kept */
     _Atomic int32_t *doubtful;
     int64_t (*shapes)[4]; /* of the weights, as the convolutions state them; set by the caller */
     y5_fuse_slot *slots;  /* of the call's tensors, one after another; set by the caller */

@@ -58,22 +58,15 @@ finish_pair(y5_gpu_fuse_plan *self, y5_error *error)
     if (status != Y5_OK) {
         return status;
     }
+    const y5_tensor *weight = &tensors[Y5_FUSE_WEIGHT];
     y5_fuse_pair *item = &self->items[self->pair++];
-    *item = (y5_fuse_pair){
-        .weight = tensors[Y5_FUSE_WEIGHT].data,
-        .bias = has_bias ? tensors[Y5_FUSE_BIAS].data : NULL,
-        .gamma = tensors[Y5_FUSE_GAMMA].data,
-        .beta = tensors[Y5_FUSE_BETA].data,
-        .mean = tensors[Y5_FUSE_MEAN].data,
-        .variance = tensors[Y5_FUSE_VARIANCE].data,
-        .fused_weight = tensors[Y5_FUSED_WEIGHT].data,
-        .fused_bias = tensors[Y5_FUSED_BIAS].data,
-        .epsilon = item->epsilon,
-        .rows = tensors[Y5_FUSE_WEIGHT].shape[0],
-        .columns = tensors[Y5_FUSE_WEIGHT].numel / tensors[Y5_FUSE_WEIGHT].shape[0],
-        .dtype = tensors[Y5_FUSE_WEIGHT].dtype,
-        .fused_dtype = tensors[Y5_FUSED_WEIGHT].dtype,
-    };
+    for (y5_fuse_role i = Y5_FUSE_WEIGHT; i < Y5_FUSE_GPU_ROLES; i++) {
+        y5_fuse_set(item, i, i == Y5_FUSE_BIAS && !has_bias ? NULL : tensors[i].data);
+    }
+    item->rows = weight->shape[0];
+    item->columns = weight->numel / weight->shape[0];
+    item->dtype = weight->dtype;
+    item->fused_dtype = tensors[Y5_FUSED_WEIGHT].dtype;
     self->next = Y5_FUSE_WEIGHT;
     return Y5_OK;
 }

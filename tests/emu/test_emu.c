@@ -60,16 +60,6 @@ random_numel(void)
     return near > 0 ? near : 1;
 }
 
-void
-check_same(const void *got, const void *expected, int64_t numel, y5_dtype dtype, const char *what)
-{
-    for (int64_t i = 0; i < numel; i++) {
-        CHECK(same_element(got, expected, i, dtype), "%s, element %d of %d of dtype %d: %a, not %a",
-              what, (int)i, (int)numel, dtype, get_element(got, i, dtype),
-              get_element(expected, i, dtype));
-    }
-}
-
 static int
 plant(const char *mistake)
 {

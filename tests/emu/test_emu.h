@@ -44,8 +44,4 @@ array copy_of(const array *original);
 /* A number of elements: often around a chunk's or a vector's end. */
 int64_t random_numel(void);
 
-/* Ends the program at the first element that differs; NaN equals NaN. */
-void check_same(const void *got, const void *expected, int64_t numel, y5_dtype dtype,
-                const char *what);
-
 #endif

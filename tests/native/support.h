@@ -66,6 +66,10 @@ void fill(void *data, int64_t count, y5_dtype dtype);
 /* True where two elements of a floating type have the same bits, or are both NaN. */
 bool same_element(const void *a, const void *b, int64_t index, y5_dtype dtype);
 
+/* Ends the program at the first element that differs; NaN equals NaN. */
+void check_same(const void *got, const void *expected, int64_t numel, y5_dtype dtype,
+                const char *what);
+
 /* The pool: as many threads as set last, each with one contiguous part of the range. */
 void pool_set_threads(int32_t threads);
 int64_t pool_calls(void);

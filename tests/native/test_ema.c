@@ -37,16 +37,6 @@ expect(void *average, const void *source, int64_t count, y5_dtype to, y5_dtype f
     }
 }
 
-static void
-check_equal(const void *got, const void *expected, int64_t count, y5_dtype dtype, const char *where)
-{
-    for (int64_t i = 0; i < count; i++) {
-        CHECK(same_element(got, expected, i, dtype), "%s, element %d of %d of dtype %d: %a, not %a",
-              where, (int)i, (int)count, dtype, get_element(got, i, dtype),
-              get_element(expected, i, dtype));
-    }
-}
-
 static void *
 copy_of(const void *data, int64_t bytes)
 {
@@ -115,7 +105,7 @@ check_type_pair(y5_level level, y5_dtype to, y5_dtype from)
         }
         for (int64_t i = 0; i < SIZES; i++) {
             int64_t count = to_do.pairs[i].numel;
-            check_equal(to_do.pairs[i].average, to_do.expected[i], count, to, "contiguous");
+            check_same(to_do.pairs[i].average, to_do.expected[i], count, to, "contiguous");
             memcpy(to_do.pairs[i].average, to_do.initial[i], (size_t)(count * bytes));
         }
     }
@@ -149,7 +139,7 @@ check_decays(y5_level level)
             expect(expected, source, COUNT, to, from, decays[d]);
             y5_ema_pair pair = {average, source, COUNT, to, from};
             update_one(level, &pair, decays[d]);
-            check_equal(average, expected, COUNT, to, "decay");
+            check_same(average, expected, COUNT, to, "decay");
         }
     }
 }
@@ -170,7 +160,7 @@ check_every_half(y5_level level, y5_dtype dtype)
         expect(expected, sides[1], COUNT, dtype, dtype, 0.9);
         y5_ema_pair pair = {sides[0], sides[1], COUNT, dtype, dtype};
         update_one(level, &pair, 0.9);
-        check_equal(sides[0], expected, COUNT, dtype, "every pattern");
+        check_same(sides[0], expected, COUNT, dtype, "every pattern");
     }
 }
 
@@ -236,7 +226,7 @@ check_layout(y5_level level, y5_tensor *average, int32_t threads)
     pool_set_threads(threads);
     y5_ema_update(&run, &pair, layouts, 1, 0.93);
     /* The whole block: the gaps are to stay as they were. */
-    check_equal(blocks[0], expected, spans[0], average->dtype, "strided");
+    check_same(blocks[0], expected, spans[0], average->dtype, "strided");
     for (int side = 0; side < 2; side++) {
         free(blocks[side]);
         free(offsets[side]);

@@ -12,7 +12,7 @@ enum { WEIGHT, BIAS, GAMMA, BETA, MEAN, VARIANCE, FUSED, INPUTS = FUSED };
 /* One pair with memory of its own and nothing behind it. */
 typedef struct {
     y5_fuse_pair pair;
-    const y5_fuse_layout *layout; /* or NULL */
+    const y5_tensor *layout; /* or NULL */
     void *roots;
     _Atomic int32_t doubtful;
     void *inputs[INPUTS];
@@ -164,9 +164,9 @@ check_threads(y5_level level)
 static void
 check_layouts(y5_level level)
 {
-    static const y5_fuse_layout layouts[] = {
-        {3, 60, {5, 3, 4}, {1, 20, 5}}, /* channels last */
-        {3, 1, {5, 3, 4}, {8, 40, 120}},
+    static const y5_tensor layouts[] = {
+        {.ndim = 4, .shape = {8, 5, 3, 4}, .strides = {60, 1, 20, 5}}, /* channels last */
+        {.ndim = 4, .shape = {8, 5, 3, 4}, .strides = {1, 8, 40, 120}},
     };
     for (size_t i = 0; i < 2; i++) {
         problem made;
@@ -178,9 +178,9 @@ check_layouts(y5_level level)
         float *ordered = allocate(480 * 4);
         for (int64_t at = 0; at < 480; at++) {
             int64_t column = at % 60;
-            int64_t from = at / 60 * layouts[i].row_stride + column % 4 * layouts[i].strides[2] +
-                           column / 4 % 3 * layouts[i].strides[1] +
-                           column / 12 * layouts[i].strides[0];
+            int64_t from = at / 60 * layouts[i].strides[0] + column % 4 * layouts[i].strides[3] +
+                           column / 4 % 3 * layouts[i].strides[2] +
+                           column / 12 * layouts[i].strides[1];
             ordered[at] = ((const float *)made.inputs[WEIGHT])[from];
         }
         plain.pair.weight = ordered;

@@ -361,32 +361,19 @@ static void
 race_scale_img(y5_level level, int32_t variant, bool interleaved)
 {
     enum { CHANNELS = 3, HEIGHT = 61, WIDTH = 83 };
-    static const int64_t resized[2] = {44, 101};
     writing work = {.count = 0};
-    int64_t last = interleaved ? CHANNELS : 1;
-    y5_tensor image = {
-        .numel = CHANNELS * HEIGHT * WIDTH,
+    fenced result = fence(CHANNELS * 64 * 96 * (int64_t)sizeof(float));
+    y5_scale_img job = {
+        .image = add_area(&work, CHANNELS * HEIGHT * WIDTH * (int64_t)sizeof(float)),
+        .output = result.data,
+        .planes = interleaved ? 1 : CHANNELS,
+        .interleaved = interleaved ? CHANNELS : 1,
+        .channels = CHANNELS,
+        .rows = {HEIGHT, 44, 64},
+        .columns = {WIDTH, 101, 96},
         .dtype = Y5_FLOAT32,
-        .device = Y5_CPU,
-        .ndim = 4,
-        .shape = {1, CHANNELS, HEIGHT, WIDTH},
-        .strides = {CHANNELS * HEIGHT * WIDTH, interleaved ? 1 : HEIGHT * WIDTH, WIDTH * last,
-                    last},
+        .variant = variant,
     };
-    y5_tensor output = image;
-    output.shape[2] = 64;
-    output.shape[3] = 96;
-    output.numel = CHANNELS * 64 * 96;
-    output.strides[0] = output.numel;
-    output.strides[1] = interleaved ? 1 : 64 * 96;
-    output.strides[2] = 96 * last;
-    image.data = add_area(&work, image.numel * (int64_t)sizeof(float));
-    fenced result = fence(output.numel * (int64_t)sizeof(float));
-    output.data = result.data;
-    y5_error error = {0};
-    y5_scale_img job;
-    CHECK(y5_scale_img_plan(&job, &image, &output, resized, variant, &error) == Y5_OK, "%s",
-          error.message);
     race(&work, scale_once, &job, level, false, "scale_img");
     take_down(&result, "the resized image");
 }

@@ -102,7 +102,7 @@ SLIPS = (
     ("prune_select.cuh", "chunks_done == chunks;", "chunks_done >= 1;", "prune", "pruned"),
     ("prune.cuh", "before < wanted);", "before <= wanted);", "prune", "pruned"),
     ("prune.cuh", "(int64_t)chunk < state.tie_chunk;", "true;", "prune", "pruned"),
-    ("scale_img.cuh", "job.below_blend", "job.above_blend", "scale_img", "variant"),
+    ("scale_img.cuh", "work.below_blend", "work.above_blend", "scale_img", "variant"),
     ("scale_img.cuh", "axis.input - 1;", "axis.input;", "scale_img", "element"),
     ("runtime.cu", "cudaSetDevice(previous_)", "cudaSuccess", "failures", "left on device"),
     ("runtime.cu", "(void)cudaGetLastError(); /* told", "/*", "failures", "a good call after"),

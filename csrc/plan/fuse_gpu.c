@@ -14,7 +14,6 @@ start(void *data)
 {
     y5_gpu_fuse_plan *self = data;
     self->pair = 0;
-    self->next = Y5_FUSE_WEIGHT;
     self->doubtful = NULL;
 }
 
@@ -67,14 +66,12 @@ finish_pair(y5_gpu_fuse_plan *self, y5_error *error)
     item->columns = weight->numel / weight->shape[0];
     item->dtype = weight->dtype;
     item->fused_dtype = tensors[Y5_FUSED_WEIGHT].dtype;
-    self->next = Y5_FUSE_WEIGHT;
     return Y5_OK;
 }
 
 static y5_status
 take(void *data, int64_t index, const y5_tensor *tensor, y5_error *error)
 {
-    (void)index;
     y5_gpu_fuse_plan *self = data;
     if (self->pair == self->count) {
         self->doubtful = tensor->data;
@@ -83,15 +80,14 @@ take(void *data, int64_t index, const y5_tensor *tensor, y5_error *error)
                    ? Y5_OK
                    : y5_fail(error, Y5_BAD_VALUE, "doubtful", "expected an int32 for each pair");
     }
-    y5_fuse_role role = self->next;
+    y5_fuse_role role = (y5_fuse_role)self->roles[index];
     const char *reason = y5_not_floating(tensor);
     reason = reason != NULL ? reason : y5_not_aligned(tensor);
     if (reason != NULL) {
         return refuse(error, role, reason);
     }
     self->tensors[role] = *tensor;
-    self->next = role == Y5_FUSE_WEIGHT && !self->has_bias[self->pair] ? Y5_FUSE_GAMMA : role + 1;
-    return self->next == Y5_FUSE_GPU_ROLES ? finish_pair(self, error) : Y5_OK;
+    return role == Y5_FUSED_BIAS ? finish_pair(self, error) : Y5_OK;
 }
 
 static y5_status

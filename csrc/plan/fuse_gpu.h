@@ -11,7 +11,6 @@ typedef struct {
     uint8_t *roles;      /* of the call's tensors, one after another; set by the caller */
     int64_t count;
     int64_t pair; /* the one that is taken */
-    y5_fuse_role next;
     y5_tensor tensors[Y5_FUSE_GPU_ROLES];
     int32_t *doubtful; /* device memory of `count` numbers */
 } y5_gpu_fuse_plan;

@@ -52,74 +52,34 @@ class Where(ctypes.Structure):
     ]
 
 
-class EmaPair(ctypes.Structure):
-    _fields_: ClassVar[list[tuple[str, Any]]] = [
-        ("average", Pointer),
-        ("source", Pointer),
-        ("numel", Int64),
-        ("average_dtype", Int32),
-        ("source_dtype", Int32),
-    ]
+def structure(name: str, **fields: Any) -> type[ctypes.Structure]:
+    """A C struct with these fields, in this order."""
+    return type(name, (ctypes.Structure,), {"_fields_": list(fields.items())})
 
 
-class Elements(ctypes.Structure):
-    _fields_: ClassVar[list[tuple[str, Any]]] = [
-        ("data", Pointer),
-        ("numel", Int64),
-        ("dtype", Int32),
-    ]
-
-
-class FusePair(ctypes.Structure):
-    _fields_: ClassVar[list[tuple[str, Any]]] = [
-        ("weight", Pointer),
-        ("bias", Pointer),
-        ("gamma", Pointer),
-        ("beta", Pointer),
-        ("mean", Pointer),
-        ("variance", Pointer),
-        ("fused_weight", Pointer),
-        ("fused_bias", Pointer),
-        ("epsilon", ctypes.c_double),
-        ("rows", Int64),
-        ("columns", Int64),
-        ("dtype", Int32),
-        ("fused_dtype", Int32),
-    ]
-
-
-class PruneLayer(ctypes.Structure):
-    _fields_: ClassVar[list[tuple[str, Any]]] = [
-        ("weights", Pointer),
-        ("pruned", Pointer),
-        ("numel", Int64),
-        ("count", Int64),
-        ("dtype", Int32),
-        ("ambiguous", ctypes.c_bool),
-    ]
-
-
-class Axis(ctypes.Structure):
-    _fields_: ClassVar[list[tuple[str, Any]]] = [
-        ("input", Int64),
-        ("resized", Int64),
-        ("output", Int64),
-    ]
-
-
-class ScaleImg(ctypes.Structure):
-    _fields_: ClassVar[list[tuple[str, Any]]] = [
-        ("image", Pointer),
-        ("output", Pointer),
-        ("planes", Int64),
-        ("interleaved", Int64),
-        ("channels", Int64),
-        ("rows", Axis),
-        ("columns", Axis),
-        ("dtype", Int32),
-        ("variant", Int32),
-    ]
-
+# The items of csrc/core/items.h.
+EmaPair = structure(
+    "EmaPair",
+    average=Pointer, source=Pointer, numel=Int64, average_dtype=Int32, source_dtype=Int32,
+)  # fmt: skip
+Elements = structure("Elements", data=Pointer, numel=Int64, dtype=Int32)
+PruneLayer = structure(
+    "PruneLayer",
+    weights=Pointer, pruned=Pointer, numel=Int64, count=Int64, dtype=Int32,
+    ambiguous=ctypes.c_bool,
+)  # fmt: skip
+FusePair = structure(
+    "FusePair",
+    weight=Pointer, bias=Pointer, gamma=Pointer, beta=Pointer, mean=Pointer, variance=Pointer,
+    fused_weight=Pointer, fused_bias=Pointer, epsilon=ctypes.c_double, rows=Int64, columns=Int64,
+    dtype=Int32, fused_dtype=Int32,
+)  # fmt: skip
+Axis = structure("Axis", input=Int64, resized=Int64, output=Int64)
+ScaleImg = structure(
+    "ScaleImg",
+    image=Pointer, output=Pointer, planes=Int64, interleaved=Int64, channels=Int64, rows=Axis,
+    columns=Axis, dtype=Int32, variant=Int32,
+)  # fmt: skip
 
 _ERROR = ctypes.POINTER(Error)
 _WHERE = ctypes.POINTER(Where)

@@ -162,12 +162,16 @@ same_element(const void *a, const void *b, int64_t index, y5_dtype dtype)
 }
 
 void
-check_same(const void *got, const void *expected, int64_t numel, y5_dtype dtype, const char *what)
+check_same_at(const char *file, int line, const void *got, const void *expected, int64_t numel,
+              y5_dtype dtype, const char *what)
 {
     for (int64_t i = 0; i < numel; i++) {
-        CHECK(same_element(got, expected, i, dtype), "%s, element %d of %d of dtype %d: %a, not %a",
-              what, (int)i, (int)numel, dtype, get_element(got, i, dtype),
-              get_element(expected, i, dtype));
+        if (!same_element(got, expected, i, dtype)) {
+            fprintf(stderr, "%s:%d: %s, element %d of %d of dtype %d: %a, not %a\n", file, line,
+                    what, (int)i, (int)numel, dtype, get_element(got, i, dtype),
+                    get_element(expected, i, dtype));
+            exit(1);
+        }
     }
 }
 

@@ -67,8 +67,9 @@ void fill(void *data, int64_t count, y5_dtype dtype);
 bool same_element(const void *a, const void *b, int64_t index, y5_dtype dtype);
 
 /* Ends the program at the first element that differs; NaN equals NaN. */
-void check_same(const void *got, const void *expected, int64_t numel, y5_dtype dtype,
-                const char *what);
+#define check_same(...) check_same_at(__FILE__, __LINE__, __VA_ARGS__)
+void check_same_at(const char *file, int line, const void *got, const void *expected, int64_t numel,
+                   y5_dtype dtype, const char *what);
 
 /* The pool: as many threads as set last, each with one contiguous part of the range. */
 void pool_set_threads(int32_t threads);

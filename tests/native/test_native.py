@@ -231,7 +231,7 @@ SLIPS = (
     ("scale_img.inc", "*made_from != inputs[i]", "*made_from == NULL", "test_scale_img.c"),
     ("scale_img.inc", "(u, MULTIPLY(down, left))", "(MULTIPLY(u, down), left)", "test_scale_img.c"),
     ("scale_img.c", "is_last ? used : end", "end", "test_scale_img.c"),
-    ("scale_img.c", "resized >= 1 &&", "", "test_scale_img.c"),
+    ("scale_img.c", "axis->resized >= 1 &&", "", "test_scale_img.c"),
     ("scale_img.inc", "plane % job->channels <", "plane <", "test_scale_img.c"),
     ("scale_img.inc", "? weight : 1.0F - weight", "? 1.0F - weight : weight", "test_scale_img.c"),
     ("mt19937.c", "draws < left", "draws <= left", "test_mt19937.c"),

@@ -13,15 +13,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from yolov5_utils.ops import OPERATIONS
+
 from .harness import around_marks, machine_line
 
 BEGIN = "<!-- speed: begin -->"
 END = "<!-- speed: end -->"
-
-PATHS = (
-    *("ModelEMA.update", "fuse_conv_and_bn", "sparsity"),
-    *("prune", "scale_img", "time_synchronized"),
-)
 
 
 class Line(NamedTuple):
@@ -37,13 +34,13 @@ class Line(NamedTuple):
 
 
 def lines_of(content: dict[str, Any]) -> list[Line]:
-    """What there is to draw, in the order of PATHS."""
+    """What there is to draw: the tables that are called as a hot path is."""
     found = []
-    for path in PATHS:
+    for operation in OPERATIONS.values():
         for table in content["tables"]:
-            if table["title"] == path:
+            if table["title"] in operation.public_names:
                 models = dict.fromkeys(row["model"] for row in table["rows"])
-                found += [_line(path, model, table["rows"]) for model in models]
+                found += [_line(table["title"], model, table["rows"]) for model in models]
     return [line for line in found if line is not None]
 
 

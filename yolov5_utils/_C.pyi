@@ -3,6 +3,7 @@
 from os import PathLike
 from typing import Any, TypedDict
 
+import torch
 from torch import Generator, Tensor, nn
 
 class Unsupported(Exception):
@@ -50,10 +51,8 @@ def count_zeros(tensor: Any) -> int:
 def sum_zeros(zeros: Tensor, sum: Tensor) -> None:
     """Add up int64 numbers on a CUDA device in the type of sum, which becomes their sum."""
 
-def fuse(
-    convs: list[nn.Module], bns: list[nn.Module], pattern: tuple[tuple[str, int, Any], ...]
-) -> list[nn.Conv2d]:
-    """A new nn.Conv2d for each convolution and its batch norm, made after `pattern`."""
+def fuse(convs: list[nn.Module], bns: list[nn.Module], prototype: nn.Conv2d) -> list[nn.Conv2d]:
+    """A new nn.Conv2d for each convolution and its batch norm, made like `prototype`."""
 
 def prune(
     weights: list[Tensor],
@@ -82,6 +81,9 @@ def register_torch(facts: object) -> bool:
 
 def fuse_on_gpu(pairs: list[tuple[Any, ...]], doubtful: Tensor) -> int:
     """Fuse tensors of one CUDA device into those at the end of each tuple."""
+
+def new_convolution(conv: nn.Module, prototype: nn.Conv2d, device: torch.device) -> nn.Conv2d:
+    """An nn.Conv2d with a bias of conv's sizes on the device, made like `prototype`."""
 
 def use_cuda_library(path: str | PathLike[str] | None) -> None:
     """Where the CUDA library is, or None. It is opened at the first CUDA tensor."""

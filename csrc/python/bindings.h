@@ -20,6 +20,7 @@ Y5_BINDING(y5_py_scale_img);
 Y5_BINDING(y5_py_use_cuda_library);
 Y5_BINDING(y5_py_cuda_info);
 Y5_BINDING(y5_py_fuse_on_gpu);
+Y5_BINDING(y5_py_new_convolution);
 Y5_BINDING(y5_py_skip_random);
 
 extern const char y5_doc_ema_update[];
@@ -33,6 +34,7 @@ extern const char y5_doc_scale_img[];
 extern const char y5_doc_use_cuda_library[];
 extern const char y5_doc_cuda_info[];
 extern const char y5_doc_fuse_on_gpu[];
+extern const char y5_doc_new_convolution[];
 extern const char y5_doc_skip_random[];
 
 #endif

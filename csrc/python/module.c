@@ -186,6 +186,7 @@ ENTRY(y5_py_register_torch)
 ENTRY(configure)
 ENTRY(y5_py_use_cuda_library)
 ENTRY(y5_py_fuse_on_gpu)
+ENTRY(y5_py_new_convolution)
 ENTRY(y5_py_skip_random)
 ENTRY(y5_py_cuda_info)
 
@@ -217,6 +218,7 @@ static PyMethodDef methods[] = {
     {"configure", FASTCALL(configure), doc_configure},
     {"use_cuda_library", FASTCALL(y5_py_use_cuda_library), y5_doc_use_cuda_library},
     {"fuse_on_gpu", FASTCALL(y5_py_fuse_on_gpu), y5_doc_fuse_on_gpu},
+    {"new_convolution", FASTCALL(y5_py_new_convolution), y5_doc_new_convolution},
     {"skip_random", FASTCALL(y5_py_skip_random), y5_doc_skip_random},
     {"cuda_info", FASTCALL(y5_py_cuda_info), y5_doc_cuda_info},
     {"info", info, METH_NOARGS, doc_info},

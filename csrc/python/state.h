@@ -58,6 +58,7 @@ enum {
     Y5_NAME_EPS,
     Y5_NAME_REQUIRES_GRAD,
     Y5_NAME_CLASS,
+    Y5_NAME_REVERSED_PADDING,
     Y5_NAME_IN_CHANNELS, /* from here in the order of Y5_FIELD_IN_CHANNELS and so on */
     Y5_NAME_OUT_CHANNELS,
     Y5_NAME_KERNEL_SIZE,

@@ -46,6 +46,7 @@ static const char *const attribute_names[Y5_NAME_COUNT] = {
     [Y5_NAME_EPS] = "eps",
     [Y5_NAME_REQUIRES_GRAD] = "requires_grad",
     [Y5_NAME_CLASS] = "__class__",
+    [Y5_NAME_REVERSED_PADDING] = "_reversed_padding_repeated_twice",
     [Y5_NAME_IN_CHANNELS] = "in_channels",
     [Y5_NAME_OUT_CHANNELS] = "out_channels",
     [Y5_NAME_KERNEL_SIZE] = "kernel_size",

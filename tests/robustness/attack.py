@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from yolov5_utils import _C, _native
-from yolov5_utils.ops.fuse import convolution_pattern
+from yolov5_utils.ops.fuse import convolution_prototype
 
 KINDS = (torch.float32, torch.float64, torch.float16, torch.int64)
 
@@ -188,8 +188,8 @@ def fuse(draw: random.Random) -> Callable[[], object]:
     convs = [draw.choice((Conv, nn.Conv2d))(n, n, 3).requires_grad_(False) for n in sizes]
     bns = [draw.choice((Norm, nn.BatchNorm2d))(n).eval().requires_grad_(False) for n in sizes]
     ATTACKER.arm(convs, bns, *(p for module in (*convs, *bns) for p in pieces(module)))
-    pattern = convolution_pattern()
-    return lambda: _C.fuse(list(convs), list(bns), pattern)
+    prototype = convolution_prototype()
+    return lambda: _C.fuse(list(convs), list(bns), prototype)
 
 
 class Number(int):

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from yolov5_utils import _C, _native
-from yolov5_utils.ops.fuse import convolution_pattern
+from yolov5_utils.ops.fuse import convolution_prototype
 
 from ..support import Holder
 from .outcomes import bits
@@ -120,13 +120,19 @@ CALLS: dict[str, Callable[[], Call]] = {
     "zeros_nothing": lambda: Call("count_zeros", 5),
     "fuse": lambda: Call("fuse", *frozen(2)),
     "fuse_other_types": lambda: Call("fuse", *frozen(2, torch.float64)),
-    "fuse_gradient": lambda: Call("fuse", [nn.Conv2d(1, 2, 3)], [nn.BatchNorm2d(2)], ()),
+    "fuse_gradient": lambda: Call(
+        "fuse", [nn.Conv2d(1, 2, 3)], [nn.BatchNorm2d(2)], convolution_prototype()
+    ),
     "fuse_mismatch": lambda: Call("fuse", frozen(2)[0], frozen(3)[1], frozen(2)[2]),
     "fuse_no_affine": lambda: Call(
         "fuse", frozen(2)[0], [nn.BatchNorm2d(2, affine=False)], frozen(2)[2]
     ),
-    "fuse_pattern": lambda: Call("fuse", *frozen(2)[:2], (("training", 9, None),)),
-    "fuse_short_list": lambda: Call("fuse", frozen(2)[0], [], ()),
+    "fuse_prototype": lambda: Call("fuse", padded_by_name(), *frozen(2)[1:]),
+    "fuse_no_prototype": lambda: Call("fuse", *frozen(2)[:2], ()),
+    "fuse_short_list": lambda: Call("fuse", frozen(2)[0], [], convolution_prototype()),
+    "new_convolution": lambda: Call(
+        "new_convolution", frozen(2)[0][0], convolution_prototype(), torch.device("cpu")
+    ),
     "configure": lambda: Call("configure"),
     "configure_error": lambda: Call("configure", "no such level"),
     "configure_bytes": lambda: Call("configure", None, -5),
@@ -140,7 +146,12 @@ def frozen(channels: int, dtype: torch.dtype = torch.float32) -> tuple[list[Any]
     """The arguments of a fusion."""
     conv, bn = nn.Conv2d(1, channels, 3), nn.BatchNorm2d(channels)
     pair = [module.to(dtype).requires_grad_(False) for module in (conv, bn)]
-    return [pair[0]], [pair[1]], convolution_pattern()
+    return [pair[0]], [pair[1]], convolution_prototype()
+
+
+def padded_by_name() -> list[nn.Module]:
+    """For which the prototype was not made."""
+    return [nn.Conv2d(1, 2, 3, padding="same").requires_grad_(False)]
 
 
 def broken_gaps() -> nn.Module:
@@ -245,7 +256,7 @@ def test_no_memory() -> None:
     facts = _native.TorchFacts()
     lacking = nn.Sequential(nn.Conv2d(1, 2, 3))
     frozen = copy.deepcopy(average).requires_grad_(False)
-    pattern = convolution_pattern()
+    prototype = convolution_prototype()
     watched = nn.ModuleList([average, frozen])
     calls: list[tuple[Callable[[], object], tuple[type[Exception], ...]]] = [
         (lambda: _C.ema_update(average, source, 0.5), (_native.Unsupported,)),  # torch's own doing
@@ -253,7 +264,7 @@ def test_no_memory() -> None:
         (lambda: _C.ema_update(average, None, 0.5), (_native.Unsupported,)),
         (lambda: _C.count_module_zeros(source), ()),
         (lambda: _C.count_zeros(source[0].bias), ()),
-        (lambda: _C.fuse([frozen[0]], [frozen[1]], pattern), (_native.Unsupported, RuntimeError)),
+        (lambda: _C.fuse([frozen[0]], [frozen[1]], prototype), (_native.Unsupported, RuntimeError)),
         (lambda: _C.configure(), ()),
         (lambda: _C.info(), ()),
         (lambda: _C.register_torch(facts), ()),

@@ -418,7 +418,7 @@ def test_the_module_works() -> None:
 
 def test_no_random_number_is_drawn() -> None:
     before = torch.get_rng_state()
-    fuse_file.convolution_pattern.cache_clear()
+    fuse_file.convolution_prototype.cache_clear()
     fused_in_c(*pair())
     fused_in_c(*pair(padding="same"))
     assert torch.equal(torch.get_rng_state(), before)

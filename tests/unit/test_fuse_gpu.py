@@ -1,4 +1,4 @@
-"""What fuse on a GPU does beside the library: modules made after the pattern, and pairs that it
+"""What fuse on a GPU does beside the library: modules made like the prototype, and pairs that it
 leaves to the original's operations."""
 
 from __future__ import annotations
@@ -50,10 +50,10 @@ def test_made_as_by_the_constructor(case: str) -> None:
         assert not is_container or made.__dict__[name] is not constructed.__dict__[name]
 
 
-def test_the_pattern_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_prototype_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     """And not the constructor, where the sizes are as it leaves them."""
     conv, place = nn.Conv2d(4, 6, 3), torch.device("cpu")
-    ops_fuse.convolution_pattern()
+    ops_fuse.convolution_prototype()
     calls: list[nn.Conv2d] = []
     construct = ops_fuse._construct
     monkeypatch.setattr(

@@ -3,6 +3,7 @@ padding, sizes drawn at random, every way."""
 
 from __future__ import annotations
 
+import io
 from typing import Any
 
 import numpy as np
@@ -73,6 +74,21 @@ def test_padding_that_was_set_later(mode: str) -> None:
             mine = fused._reversed_padding_repeated_twice
             assert mine == conv._reversed_padding_repeated_twice
             assert mine is not conv._reversed_padding_repeated_twice or type(mine) is tuple
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("padding", [0, (1, 2), "same"], ids=str)
+def test_saved_as_the_reference_is(mode: str, padding: Any) -> None:
+    """Byte by byte, of several modules at once: a pickle shows which of them share an object."""
+    conv, bn = pair(4, 3, 3, padding=padding, padding_mode=mode)
+    files = []
+    for fuse in (fuse_conv_and_bn, reference.fuse_conv_and_bn):
+        with torch.random.fork_rng(devices=[]):
+            model = nn.Sequential(*(fuse(conv, bn) for _ in range(3)), conv)
+        buffer = io.BytesIO()
+        torch.save(model, buffer)
+        files.append(buffer.getvalue())
+    assert files[0] == files[1]
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -166,8 +166,8 @@ def test_unknown_members(monkeypatch: pytest.MonkeyPatch) -> None:
 
     with monkeypatch.context() as later:
         later.setattr(fuse_file, "_construct", of_a_later_torch)
-        assert fuse_file._pattern_like(nn.Conv2d(1, 1, 1), general=True) is None
-    monkeypatch.setattr(fuse_file, "convolution_pattern", lambda: None)
+        assert fuse_file.convolution_prototype.__wrapped__() is None
+    monkeypatch.setattr(fuse_file, "convolution_prototype", lambda: None)
     goes_to_torch("members")
 
 
@@ -181,32 +181,40 @@ def test_capsules(level: str) -> None:
         _C.register_torch(_native.TorchFacts())
 
 
-PATTERNS: dict[str, tuple[tuple[Any, ...], Any]] = {
-    "no tuples": ((5,), TypeError),
-    "too short": ((("training", 0),), TypeError),
-    "no such kind": ((("training", 9, None),), ValueError),
-    "no integer": ((("training", "x", None),), (TypeError, ValueError)),
-    "not callable": ((("_buffers", 1, 5),), TypeError),
-    "unhashable name": ((([], 0, None),), TypeError),
+def lacking(name: str) -> nn.Conv2d:
+    prototype = nn.Conv2d(1, 1, 1)
+    del prototype.__dict__[name]
+    return prototype
+
+
+PROTOTYPES: dict[str, tuple[Callable[[], Any], type[Exception]]] = {
+    "a tuple": (tuple, TypeError),
+    "another module": (lambda: nn.Linear(1, 1), TypeError),
+    "a subclass": (lambda: OwnConv(1, 1, 1), TypeError),
+    "no parameters": (lambda: lacking("_parameters"), ValueError),
 }
 
 
-@pytest.mark.parametrize("case", PATTERNS)
-def test_wrong_patterns(case: str) -> None:
-    pattern, error = PATTERNS[case]
+@pytest.mark.parametrize("case", PROTOTYPES)
+def test_wrong_prototypes(case: str) -> None:
+    make, error = PROTOTYPES[case]
     conv, bn = pair()
-    with pytest.raises(error):
-        _C.fuse([conv], [bn], pattern)
+    for call in (
+        lambda: _C.fuse([conv], [bn], make()),
+        lambda: _C.new_convolution(conv, make(), torch.device("cpu")),
+    ):
+        with pytest.raises(error):
+            call()
 
 
 def test_wrong_arguments() -> None:
     conv, bn = pair()
-    pattern = fuse_file.convolution_pattern()
-    for arguments in ((conv, bn, pattern), ([conv], (bn,), pattern), ([conv], [bn], [])):
+    prototype = fuse_file.convolution_prototype()
+    for arguments in ((conv, bn, prototype), ([conv], (bn,), prototype), ([conv], [bn], [])):
         with pytest.raises(TypeError):
             _C.fuse(*arguments)
     with pytest.raises(IndexError):
-        _C.fuse([conv], [], pattern)
+        _C.fuse([conv], [], prototype)
     with pytest.raises(ValueError, match="padding"):
-        _C.fuse([with_shape(conv, padding="same")], [bn], pattern)
-    assert _C.fuse([], [], pattern) == []
+        _C.fuse([with_shape(conv, padding="same")], [bn], prototype)
+    assert _C.fuse([], [], prototype) == []

@@ -16,21 +16,17 @@ from ..operation import Operation, small_layers
 from ..originals import Originals
 from . import fuse_gpu
 
-# Kinds of a pattern's entries, and the numbers of the fields: as csrc/python/fused_module.h and
-# fusion.h have them.
-_CONSTANT, _NEW, _PARAMETERS, _REVERSED_PADDING, _COPY, _FIELD = 0, 1, 2, 3, 4, 16
 _FIELDS = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups")
-_CONSTANT_TYPES = (bool, int, str, tuple, type(None))
+_AMOUNTS = "_reversed_padding_repeated_twice"
+_IMMUTABLE = (bool, int, str, type(None))
 _CONTAINERS = (dict, OrderedDict, set)
-
-Pattern = tuple[tuple[str, int, Any], ...]
 
 _NOTHING: dict[str, Any] = {}
 _BATCH_NORM = nn.modules.batchnorm._BatchNorm
 # What is read of the two modules, and what may stand between.
 _READ = frozenset(
     (
-        *(*_FIELDS, "weight", "bias", "padding_mode", "_reversed_padding_repeated_twice"),
+        *(*_FIELDS, "weight", "bias", "padding_mode", _AMOUNTS),
         *("running_mean", "running_var", "eps", "_parameters", "_buffers"),
         *("__getattr__", "__getattribute__", "__dict__"),
     )
@@ -67,33 +63,72 @@ def fuse_conv_and_bn(conv: nn.Conv2d, bn: nn.BatchNorm2d) -> nn.Conv2d:
 
 def fuse_one(conv: nn.Conv2d, bn: nn.BatchNorm2d) -> nn.Conv2d | None:
     """Fuse one pair without a random number, or None, once it was noted why, where torch must."""
-    reason = "a gradient is wanted of the result" if _wants_gradient(conv, bn) else refusal()
-    if reason is None and not are_plain(conv, bn):
+    reason, fused = _fuse([conv], [bn])
+    if reason is None:
+        return fused[0]
+    OPERATION.note_torch(reason)
+    return None
+
+
+def fuse_in_c(convs: list[nn.Conv2d], bns: list[nn.BatchNorm2d]) -> list[nn.Conv2d] | None:
+    """Fuse all pairs with one call, or None, with nothing noted, where it refuses one."""
+    reason, fused = _fuse(convs, bns)
+    if reason is not None:
+        return None
+    return [
+        reference.fuse_conv_and_bn(conv, bn) if made is None else made
+        for conv, bn, made in zip(convs, bns, fused, strict=True)
+    ]
+
+
+def _fuse(
+    convs: list[nn.Conv2d], bns: list[nn.BatchNorm2d]
+) -> tuple[str | None, list[nn.Conv2d | None]]:
+    """Why not all pairs can be fused with one call, or None, and the convolutions.
+
+    Of those the reference must make the ones that are None.
+    """
+    reason = refusal()
+    if reason is None and any(map(_wants_gradient, convs, bns)):
+        reason = "a gradient is wanted of the result"
+    if reason is None and not all(map(are_plain, convs, bns)):
         reason = "attributes of the modules' own kind, which are to be read once"
     if reason is not None:
-        OPERATION.note_torch(reason)
-        return None
-    if fuse_gpu.is_on_gpu(conv):
-        reason, made = fuse_gpu.fuse([conv], [bn], _make)
-        if reason is not None:
-            OPERATION.note_torch(reason)
-            return None
-        OPERATION.calls["CUDA"] += 1
-        return made[0]
-    pattern = convolution_pattern() if _pads_as_usual(conv) else _pattern_like(conv)
-    if pattern is None:
-        OPERATION.note_torch("nn.Conv2d has members that are not known")
-        return None
-    if not _rounds_as_torch(bn):
-        OPERATION.note_torch("this torch rounds 16-bit numbers as C does not")
-        return None
-    reason, fused = _native.run(_native._C.fuse, [conv], [bn], pattern)
+        return reason, []
+    if convs and all(map(fuse_gpu.is_on_gpu, convs)):
+        backend, (reason, fused) = "CUDA", _fuse_on_gpu(convs, bns)
+    else:
+        backend, (reason, fused) = "C", _fuse_on_cpu(convs, bns)
     if reason is not None:
-        OPERATION.note_torch(reason)
-        return None
-    OPERATION.calls["C"] += 1
-    verify.fuse(conv, bn, fused[0])
-    return cast(nn.Conv2d, fused[0])
+        return reason, []
+    OPERATION.calls[backend] += len(convs)
+    for conv, bn, made in zip(convs, bns, fused, strict=True):
+        if made is not None:
+            verify.fuse(conv, bn, made)
+    return None, fused
+
+
+def _fuse_on_gpu(
+    convs: list[nn.Conv2d], bns: list[nn.BatchNorm2d]
+) -> tuple[str | None, list[nn.Conv2d | None]]:
+    reason = _other_products("cuda")
+    return fuse_gpu.fuse(convs, bns, _make) if reason is None else (reason, [])
+
+
+def _fuse_on_cpu(
+    convs: list[nn.Conv2d], bns: list[nn.BatchNorm2d]
+) -> tuple[str | None, list[nn.Conv2d | None]]:
+    prototype = convolution_prototype()
+    if prototype is None:
+        return "nn.Conv2d has members that are not known", []
+    if not all(map(_rounds_as_torch, bns)):
+        return "this torch rounds 16-bit numbers as C does not", []
+    if not all(map(_pads_as_usual, convs)):
+        if len(convs) > 1:
+            return "padding by which convolutions differ in more than sizes", []
+        prototype = _construct(convs[0])
+    reason, fused = _native.run(_native._C.fuse, convs, bns, prototype)
+    return reason, fused or []
 
 
 def are_plain(conv: Any, bn: Any) -> bool:
@@ -130,51 +165,29 @@ def refusal() -> str | None:
         return reason
     if torch_module.__dict__.get("_global_parameter_registration_hooks"):
         return "a global registration hook is set"
-    if _autocast_is_on():
-        return "autocast is on"
-    if _precision_is_lowered():
-        return "float32 matrix products run at a lower precision"
+    reason = _other_products("cpu")
+    if reason is not None:
+        return reason
     if probe.in_forward_mode():
         return "inside forward-mode differentiation"
     return None
 
 
-def fuse_in_c(convs: list[nn.Conv2d], bns: list[nn.BatchNorm2d]) -> list[nn.Conv2d] | None:
-    """Fuse all pairs with one call of C, or None, with nothing noted, where it refuses one."""
-    if OPERATION.refusal() or refusal() or not all(map(are_plain, convs, bns)):
-        return None
-    if convs and all(map(fuse_gpu.is_on_gpu, convs)):
-        return _fuse_all_on_gpu(convs, bns)
-    pattern = convolution_pattern()
-    if (
-        pattern is None
-        or not all(map(_pads_as_usual, convs))
-        or not all(map(_rounds_as_torch, bns))
-    ):
-        return None
-    try:
-        fused = _native._C.fuse(convs, bns, pattern)
-    except _native.Unsupported:
-        return None
-    OPERATION.calls["C"] += len(convs)
-    for conv, bn, made in zip(convs, bns, fused, strict=True):
-        verify.fuse(conv, bn, made)
-    return fused
+# Kind of device -> whether autocast is on, and whether matrix products may use a shorter type.
+_PRODUCTS = {
+    "cpu": (probe.autocast("cpu"), probe.lower_precision("mkldnn")),
+    "cuda": (probe.autocast("cuda"), probe.lower_precision("cuda")),
+}
 
 
-def _fuse_all_on_gpu(convs: list[nn.Conv2d], bns: list[nn.BatchNorm2d]) -> list[nn.Conv2d] | None:
-    reason, made = fuse_gpu.fuse(convs, bns, _make)
-    if reason is not None:
-        return None
-    OPERATION.calls["CUDA"] += len(convs)
-    return [
-        reference.fuse_conv_and_bn(conv, bn) if fused is None else fused
-        for conv, bn, fused in zip(convs, bns, made, strict=True)
-    ]
-
-
-_autocast_is_on = probe.autocast("cpu")
-_precision_is_lowered = probe.lower_precision("mkldnn")
+def _other_products(kind: str) -> str | None:
+    """Why the original's matrix products are not those of its tensors' type, or None."""
+    autocast_is_on, precision_is_lowered = _PRODUCTS[kind]
+    if autocast_is_on():
+        return "autocast is on"
+    if precision_is_lowered():
+        return "float32 matrix products run at a lower precision"
+    return None
 
 
 def _rounds_as_torch(bn: Any) -> bool:
@@ -206,7 +219,7 @@ def _agrees(dtype: torch.dtype, rows: int, eps: float) -> bool | None:
     bn.running_var.copy_(0.1 * steps**4)  # type: ignore[union-attr]
     conv.weight.copy_((1.1 - steps).view(conv.weight.shape))
     conv, bn = conv.to(dtype), bn.to(dtype)
-    reason, fused = _native.run(_native._C.fuse, [conv], [bn], convolution_pattern())
+    reason, fused = _native.run(_native._C.fuse, [conv], [bn], convolution_prototype())
     if reason is not None:
         return None
     ours = fused[0]
@@ -243,91 +256,36 @@ def _construct(conv: nn.Conv2d, device: torch.device | None = None) -> nn.Conv2d
 
 
 def _make(conv: nn.Conv2d, device: torch.device) -> nn.Conv2d:
-    """As _construct, without gradients: after the pattern, which takes a fraction of the time."""
-    fields = [getattr(conv, name) for name in _FIELDS]
-    pattern = convolution_pattern()
-    if pattern is None or not _pads_as_usual(conv) or not _are_usual(*fields):
-        return _construct(conv, device).requires_grad_(False)
-    in_channels, out_channels, kernel_size, _, padding, _, groups = fields
-    shape = (out_channels, in_channels // groups, *kernel_size)
-    weight, bias = torch.empty(shape, device=device), torch.empty(out_channels, device=device)
-    module = nn.Conv2d.__new__(nn.Conv2d)
-    members = module.__dict__
-    for name, kind, value in pattern:
-        if kind == _CONSTANT:
-            members[name] = value
-        elif kind == _NEW:
-            members[name] = value()
-        elif kind == _COPY:
-            members[name] = tuple(value[i] for i in range(len(value)))
-        elif kind == _PARAMETERS:
-            members[name] = parameters = value()
-            parameters["weight"] = nn.Parameter(weight, requires_grad=False)
-            parameters["bias"] = nn.Parameter(bias, requires_grad=False)
-        elif kind == _REVERSED_PADDING:
-            members[name] = (padding[1], padding[1], padding[0], padding[0])
-        else:
-            members[name] = fields[kind - _FIELD]
-    return module
-
-
-def _are_usual(
-    in_channels: Any,
-    out_channels: Any,
-    kernel_size: Any,
-    stride: Any,
-    padding: Any,
-    dilation: Any,
-    groups: Any,
-) -> bool:
-    """True for sizes as a constructor leaves them, with padding in numbers."""
-    numbers = (in_channels, out_channels, groups)
-    sizes = ((kernel_size, 1), (stride, 1), (dilation, 1), (padding, 0))
-    return (
-        all(type(number) is int and number > 0 for number in numbers)
-        and in_channels % groups == 0 == out_channels % groups
-        and all(
-            type(size) is tuple
-            and len(size) == 2
-            and all(type(number) is int and number >= least for number in size)
-            for size, least in sizes
-        )
-    )
+    """As _construct, without gradients: by C where it can, which takes a fraction of the time."""
+    prototype = convolution_prototype()
+    if prototype is not None and _pads_as_usual(conv):
+        reason, made = _native.run(_native._C.new_convolution, conv, prototype, device)
+        if reason is None:
+            return cast(nn.Conv2d, made)
+    return _construct(conv, device).requires_grad_(False)
 
 
 @functools.cache
-def convolution_pattern() -> Pattern | None:
-    """How to make any nn.Conv2d, read off a constructed one."""
-    like: Any = SimpleNamespace(**_SMALLEST, out_channels=1)
-    padding = _construct(like).__dict__.get("_reversed_padding_repeated_twice", (2, 2, 1, 1))
-    return _pattern_like(like, general=True) if padding == (2, 2, 1, 1) else None
+def convolution_prototype() -> nn.Conv2d | None:
+    """What C makes every nn.Conv2d like: one that was constructed, less what each has of its own.
 
-
-def _pattern_like(conv: nn.Conv2d, general: bool = False) -> Pattern | None:
-    """How to make the module that the original constructs, or with `general` one of other sizes.
-
-    Containers are made anew, and tuples where the constructor does, which a pickle shows; None
-    where a member is neither one nor immutable.
+    C makes containers and tuples anew, as the constructor does, which a pickle shows; None where a
+    member is neither one nor immutable.
     """
-    module, another = _construct(conv), _construct(conv).__dict__
-    entries: list[tuple[str, int, Any]] = []
-    for name, value in module.__dict__.items():
-        kind = type(value)
-        if name == "_parameters" and list(value) == ["weight", "bias"]:
-            entries.append((name, _PARAMETERS, kind))
-        elif general and name in _FIELDS:
-            entries.append((name, _FIELD + _FIELDS.index(name), None))
-        elif name == "_reversed_padding_repeated_twice" and (general or kind is list):
-            entries.append((name, _REVERSED_PADDING if general else _CONSTANT, value))
-        elif kind in _CONTAINERS and not value:
-            entries.append((name, _NEW, kind))
-        elif kind is tuple and value is not another[name]:
-            entries.append((name, _COPY, value))
-        elif kind in _CONSTANT_TYPES:
-            entries.append((name, _CONSTANT, value))
-        else:
-            return None
-    return tuple(entries)
+    like: Any = SimpleNamespace(**_SMALLEST, out_channels=1)
+    prototype, another = (_construct(like, torch.device("cpu")) for _ in range(2))
+    members = prototype.__dict__
+    if members.get(_AMOUNTS) != (2, 2, 1, 1) or list(members["_parameters"]) != ["weight", "bias"]:
+        return None
+    members["_parameters"].clear()
+    members.update(dict.fromkeys((*_FIELDS, _AMOUNTS)))
+    known = all(
+        type(value) in _IMMUTABLE
+        or (type(value) in _CONTAINERS and not value)
+        or (type(value) is tuple and value is not another.__dict__[name])
+        for name, value in members.items()
+    )
+    return prototype if known else None
 
 
 def _check(conv: Any, bn: Any) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .. import _native, probe, reference, verify
+from .. import _native, reference
 
 Construct = Callable[[nn.Conv2d, torch.device], nn.Conv2d]
 
@@ -43,9 +43,6 @@ def fuse(
     if reason is not None:
         return reason, []
     fused = [None if flag else conv for flag, conv in zip(flags.tolist(), made, strict=True)]
-    for conv, bn, result in zip(convs, bns, fused, strict=True):
-        if result is not None:
-            verify.fuse(conv, bn, result)
     return None, fused
 
 
@@ -57,10 +54,6 @@ def _inputs(conv: nn.Conv2d, bn: nn.BatchNorm2d) -> tuple[Any, ...]:
 
 def _refusal(pairs: list[tuple[Any, ...]], bns: list[nn.BatchNorm2d]) -> str | None:
     """Why the original's own operations have to run, or to raise; None where they need not."""
-    if _autocast_is_on():
-        return "autocast is on"
-    if _precision_is_lowered():
-        return "float32 matrix products run at a lower precision"
     grad, device = torch.is_grad_enabled(), pairs[0][0].device
     for (weight, bias, *norm), bn in zip(pairs, bns, strict=True):
         vectors = norm if bias is None else [bias, *norm]
@@ -81,7 +74,3 @@ def _refusal(pairs: list[tuple[Any, ...]], bns: list[nn.BatchNorm2d]) -> str | N
         if any(tensor.device != device for tensor in inputs):
             return "on several devices"
     return None
-
-
-_autocast_is_on = probe.autocast("cuda")
-_precision_is_lowered = probe.lower_precision("cuda")

@@ -7,7 +7,7 @@
 #include "python/call.h"
 #include "python/environment.h"
 #include "python/errors.h"
-#include "python/fuse_modules.h"
+#include "python/ops/fuse_module.h"
 
 #include <float.h>
 #include <math.h>
@@ -171,19 +171,15 @@ add_new(fusion *self, PyObject *made, int64_t pair, y5_fuse_role role)
 static y5_status
 allocate(fusion *self)
 {
-    PyObject *empty = self->state->torch.empty;
     y5_status status = Y5_OK;
     for (int64_t i = 0; i < self->plan.count && status == Y5_OK; i++) {
         const int64_t *shape = self->plan.shapes[i];
-        long long rows = shape[0];
-        PyObject *made = PyObject_CallFunction(empty, "LLLL", rows, (long long)shape[1],
-                                               (long long)shape[2], (long long)shape[3]);
         self->modules[i].weight = self->call.count;
-        status = add_new(self, made, i, Y5_FUSED_WEIGHT);
+        status = add_new(self, y5_fuse_memory(self->state, shape, 4, NULL), i, Y5_FUSED_WEIGHT);
         if (status == Y5_OK) {
             self->modules[i].bias = self->call.count;
             self->modules[i].roots = self->call.count;
-            status = add_new(self, PyObject_CallFunction(empty, "L", rows), i, Y5_FUSED_BIAS);
+            status = add_new(self, y5_fuse_memory(self->state, shape, 1, NULL), i, Y5_FUSED_BIAS);
         }
     }
     return status;
@@ -279,13 +275,13 @@ fuse_pairs(fusion *self, PyObject *convs, PyObject *bns)
 
 /* The list of modules, from memory that is filled. */
 static PyObject *
-make_modules(const fusion *self, PyObject *pattern)
+make_modules(const fusion *self, PyObject *prototype)
 {
     PyObject *fused = PyList_New(0);
     for (int64_t i = 0; fused != NULL && i < self->plan.count; i++) {
         PyObject *const tensors[2] = {self->call.held[self->modules[i].weight].object,
                                       self->call.held[self->modules[i].bias].object};
-        PyObject *made = y5_fuse_module_make(self->state, &self->modules[i], tensors, pattern);
+        PyObject *made = y5_fuse_module_make(self->state, &self->modules[i], tensors, prototype);
         if (made == NULL || PyList_Append(fused, made) < 0) {
             Py_CLEAR(fused);
         }
@@ -306,28 +302,28 @@ free_fusion(fusion *self)
 }
 
 const char y5_doc_fuse[] =
-    "fuse(convs, bns, pattern)\n--\n\n"
+    "fuse(convs, bns, prototype)\n--\n\n"
     "A list with, for each convolution of the list convs and its batch norm in the list bns, a "
     "new\n"
-    "nn.Conv2d that computes both; pattern says how to make one (ops/fuse.py). Unsupported, with\n"
-    "nothing changed, where torch must do one of them.";
+    "nn.Conv2d like the prototype (ops/fuse.py) that computes both. Unsupported, with nothing\n"
+    "changed, where torch must do one of them.";
 
 PyObject *
 y5_py_fuse(PyObject *module, PyObject *const *arguments, Py_ssize_t count, PyObject *keywords)
 {
-    static const y5_signature signature = {"fuse", 3, {"convs", "bns", "pattern"}};
+    static const y5_signature signature = {"fuse", 3, {"convs", "bns", "prototype"}};
     PyObject *values[3];
     if (!y5_parse(&signature, arguments, count, keywords, values)) {
-        return NULL;
-    }
-    if (!PyList_Check(values[0]) || !PyList_Check(values[1]) || !PyTuple_Check(values[2])) {
-        PyErr_SetString(PyExc_TypeError, "fuse: expected two lists and a tuple");
         return NULL;
     }
     y5_error error = {0};
     fusion self = {.state = PyModule_GetState(module), .error = &error};
     PyObject *fused = NULL;
     y5_status status = y5_check_environment(self.state, &error);
+    if (status == Y5_OK && (!PyList_Check(values[0]) || !PyList_Check(values[1]) ||
+                            Py_TYPE(values[2]) != self.state->torch.convolution_type)) {
+        status = y5_fail(&error, Y5_BAD_TYPE, "fuse", "expected two lists and an nn.Conv2d");
+    }
     if (status == Y5_OK) {
         status = fuse_pairs(&self, values[0], values[1]);
     }

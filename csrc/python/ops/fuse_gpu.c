@@ -1,5 +1,5 @@
-/* fuse_on_gpu: tensors of convolutions and batch norms on a CUDA device. Knows no modules; who
- * calls has looked the tensors up and made the results. */
+/* new_convolution, fuse_on_gpu: the module that takes a result, and the tensors of convolutions and
+ * batch norms on a CUDA device, which who calls has looked up. */
 #include "plan/fuse_gpu.h"
 
 #include "python/args.h"
@@ -8,6 +8,7 @@
 #include "python/call.h"
 #include "python/environment.h"
 #include "python/errors.h"
+#include "python/ops/fuse_module.h"
 
 #include <stdio.h>
 
@@ -100,4 +101,66 @@ y5_py_fuse_on_gpu(PyObject *module, PyObject *const *arguments, Py_ssize_t count
     y5_gpu_fuse_plan_free(&plan);
     y5_call_free(&call);
     return status != Y5_OK ? y5_raise(state, status, &error) : PyLong_FromLong(device);
+}
+
+/* Memory on the device, and the module that has it as its parameters. */
+static y5_status
+make_convolution(const y5_state *state, const y5_fuse_module *self, const int64_t shape[4],
+                 PyObject *prototype, PyObject *device, PyObject **made)
+{
+    PyObject *keywords = Py_BuildValue("{s:O}", "device", device);
+    PyObject *tensors[2] = {NULL, NULL};
+    if (keywords != NULL) {
+        tensors[0] = y5_fuse_memory(state, shape, 4, keywords);
+    }
+    if (tensors[0] != NULL) {
+        tensors[1] = y5_fuse_memory(state, shape, 1, keywords);
+    }
+    if (tensors[1] != NULL) {
+        *made = y5_fuse_module_make(state, self, tensors, prototype);
+    }
+    Py_XDECREF(tensors[1]);
+    Py_XDECREF(tensors[0]);
+    Py_XDECREF(keywords);
+    return *made != NULL ? Y5_OK : Y5_PYTHON_RAISED;
+}
+
+const char y5_doc_new_convolution[] =
+    "new_convolution(conv, prototype, device)\n--\n\n"
+    "A new nn.Conv2d like the prototype (ops/fuse.py) that takes what conv and a batch norm "
+    "become:\n"
+    "of conv's sizes, with a bias, on the device, not initialised and without gradients.\n"
+    "Unsupported where torch must construct it.";
+
+PyObject *
+y5_py_new_convolution(PyObject *module, PyObject *const *arguments, Py_ssize_t count,
+                      PyObject *keywords)
+{
+    static const y5_signature signature = {"new_convolution", 3, {"conv", "prototype", "device"}};
+    const y5_state *state = PyModule_GetState(module);
+    PyObject *values[3];
+    if (!y5_parse(&signature, arguments, count, keywords, values)) {
+        return NULL;
+    }
+    y5_error error = {0};
+    y5_owner from = {0};
+    y5_fuse_module fields = {0};
+    int64_t shape[4];
+    PyObject *made = NULL;
+    y5_status status = y5_check_environment(state, &error);
+    if (status == Y5_OK && Py_TYPE(values[1]) != state->torch.convolution_type) {
+        status = y5_fail(&error, Y5_BAD_TYPE, "prototype", "expected an nn.Conv2d");
+    }
+    if (status == Y5_OK && !y5_owner_open(state, values[0], state->torch.convolution_type, &from)) {
+        status = Y5_PYTHON_RAISED;
+    }
+    if (status == Y5_OK) {
+        status = y5_fuse_module_read(state, &from, &fields, shape, &error);
+    }
+    if (status == Y5_OK) {
+        status = make_convolution(state, &fields, shape, values[1], values[2], &made);
+    }
+    y5_owner_close(&from);
+    y5_fuse_module_free(&fields);
+    return status != Y5_OK ? y5_raise(state, status, &error) : made;
 }

@@ -1,7 +1,7 @@
 /* The modules of a fuse call: what is read of convolutions and batch norms, and the nn.Conv2d that
  * is made. Knows which attributes the original reads, nothing of tensors' memory. */
-#ifndef Y5_FUSE_MODULES_H
-#define Y5_FUSE_MODULES_H
+#ifndef Y5_FUSE_MODULE_H
+#define Y5_FUSE_MODULE_H
 
 #include "core/y5.h"
 #include "python/state.h"
@@ -39,16 +39,6 @@ enum {
     Y5_FIELD_COUNT
 };
 
-/* Kinds of entries of a pattern, as yolov5_utils/ops/fuse.py numbers them. */
-enum {
-    Y5_MEMBER_CONSTANT,
-    Y5_MEMBER_NEW,
-    Y5_MEMBER_PARAMETERS,
-    Y5_MEMBER_REVERSED_PADDING,
-    Y5_MEMBER_COPY,      /* of a tuple: each module has its own, as a pickle shows */
-    Y5_MEMBER_FIELD = 16 /* plus the field's number */
-};
-
 /* The Python side of one pair. */
 typedef struct {
     PyObject *fields[Y5_FIELD_COUNT];
@@ -62,10 +52,16 @@ typedef struct {
 y5_status y5_fuse_module_read(const y5_state *state, const y5_owner *conv, y5_fuse_module *self,
                               int64_t shape[4], y5_error *error);
 
-/* A new nn.Conv2d with the fused weight and bias, which become its parameters, after the pattern: a
- * tuple of (member, kind, value). NULL with an exception. */
+/* Uninitialised memory of the default dtype for the result's weight (4 dimensions of its shape) or
+ * bias (1): torch.empty, with these keywords unless they are NULL. */
+PyObject *y5_fuse_memory(const y5_state *state, const int64_t shape[4], int32_t ndim,
+                         PyObject *keywords);
+
+/* A new nn.Conv2d with the fused weight and bias, which become its parameters, like the prototype:
+ * an nn.Conv2d as torch constructs it. The result takes the fields, shares what cannot change, and
+ * has containers and tuples of its own. NULL with an exception. */
 PyObject *y5_fuse_module_make(const y5_state *state, const y5_fuse_module *self,
-                              PyObject *const tensors[2], PyObject *pattern);
+                              PyObject *const tensors[2], PyObject *prototype);
 
 void y5_fuse_module_free(y5_fuse_module *self);
 

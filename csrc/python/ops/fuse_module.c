@@ -1,6 +1,6 @@
 /* Reads convolutions and batch norms as the original does, attribute by attribute; and makes
  * modules without their constructor, which would fill the weight with random numbers first. */
-#include "python/fuse_modules.h"
+#include "python/ops/fuse_module.h"
 
 #include "python/borrowed.h"
 #include "python/errors.h"
@@ -128,119 +128,133 @@ y5_fuse_module_free(y5_fuse_module *self)
     }
 }
 
-/* Makes the fused weight and bias parameters, without gradient as they are, in `parameters`, a new
- * dict. Their class is set, as torch sets that of an UninitializedParameter: nobody else has seen
- * them, and a second tensor for each (nn.Parameter's way) would take longer than the arithmetic. */
+PyObject *
+y5_fuse_memory(const y5_state *state, const int64_t shape[4], int32_t ndim, PyObject *keywords)
+{
+    PyObject *sizes = ndim == 1 ? Py_BuildValue("(L)", (long long)shape[0])
+                                : Py_BuildValue("(LLLL)", (long long)shape[0], (long long)shape[1],
+                                                (long long)shape[2], (long long)shape[3]);
+    PyObject *memory = sizes != NULL ? PyObject_Call(state->torch.empty, sizes, keywords) : NULL;
+    Py_XDECREF(sizes);
+    return memory;
+}
+
+/* What a new module has in place of the prototype's value: a new container, empty as that one is; a
+ * tuple or list of its own, which a pickle shows. NULL, without an exception, for what is shared.
+ */
+static PyObject *
+renew(const y5_state *state, PyObject *value)
+{
+    PyTypeObject *type = Py_TYPE(value);
+    if (type == state->torch.ordered_dict_type) {
+        return PyObject_CallNoArgs((PyObject *)type);
+    }
+    if (type == &PyDict_Type) {
+        return PyDict_New();
+    }
+    if (type == &PySet_Type) {
+        return PySet_New(NULL);
+    }
+    PyObject *list = type == &PyTuple_Type || type == &PyList_Type ? PySequence_List(value) : NULL;
+    if (list == NULL || type == &PyList_Type) {
+        return list;
+    }
+    PyObject *tuple = PyList_AsTuple(list);
+    Py_DECREF(list);
+    return tuple;
+}
+
+/* The members of a new module: what the prototype has. */
+static PyObject *
+copy_members(const y5_state *state, PyObject *given)
+{
+    PyObject *members = PyDict_Copy(given);
+    Py_ssize_t position = 0;
+    PyObject *name = NULL;
+    PyObject *value = NULL;
+    while (members != NULL && y5_dict_next(given, &position, &name, &value)) {
+        PyObject *member = renew(state, value);
+        if (member != NULL ? PyDict_SetItem(members, name, member) < 0 : PyErr_Occurred() != NULL) {
+            Py_CLEAR(members);
+        }
+        Py_XDECREF(member);
+        Py_DECREF(value);
+        Py_DECREF(name);
+    }
+    return members;
+}
+
+/* The padding of both sides: the very object that the prototype has, or where it leaves that open,
+ * last dimension first, as nn.Conv2d keeps it: (w, w, h, h). */
 static bool
-fill_parameters(const y5_state *state, PyObject *const tensors[2], PyObject *parameters)
+set_reversed_padding(const y5_state *state, PyObject *padding, PyObject *given, PyObject *members)
+{
+    PyObject *name = state->names[Y5_NAME_REVERSED_PADDING];
+    PyObject *amounts = y5_dict_get(given, name);
+    if (amounts == Py_None && !PyTuple_Check(padding)) {
+        PyErr_Format(PyExc_ValueError, "prototype: made for another padding than %R", padding);
+        Py_CLEAR(amounts);
+    } else if (amounts == Py_None) {
+        PyObject *height = PyTuple_GetItem(padding, 0);
+        PyObject *width = PyTuple_GetItem(padding, 1);
+        Py_DECREF(amounts);
+        amounts = PyTuple_Pack(4, width, width, height, height);
+    }
+    bool set = amounts != NULL ? PyDict_SetItem(members, name, amounts) == 0 : !PyErr_Occurred();
+    Py_XDECREF(amounts);
+    return set;
+}
+
+/* Makes the fused weight and bias parameters, without gradient as they are. Their class is set, as
+ * torch sets that of an UninitializedParameter: nobody else has seen them, and a second tensor for
+ * each (nn.Parameter's way) would take longer than the arithmetic. */
+static bool
+set_parameters(const y5_state *state, PyObject *const tensors[2], PyObject *members)
 {
     static const int32_t names[2] = {Y5_NAME_WEIGHT, Y5_NAME_BIAS};
     PyObject *type = (PyObject *)state->torch.parameter_type;
-    for (int32_t i = 0; i < 2; i++) {
-        if (PyObject_SetAttr(tensors[i], state->names[Y5_NAME_CLASS], type) < 0 ||
-            PyObject_SetItem(parameters, state->names[names[i]], tensors[i]) < 0) {
-            return false;
-        }
+    PyObject *parameters = y5_dict_get(members, state->names[Y5_NAME_PARAMETERS]);
+    bool set = parameters != NULL;
+    if (!set && !PyErr_Occurred()) {
+        PyErr_SetString(PyExc_ValueError, "prototype: has no parameters");
     }
-    return true;
+    for (int32_t i = 0; i < 2 && set; i++) {
+        set = PyObject_SetAttr(tensors[i], state->names[Y5_NAME_CLASS], type) == 0 &&
+              PyObject_SetItem(parameters, state->names[names[i]], tensors[i]) == 0;
+    }
+    Py_XDECREF(parameters);
+    return set;
 }
 
-/* The padding of both sides, last dimension first, as nn.Conv2d keeps it: (w, w, h, h). */
-static PyObject *
-make_reversed_padding(PyObject *padding)
-{
-    if (!PyTuple_Check(padding)) {
-        PyErr_Format(PyExc_ValueError, "pattern: made for another padding than %R", padding);
-        return NULL;
-    }
-    PyObject *height = PyTuple_GetItem(padding, 0);
-    PyObject *width = PyTuple_GetItem(padding, 1);
-    return PyTuple_Pack(4, width, width, height, height);
-}
-
-/* Another tuple of the same items. */
-static PyObject *
-copy_tuple(PyObject *value)
-{
-    PyObject *items = PySequence_List(value);
-    PyObject *copy = items != NULL ? PyList_AsTuple(items) : NULL;
-    Py_XDECREF(items);
-    return copy;
-}
-
-/* What an entry of the pattern stands for, as a new reference. */
-static PyObject *
-make_member(const y5_state *state, PyObject *const *fields, PyObject *const tensors[2], long kind,
-            PyObject *value)
-{
-    PyObject *made = NULL;
-    switch (kind) {
-    case Y5_MEMBER_CONSTANT:
-        Py_INCREF(value);
-        return value;
-    case Y5_MEMBER_NEW:
-        return PyObject_CallNoArgs(value);
-    case Y5_MEMBER_PARAMETERS:
-        made = PyObject_CallNoArgs(value);
-        if (made != NULL && !fill_parameters(state, tensors, made)) {
-            Py_CLEAR(made);
-        }
-        return made;
-    case Y5_MEMBER_REVERSED_PADDING:
-        return make_reversed_padding(fields[Y5_FIELD_PADDING]);
-    case Y5_MEMBER_COPY:
-        return copy_tuple(value);
-    default:
-        break;
-    }
-    if (kind < Y5_MEMBER_FIELD || kind >= Y5_MEMBER_FIELD + Y5_FIELD_COUNT) {
-        PyErr_Format(PyExc_ValueError, "pattern: kind %ld is not known", kind);
-        return NULL;
-    }
-    Py_INCREF(fields[kind - Y5_MEMBER_FIELD]);
-    return fields[kind - Y5_MEMBER_FIELD];
-}
-
-/* Fills the __dict__ of a new module. */
+/* Gives the new members what is the result's own. */
 static bool
 fill_members(const y5_state *state, PyObject *const *fields, PyObject *const tensors[2],
-             PyObject *pattern, PyObject *members)
+             PyObject *given, PyObject *members)
 {
-    Py_ssize_t count = PyTuple_Size(pattern);
-    for (Py_ssize_t i = 0; i < count; i++) {
-        PyObject *entry = PyTuple_GetItem(pattern, i);
-        if (!PyTuple_Check(entry) || PyTuple_Size(entry) != 3) {
-            PyErr_SetString(PyExc_TypeError, "pattern: expected tuples of three");
-            return false;
-        }
-        long kind = PyLong_AsLong(PyTuple_GetItem(entry, 1));
-        if (kind == -1 && PyErr_Occurred()) {
-            return false;
-        }
-        PyObject *member = make_member(state, fields, tensors, kind, PyTuple_GetItem(entry, 2));
-        int failed =
-            member != NULL ? PyDict_SetItem(members, PyTuple_GetItem(entry, 0), member) : -1;
-        Py_XDECREF(member);
-        if (failed < 0) {
-            return false;
-        }
+    bool filled = true;
+    for (int32_t i = 0; i < Y5_FIELD_COUNT && filled; i++) {
+        filled = PyDict_SetItem(members, state->names[Y5_NAME_IN_CHANNELS + i], fields[i]) == 0;
     }
-    return true;
+    return filled && set_reversed_padding(state, fields[Y5_FIELD_PADDING], given, members) &&
+           set_parameters(state, tensors, members);
 }
 
 PyObject *
 y5_fuse_module_make(const y5_state *state, const y5_fuse_module *self, PyObject *const tensors[2],
-                    PyObject *pattern)
+                    PyObject *prototype)
 {
     PyTypeObject *type = state->torch.convolution_type;
     newfunc make = (newfunc)PyType_GetSlot(type, Py_tp_new);
     PyObject *nothing = PyTuple_New(0);
     PyObject *module = nothing != NULL ? make(type, nothing, NULL) : NULL;
-    PyObject *members = module != NULL ? PyObject_GenericGetDict(module, NULL) : NULL;
-    if (members == NULL || !fill_members(state, self->fields, tensors, pattern, members)) {
+    PyObject *given = module != NULL ? PyObject_GenericGetDict(prototype, NULL) : NULL;
+    PyObject *members = given != NULL ? copy_members(state, given) : NULL;
+    if (members == NULL || !fill_members(state, self->fields, tensors, given, members) ||
+        PyObject_GenericSetDict(module, members, NULL) < 0) {
         Py_CLEAR(module);
     }
     Py_XDECREF(members);
+    Py_XDECREF(given);
     Py_XDECREF(nothing);
     return module;
 }

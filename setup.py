@@ -71,10 +71,9 @@ class BuildExtension(build_ext):
         self.force = True
 
     def build_extension(self, ext: Extension) -> None:
-        if self.compiler.compiler_type == "msvc":
-            ext.extra_compile_args = ["/std:c11", "/O2", "/fp:precise"]
-        else:
-            ext.extra_compile_args, ext.extra_link_args = compiler_arguments()
+        if os.name != "posix":
+            sys.exit("yolov5_utils: builds on Linux and macOS, by gcc or clang")
+        ext.extra_compile_args, ext.extra_link_args = compiler_arguments()
         super().build_extension(ext)
         self.build_cuda_library()
 
@@ -131,9 +130,7 @@ class BuildPython(build_py):
 
 
 def libraries() -> list[str]:
-    """libm on Unix; on Linux also libdl, where dlopen lives when glibc is older than 2.34."""
-    if sys.platform == "win32":
-        return []
+    """libm; on Linux also libdl, where dlopen lives when glibc is older than 2.34."""
     return ["dl", "m"] if sys.platform == "linux" else ["m"]
 
 

@@ -2,15 +2,9 @@
  * of it is called, and nothing of its table but version and size is read, before that. */
 #include "python/cuda_loader.h"
 
+#include <dlfcn.h>
 #include <stdio.h>
 #include <string.h>
-
-#if defined(__unix__) || defined(__APPLE__)
-#include <dlfcn.h>
-#define Y5_POSIX 1
-#else
-#define Y5_POSIX 0
-#endif
 
 /* Devices that can be used here: torch itself is built for 64, since 2.6 for 120. */
 #define KNOWN_DEVICES 128
@@ -74,7 +68,6 @@ y5_cuda_stop(y5_state *state)
     }
 }
 
-#if Y5_POSIX
 /* The function that hands out the table, or NULL with the problem noted. */
 static y5_cuda_get_api_function
 open_library(struct y5_cuda *cuda)
@@ -97,14 +90,6 @@ open_library(struct y5_cuda *cuda)
     memcpy(&get_api, &symbol, sizeof(symbol));
     return get_api; /* the library stays open as long as the process */
 }
-#else
-static y5_cuda_get_api_function
-open_library(struct y5_cuda *cuda)
-{
-    snprintf(cuda->problem, sizeof(cuda->problem), "no CUDA library for this system yet");
-    return NULL;
-}
-#endif
 
 static bool
 is_complete(const y5_cuda_api *api)

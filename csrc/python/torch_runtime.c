@@ -2,23 +2,16 @@
  * compares them with torch/csrc/stable/c/shim.h. */
 #include "python/torch_runtime.h"
 
-#include <string.h>
-
-#if defined(__unix__) || defined(__APPLE__)
 #include <dlfcn.h>
 #include <pthread.h>
+#include <string.h>
 #include <unistd.h>
-#define Y5_POSIX 1
-#else
-#define Y5_POSIX 0
-#endif
 
 #define MOST_THREADS 1024
 
 /* Spreads numbers over 64 bits: 2^64 over the golden ratio. */
 #define MIXER 0x9e3779b97f4a7c15U
 
-#if Y5_POSIX
 #if defined(__APPLE__)
 #define TORCH_LIBRARY "libtorch_cpu.dylib"
 #else
@@ -55,27 +48,6 @@ is_fork_child(const y5_state *state)
 {
     return (long)getpid() != state->process;
 }
-#else
-void
-y5_torch_find_pool(y5_torch *torch)
-{
-    torch->parallel_for = NULL;
-    torch->get_num_threads = NULL;
-}
-
-static uintptr_t
-this_thread(void)
-{
-    return 0;
-}
-
-static bool
-is_fork_child(const y5_state *state)
-{
-    (void)state;
-    return false;
-}
-#endif
 
 /* Bytes that a call moves at least where torch's own operations use its pool: above 32,768
  * elements, or 8,192 of a resized image, of whatever type. */

@@ -1,8 +1,8 @@
 /* Looks at tensors and lets a plan use what it saw. */
 #include "python/call.h"
 
-#include "python/answers.h"
 #include "python/borrowed.h"
+#include "python/call_questions.h"
 #include "python/cuda_loader.h"
 #include "python/torch_runtime.h"
 
@@ -30,7 +30,7 @@ y5_call_add(const y5_state *state, y5_call *call, PyObject *object, uint32_t gro
             y5_error *error)
 {
     if (!y5_is_plain_tensor(state, object)) {
-        return y5_refuse(error, "a subclass of torch.Tensor, or no tensor");
+        return y5_refuse(error, Y5_NO_PLAIN_TENSOR);
     }
     if (call->count == call->capacity &&
         !y5_call_reserve(call, call->capacity > 0 ? call->capacity : 16)) {
@@ -213,8 +213,8 @@ announce(const y5_state *state, y5_call *call, bool *asked, y5_error *error)
     }
     if (increment != NULL && state->torch.increments_lists) {
         list = list_of_announced(call, count);
-        status = list != NULL ? y5_call_torch(increment, list, "torch's version counter", error)
-                              : Y5_NO_MEMORY;
+        status =
+            list != NULL ? y5_call_torch(increment, list, Y5_VERSION_COUNTER, error) : Y5_NO_MEMORY;
         Py_DecRef(list); /* what is in it is held by the call */
         return status;
     }
@@ -228,7 +228,7 @@ announce(const y5_state *state, y5_call *call, bool *asked, y5_error *error)
             *asked = true;
         } else { /* torch before 2.3 refuses inference tensors */
             call->refused = i;
-            status = y5_call_torch(increment, held->object, "torch's version counter", error);
+            status = y5_call_torch(increment, held->object, Y5_VERSION_COUNTER, error);
         }
     }
     return status;
@@ -395,10 +395,39 @@ y5_call_run(const y5_state *state, y5_call *call, const y5_plan *plan, y5_error 
 }
 
 y5_status
-y5_call_allocate(const y5_state *state, const y5_call *call, int64_t bytes, PyObject **memory)
+y5_call_run_foreign(const y5_state *state, PyObject *object, const y5_plan *plan, y5_error *error)
 {
-    PyObject *arguments = Py_BuildValue("(Li)", (long long)bytes, (int)call->device_index);
-    *memory = arguments != NULL ? PyObject_Call(state->torch.allocate, arguments, NULL) : NULL;
-    Py_XDECREF(arguments);
-    return *memory != NULL ? Y5_OK : Y5_PYTHON_RAISED;
+    y5_loan loan = {0}; /* holds the memory */
+    y5_tensor tensor;
+    y5_run how = y5_torch_run(state, 0);
+    y5_status status = y5_borrow_foreign(state, object, &tensor, &loan, error);
+    y5_borrowing_begins();
+    if (status == Y5_OK) {
+        status = plan->take(plan->data, 0, &tensor, error);
+    }
+    if (status == Y5_OK) {
+        status = plan->run(plan->data, &how, false, error);
+    }
+    y5_borrowing_ends();
+    y5_return(&loan);
+    return status;
+}
+
+y5_status
+y5_call_device(const y5_call *call, PyObject **number)
+{
+    *number = call->device == Y5_CUDA ? PyLong_FromLong(call->device_index) : NULL;
+    return call->device == Y5_CUDA && *number == NULL ? Y5_PYTHON_RAISED : Y5_OK;
+}
+
+y5_status
+y5_call_allocate(const y5_state *state, y5_call *call, int64_t bytes, uint32_t group,
+                 y5_error *error)
+{
+    PyObject *memory = PyObject_CallFunction(state->torch.allocate, "Li", (long long)bytes,
+                                             (int)call->device_index);
+    y5_status status = memory != NULL ? y5_call_add(state, call, memory, group, Y5_WRITTEN, error)
+                                      : Y5_PYTHON_RAISED;
+    Py_XDECREF(memory);
+    return status;
 }

@@ -60,13 +60,23 @@ y5_status y5_call_add(const y5_state *state, y5_call *call, PyObject *object, ui
  * Y5_UNSUPPORTED, with nothing changed, where torch must do it. */
 y5_status y5_call_run(const y5_state *state, y5_call *call, const y5_plan *plan, y5_error *error);
 
+/* Lets the plan take and run on one object of any producer that lends memory of the CPU. What torch
+ * cannot be at fault for is a TypeError, ValueError or BufferError; an exception of the producer
+ * passes through. Runs Python code before and after, but not in between. */
+y5_status y5_call_run_foreign(const y5_state *state, PyObject *object, const y5_plan *plan,
+                              y5_error *error);
+
+/* The number of the CUDA device on which the call runs; nothing, and Y5_OK, on the CPU. */
+y5_status y5_call_device(const y5_call *call, PyObject **number);
+
 /* Releases a tensor that no later plan wants. Runs Python code, where nobody else holds it. */
 void y5_call_release(y5_call *call, int64_t at);
 
-/* A new tensor of so many bytes on the call's CUDA device, from torch's allocator and for its
- * current stream: it may be released once what uses it was launched. Runs Python code. */
-y5_status y5_call_allocate(const y5_state *state, const y5_call *call, int64_t bytes,
-                           PyObject **memory);
+/* Adds a new tensor of so many bytes on the call's CUDA device, to be written: from torch's
+ * allocator and for its current stream, so that it may be released once what uses it was launched.
+ * Runs Python code. */
+y5_status y5_call_allocate(const y5_state *state, y5_call *call, int64_t bytes, uint32_t group,
+                           y5_error *error);
 
 void y5_call_free(y5_call *call);
 

@@ -3,6 +3,7 @@
 
 #include "python/borrowed.h"
 
+#include <stdio.h>
 #include <string.h>
 
 PyObject *
@@ -39,6 +40,12 @@ y5_raise(const y5_state *state, y5_status status, const y5_error *error)
                      error->message); /* unlike SetString, takes text cut in a character */
     }
     return NULL;
+}
+
+void
+y5_blame(y5_error *error, const char *argument)
+{
+    snprintf(error->argument, sizeof(error->argument), "%s", argument);
 }
 
 PyObject *

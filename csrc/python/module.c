@@ -1,17 +1,10 @@
 /* The module yolov5_utils._C: definition, state, settings, and what it is told of torch. */
-#include "python/args.h"
 #include "python/bindings.h"
-#include "python/clock.h"
 #include "python/cuda_loader.h"
 #include "python/errors.h"
 #include "python/torch_facts.h"
 
-#if defined(__unix__) || defined(__APPLE__)
 #include <unistd.h>
-#define CURRENT_PROCESS() ((long)getpid())
-#else
-#define CURRENT_PROCESS() 0L
-#endif
 
 /* Memory traffic below which a call stays on its own thread. benchmarks/bench_ema.py --threads 2,
  * idle and --busy, set it. */
@@ -60,23 +53,18 @@ parse_bytes(PyObject *given, const char *name, int64_t *out)
     return true;
 }
 
-static const char doc_configure[] =
+const char y5_doc_configure[] =
     "configure(level=None, parallel_bytes=None, gil_bytes=None)\n--\n\n"
     "Change what is not None and return the settings as they were before, as a dict: the active\n"
-    "instruction level; the bytes moved from which a call uses torch's thread pool; the bytes "
-    "from\n"
-    "which it releases the GIL. For start-up, tests and diagnosis.";
+    "instruction level; the bytes moved from which a call uses torch's thread pool; the bytes\n"
+    "from which it releases the GIL. For start-up, tests and diagnosis.";
 
-static PyObject *
-configure(PyObject *module, PyObject *const *arguments, Py_ssize_t count, PyObject *keywords)
+const y5_signature y5_signature_configure = {false, 0, {"level", "parallel_bytes", "gil_bytes"}};
+
+y5_status
+y5_py_configure(y5_state *state, PyObject *const *values, PyObject **result, y5_error *error)
 {
-    static const y5_signature signature = {
-        "configure", 0, {"level", "parallel_bytes", "gil_bytes"}};
-    y5_state *state = PyModule_GetState(module);
-    PyObject *values[3];
-    if (!y5_parse(&signature, arguments, count, keywords, values)) {
-        return NULL;
-    }
+    (void)error;
     int32_t level = atomic_load(&state->level);
     int64_t parallel_bytes = atomic_load(&state->parallel_bytes);
     int64_t gil_bytes = atomic_load(&state->gil_bytes);
@@ -91,12 +79,12 @@ configure(PyObject *module, PyObject *const *arguments, Py_ssize_t count, PyObje
                   parse_bytes(values[2], "gil_bytes", &gil_bytes));
     if (!valid) {
         Py_XDECREF(before);
-        return NULL;
+        return Y5_PYTHON_RAISED;
     }
     atomic_store(&state->level, level);
     atomic_store(&state->parallel_bytes, parallel_bytes);
     atomic_store(&state->gil_bytes, gil_bytes);
-    return before;
+    return y5_give(before, result);
 }
 
 /* A new list of the names of levels for which `holds`. */
@@ -134,14 +122,12 @@ level_list(bool (*holds)(y5_level))
 #define LIMITED_API 0
 #endif
 
-static const char doc_info[] = "info()\n--\n\n"
-                               "Facts of this build and this machine, as a dict.";
+const char y5_doc_info[] = "info()\n--\n\n"
+                           "Facts of this build and this machine, as a dict.";
 
-static PyObject *
-info(PyObject *module, PyObject *unused)
+PyObject *
+y5_py_info(y5_state *state)
 {
-    (void)unused;
-    const y5_state *state = PyModule_GetState(module);
     PyObject *compiled = level_list(y5_level_compiled);
     PyObject *found = level_list(y5_level_runs);
     PyObject *facts = NULL;
@@ -163,73 +149,46 @@ info(PyObject *module, PyObject *unused)
 }
 
 /* The functions as Python calls them: while one runs, what it may use of torch is kept. */
-#define ENTRY(function)                                                                            \
-    static PyObject *enter_##function(PyObject *module, PyObject *const *arguments,                \
-                                      Py_ssize_t count, PyObject *keywords)                        \
+#define ENTRY(name)                                                                                \
+    static PyObject *enter_##name(PyObject *module, PyObject *const *arguments, Py_ssize_t count,  \
+                                  PyObject *keywords)                                              \
     {                                                                                              \
         y5_state *state = PyModule_GetState(module);                                               \
         state->calls++;                                                                            \
-        PyObject *result = function(module, arguments, count, keywords);                           \
+        PyObject *result = y5_enter(state, #name, &y5_signature_##name, y5_py_##name, arguments,   \
+                                    count, keywords);                                              \
+        y5_facts_leave(state);                                                                     \
+        return result;                                                                             \
+    }
+#define PLAIN_ENTRY(name)                                                                          \
+    static PyObject *enter_##name(PyObject *module, PyObject *unused)                              \
+    {                                                                                              \
+        (void)unused;                                                                              \
+        y5_state *state = PyModule_GetState(module);                                               \
+        state->calls++;                                                                            \
+        PyObject *result = y5_py_##name(state);                                                    \
         y5_facts_leave(state);                                                                     \
         return result;                                                                             \
     }
 
-ENTRY(y5_py_ema_update)
-ENTRY(y5_py_ema_check)
-ENTRY(y5_py_count_module_zeros)
-ENTRY(y5_py_count_zeros)
-ENTRY(y5_py_sum_zeros)
-ENTRY(y5_py_fuse)
-ENTRY(y5_py_prune)
-ENTRY(y5_py_scale_img)
-ENTRY(y5_py_register_torch)
-ENTRY(configure)
-ENTRY(y5_py_use_cuda_library)
-ENTRY(y5_py_fuse_on_gpu)
-ENTRY(y5_py_new_convolution)
-ENTRY(y5_py_skip_random)
-ENTRY(y5_py_cuda_info)
-
-static PyObject *
-enter_time_synchronized(PyObject *module, PyObject *unused)
-{
-    y5_state *state = PyModule_GetState(module);
-    state->calls++;
-    PyObject *result = y5_py_time_synchronized(module, unused);
-    y5_facts_leave(state);
-    return result;
-}
+Y5_BINDINGS(ENTRY)
+Y5_PLAIN_BINDINGS(PLAIN_ENTRY)
 
 /* In the shape PyMethodDef wants. */
-#define FASTCALL(function)                                                                         \
-    ((PyCFunction)(void (*)(void))(enter_##function)), METH_FASTCALL | METH_KEYWORDS
+#define METHOD(name)                                                                               \
+    {#name, (PyCFunction)(void (*)(void))(enter_##name), METH_FASTCALL | METH_KEYWORDS,            \
+     y5_doc_##name},
+#define PLAIN_METHOD(name) {#name, enter_##name, METH_NOARGS, y5_doc_##name},
 
 static PyMethodDef methods[] = {
-    {"ema_update", FASTCALL(y5_py_ema_update), y5_doc_ema_update},
-    {"ema_check", FASTCALL(y5_py_ema_check), y5_doc_ema_check},
-    {"count_module_zeros", FASTCALL(y5_py_count_module_zeros), y5_doc_count_module_zeros},
-    {"count_zeros", FASTCALL(y5_py_count_zeros), y5_doc_count_zeros},
-    {"sum_zeros", FASTCALL(y5_py_sum_zeros), y5_doc_sum_zeros},
-    {"fuse", FASTCALL(y5_py_fuse), y5_doc_fuse},
-    {"prune", FASTCALL(y5_py_prune), y5_doc_prune},
-    {"scale_img", FASTCALL(y5_py_scale_img), y5_doc_scale_img},
-    {"time_synchronized", enter_time_synchronized, METH_NOARGS, y5_doc_time_synchronized},
-    {"register_torch", FASTCALL(y5_py_register_torch), y5_doc_register_torch},
-    {"configure", FASTCALL(configure), doc_configure},
-    {"use_cuda_library", FASTCALL(y5_py_use_cuda_library), y5_doc_use_cuda_library},
-    {"fuse_on_gpu", FASTCALL(y5_py_fuse_on_gpu), y5_doc_fuse_on_gpu},
-    {"new_convolution", FASTCALL(y5_py_new_convolution), y5_doc_new_convolution},
-    {"skip_random", FASTCALL(y5_py_skip_random), y5_doc_skip_random},
-    {"cuda_info", FASTCALL(y5_py_cuda_info), y5_doc_cuda_info},
-    {"info", info, METH_NOARGS, doc_info},
-    {NULL, NULL, 0, NULL},
+    Y5_BINDINGS(METHOD) Y5_PLAIN_BINDINGS(PLAIN_METHOD){NULL, NULL, 0, NULL},
 };
 
 static int
 module_exec(PyObject *module)
 {
     y5_state *state = PyModule_GetState(module);
-    state->process = CURRENT_PROCESS();
+    state->process = (long)getpid();
     atomic_init(&state->level, y5_level_best());
     atomic_init(&state->parallel_bytes, DEFAULT_PARALLEL_BYTES);
     atomic_init(&state->gil_bytes, DEFAULT_GIL_BYTES);

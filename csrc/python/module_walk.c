@@ -12,6 +12,8 @@
 /* Modules inside modules. Far above what anybody builds. */
 #define MAX_DEPTH 200
 
+static const char lacks_submodule[] = "lacks a submodule of the model";
+
 /* Where the walk stands in one module, or in two of one name. Everything is owned. */
 typedef struct {
     y5_node mine;
@@ -210,9 +212,9 @@ check_all_matched(const walk *self, const frame *at)
     while (status == Y5_OK && y5_dict_next(at->theirs.modules, &position, &name, &child)) {
         PyObject *mine = child != Py_None ? y5_dict_get(at->mine.modules, name) : NULL;
         if (child != Py_None && (mine == NULL || mine == Py_None)) {
-            status = PyErr_Occurred() ? Y5_PYTHON_RAISED
-                                      : y5_refuse_module(self->rules.error, path_of(at),
-                                                         "lacks a submodule of the model");
+            status = PyErr_Occurred()
+                         ? Y5_PYTHON_RAISED
+                         : y5_refuse_module(self->rules.error, path_of(at), lacks_submodule);
         }
         Py_XDECREF(mine);
         Py_DECREF(child);
@@ -246,8 +248,7 @@ next_child(walk *self, frame *at, bool *found)
             Py_CLEAR(below->counterpart);
         }
         if (status == Y5_OK && hidden) {
-            status =
-                y5_refuse_module(self->rules.error, path_of(at), "lacks a submodule of the model");
+            status = y5_refuse_module(self->rules.error, path_of(at), lacks_submodule);
         }
         if (status == Y5_OK && below->module != Py_None) {
             *found = true;

@@ -6,6 +6,8 @@
 
 #include <string.h>
 
+static const char entries_elsewhere[] = "keeps its entries elsewhere";
+
 void
 y5_path_text(const y5_path *path, char *text, size_t size)
 {
@@ -105,7 +107,7 @@ check_type(y5_module_rules *self, PyObject *module, const y5_node *opened, const
             return Y5_PYTHON_RAISED;
         }
         if (!same) {
-            status = y5_refuse_module(self->error, path, "keeps its entries elsewhere");
+            status = y5_refuse_module(self->error, path, entries_elsewhere);
         }
     }
     if (status == Y5_OK) {
@@ -155,7 +157,7 @@ y5_open_module(y5_module_rules *self, PyObject *module, const y5_path *path, y5_
     out->buffers = member_dict(self, out->members, names[Y5_NAME_BUFFERS]);
     out->modules = member_dict(self, out->members, names[Y5_NAME_MODULES]);
     if (out->parameters == NULL || out->buffers == NULL || out->modules == NULL) {
-        return y5_refuse_module(self->error, path, "keeps its entries elsewhere");
+        return y5_refuse_module(self->error, path, entries_elsewhere);
     }
     int32_t last = path == NULL ? self->last_outer : self->last_inner;
     for (int32_t i = self->first_method; i < last; i++) {

@@ -3,7 +3,6 @@
 #ifndef Y5_PLAIN_MODULE_H
 #define Y5_PLAIN_MODULE_H
 
-#include "core/y5.h"
 #include "python/state.h"
 
 /* Where a walk is: the names from the root to an entry. */

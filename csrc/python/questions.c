@@ -66,12 +66,12 @@ y5_is_floating(const y5_state *state, PyObject *tensor)
 }
 
 int
-y5_has_whole_bytes(const y5_state *state, PyObject *object)
+y5_has_fewer_bits(const y5_state *state, PyObject *object)
 {
     PyObject *dtype = PyObject_GetAttr(object, state->names[Y5_NAME_DTYPE]);
     int whole = dtype != NULL ? PySequence_Contains(state->torch.byte_types, dtype) : -1;
     Py_XDECREF(dtype);
-    return whole;
+    return whole < 0 ? -1 : !whole;
 }
 
 int
@@ -128,5 +128,5 @@ y5_raise_version(const y5_state *state, PyObject *object, y5_error *error)
     Py_XDECREF(result);
     Py_XDECREF(view);
     Py_XDECREF(detached);
-    return result != NULL ? Y5_OK : y5_raised_by("torch's version counter", error);
+    return result != NULL ? Y5_OK : y5_raised_by(Y5_VERSION_COUNTER, error);
 }

@@ -9,65 +9,65 @@
 
 #include "core/levels.h"
 #include "core/parallel.h"
+#include "core/y5.h"
 
 #include <stdatomic.h>
 
-/* nn.Module methods whose override makes a C walk differ from the Python one: first those behind
- * state_dict(), then those behind parameters(). In each group, torch calls the first ones on every
- * module of a tree, so that an attribute of that name on an instance counts too. */
-enum {
-    Y5_METHOD_STATE_DICT,
-    Y5_METHOD_SAVE_TO_STATE_DICT,
-    Y5_METHOD_GET_EXTRA_STATE,
-    Y5_METHOD_NAMED_MODULES,
-    Y5_METHOD_PARAMETERS,
-    Y5_METHOD_NAMED_PARAMETERS,
-    Y5_METHOD_NAMED_MEMBERS,
-    Y5_METHOD_HASH,
-    Y5_METHOD_EQUAL,
-    Y5_METHOD_COUNT
-};
+/* Interned attribute names.
+ *
+ * The first ones are nn.Module methods whose override makes a C walk differ from the Python one:
+ * those behind state_dict(), then those behind parameters(). In each group, torch calls the first
+ * ones on every module of a tree, so that an attribute of that name on an instance counts too. */
+#define Y5_NAMES(X)                                                                                \
+    X(Y5_METHOD_STATE_DICT, "state_dict")                                                          \
+    X(Y5_METHOD_SAVE_TO_STATE_DICT, "_save_to_state_dict")                                         \
+    X(Y5_METHOD_GET_EXTRA_STATE, "get_extra_state")                                                \
+    X(Y5_METHOD_NAMED_MODULES, "named_modules")                                                    \
+    X(Y5_METHOD_PARAMETERS, "parameters")                                                          \
+    X(Y5_METHOD_NAMED_PARAMETERS, "named_parameters")                                              \
+    X(Y5_METHOD_NAMED_MEMBERS, "_named_members")                                                   \
+    X(Y5_METHOD_HASH, "__hash__")                                                                  \
+    X(Y5_METHOD_EQUAL, "__eq__")                                                                   \
+    X(Y5_NAME_PARAMETERS, "_parameters")                                                           \
+    X(Y5_NAME_BUFFERS, "_buffers")                                                                 \
+    X(Y5_NAME_MODULES, "_modules")                                                                 \
+    X(Y5_NAME_NON_PERSISTENT, "_non_persistent_buffers_set")                                       \
+    X(Y5_NAME_HOOKS, "_state_dict_hooks")                                                          \
+    X(Y5_NAME_PRE_HOOKS, "_state_dict_pre_hooks")                                                  \
+    X(Y5_NAME_GETATTRIBUTE, "__getattribute__")                                                    \
+    X(Y5_NAME_DTYPE, "dtype")                                                                      \
+    X(Y5_NAME_IS_FLOATING_POINT, "is_floating_point")                                              \
+    X(Y5_NAME_NBYTES, "nbytes")                                                                    \
+    X(Y5_NAME_DLPACK, "__dlpack__")                                                                \
+    X(Y5_NAME_DLPACK_DEVICE, "__dlpack_device__")                                                  \
+    X(Y5_NAME_MAX_VERSION, "max_version")                                                          \
+    X(Y5_NAME_CUDA, "cuda")                                                                        \
+    X(Y5_NAME_IS_AVAILABLE, "is_available")                                                        \
+    X(Y5_NAME_SYNCHRONIZE, "synchronize")                                                          \
+    X(Y5_NAME_TIME, "time")                                                                        \
+    X(Y5_NAME_INITIALIZED, "_initialized")                                                         \
+    X(Y5_NAME_IS_IN_BAD_FORK, "_is_in_bad_fork")                                                   \
+    X(Y5_NAME_GET_DEVICE_COUNT, "_cuda_getDeviceCount")                                            \
+    X(Y5_NAME_CUDA_SYNCHRONIZE, "_cuda_synchronize")                                               \
+    X(Y5_NAME_WEIGHT, "weight")                                                                    \
+    X(Y5_NAME_BIAS, "bias")                                                                        \
+    X(Y5_NAME_RUNNING_MEAN, "running_mean")                                                        \
+    X(Y5_NAME_RUNNING_VAR, "running_var")                                                          \
+    X(Y5_NAME_EPS, "eps")                                                                          \
+    X(Y5_NAME_REQUIRES_GRAD, "requires_grad")                                                      \
+    X(Y5_NAME_CLASS, "__class__")                                                                  \
+    X(Y5_NAME_REVERSED_PADDING, "_reversed_padding_repeated_twice")                                \
+    /* in the order of Y5_FIELD_IN_CHANNELS and so on */                                           \
+    X(Y5_NAME_IN_CHANNELS, "in_channels")                                                          \
+    X(Y5_NAME_OUT_CHANNELS, "out_channels")                                                        \
+    X(Y5_NAME_KERNEL_SIZE, "kernel_size")                                                          \
+    X(Y5_NAME_STRIDE, "stride")                                                                    \
+    X(Y5_NAME_PADDING, "padding")                                                                  \
+    X(Y5_NAME_DILATION, "dilation")                                                                \
+    X(Y5_NAME_GROUPS, "groups")
 
-/* Interned attribute names. */
-enum {
-    Y5_NAME_PARAMETERS = Y5_METHOD_COUNT, /* "_parameters"; the methods' own names come first */
-    Y5_NAME_BUFFERS,
-    Y5_NAME_MODULES,
-    Y5_NAME_NON_PERSISTENT,
-    Y5_NAME_HOOKS,
-    Y5_NAME_PRE_HOOKS,
-    Y5_NAME_GETATTRIBUTE,
-    Y5_NAME_DTYPE,
-    Y5_NAME_IS_FLOATING_POINT,
-    Y5_NAME_NBYTES,
-    Y5_NAME_DLPACK,
-    Y5_NAME_DLPACK_DEVICE,
-    Y5_NAME_MAX_VERSION,
-    Y5_NAME_CUDA,
-    Y5_NAME_IS_AVAILABLE,
-    Y5_NAME_SYNCHRONIZE,
-    Y5_NAME_TIME,
-    Y5_NAME_INITIALIZED,
-    Y5_NAME_IS_IN_BAD_FORK,
-    Y5_NAME_GET_DEVICE_COUNT,
-    Y5_NAME_CUDA_SYNCHRONIZE,
-    Y5_NAME_WEIGHT,
-    Y5_NAME_BIAS,
-    Y5_NAME_RUNNING_MEAN,
-    Y5_NAME_RUNNING_VAR,
-    Y5_NAME_EPS,
-    Y5_NAME_REQUIRES_GRAD,
-    Y5_NAME_CLASS,
-    Y5_NAME_REVERSED_PADDING,
-    Y5_NAME_IN_CHANNELS, /* from here in the order of Y5_FIELD_IN_CHANNELS and so on */
-    Y5_NAME_OUT_CHANNELS,
-    Y5_NAME_KERNEL_SIZE,
-    Y5_NAME_STRIDE,
-    Y5_NAME_PADDING,
-    Y5_NAME_DILATION,
-    Y5_NAME_GROUPS,
-    Y5_NAME_COUNT
-};
+#define Y5_ENUMERATE_NAME(constant, name) constant,
+enum { Y5_NAMES(Y5_ENUMERATE_NAME) Y5_NAME_COUNT, Y5_METHOD_COUNT = Y5_METHOD_EQUAL + 1 };
 
 /* What time_synchronized looks at: modules first, then the functions it knows by heart. */
 enum {
@@ -122,18 +122,21 @@ enum {
 
 #define Y5_COUNT_OBJECT(type, name, from, attribute) +1
 #define Y5_DECLARE_OBJECT(type, name, from, attribute) type *name;
-enum { Y5_OBJECT_COUNT = 0 Y5_TORCH_OBJECTS(Y5_COUNT_OBJECT) };
+enum {
+    Y5_OBJECT_COUNT = 0 Y5_TORCH_OBJECTS(Y5_COUNT_OBJECT),
+    Y5_OWNED_COUNT = Y5_OBJECT_COUNT + Y5_METHOD_COUNT + Y5_CLOCK_COUNT
+};
 
 /* What is known of the torch that was registered. Objects are NULL before that. */
 typedef struct {
     union {
         struct {
             Y5_TORCH_OBJECTS(Y5_DECLARE_OBJECT)
+            PyObject *methods[Y5_METHOD_COUNT]; /* nn.Module's own; NULL where torch lacks one */
+            PyObject *clock[Y5_CLOCK_COUNT];
         };
-        PyObject *objects[Y5_OBJECT_COUNT];
+        PyObject *owned[Y5_OWNED_COUNT]; /* the same, one after another */
     };
-    PyObject *methods[Y5_METHOD_COUNT]; /* nn.Module's own; NULL where this torch lacks one */
-    PyObject *clock[Y5_CLOCK_COUNT];
     PyObject *clock_dicts[Y5_CLOCK_MODULES]; /* of its modules, which own them */
     const void *exchange;          /* the tensor type's table, for tensor.c; NULL: none, declined */
     y5_pool_function parallel_for; /* NULL: this torch exports none */

@@ -14,6 +14,8 @@
 /* The same for a GPU, where drivers hand out virtual memory from 0x200000000 on. */
 #define LOW_CUDA_ADDRESS ((uintptr_t)1 << 33)
 
+static const char exchange_table[] = "torch's exchange table";
+
 const void *
 y5_find_exchange(PyTypeObject *type)
 {
@@ -230,7 +232,7 @@ y5_borrow(const y5_state *state, PyObject *object, y5_tensor *tensor, y5_loan *l
     y5_status status = Y5_OK;
     if (exchange != NULL) {
         if (exchange->borrow(object, &borrowed) != 0) {
-            return y5_raised_by("torch's exchange table", error);
+            return y5_raised_by(exchange_table, error);
         }
         given = &borrowed;
     } else if (state->torch.to_dlpack == NULL) {
@@ -256,7 +258,7 @@ y5_current_stream(const y5_state *state, int32_t device_index, void **stream, y5
     if (exchange != NULL && exchange->current_stream != NULL) {
         return exchange->current_stream(DLPACK_CUDA, device_index, stream) == 0
                    ? Y5_OK
-                   : y5_raised_by("torch's exchange table", error);
+                   : y5_raised_by(exchange_table, error);
     }
     if (state->torch.current_stream == NULL) {
         return y5_fail(error, Y5_UNSUPPORTED, "", "this torch does not name its current stream");
@@ -340,8 +342,7 @@ y5_borrow_foreign(const y5_state *state, PyObject *object, y5_tensor *tensor, y5
     y5_status status = check_device(state, object, error);
     int gone = status == Y5_OK && is_torch_tensor ? y5_storage_is_gone(state, object) : 0;
     if (gone != 0) {
-        return gone < 0 ? Y5_PYTHON_RAISED
-                        : y5_fail(error, Y5_BAD_BUFFER, "", "its storage was resized to 0 bytes");
+        return gone < 0 ? Y5_PYTHON_RAISED : y5_fail(error, Y5_BAD_BUFFER, "", Y5_STORAGE_IS_GONE);
     }
     if (status != Y5_OK) {
         return status;

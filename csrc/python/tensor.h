@@ -16,6 +16,8 @@ typedef struct {
 /* The exchange table of a tensor type (torch 2.10 and later), or NULL. No exception is left. */
 const void *y5_find_exchange(PyTypeObject *type);
 
+#define Y5_NO_PLAIN_TENSOR "a subclass of torch.Tensor, or no tensor"
+
 /* True for exactly torch.Tensor and torch.nn.Parameter. */
 bool y5_is_plain_tensor(const y5_state *state, PyObject *object);
 

@@ -1,72 +1,20 @@
 /* What the extension is told of torch: taken once, checked, and kept for the calls. */
 #include "python/torch_facts.h"
 
-#include "python/args.h"
-#include "python/clock.h"
+#include "python/bindings.h"
 #include "python/tensor.h"
 #include "python/torch_runtime.h"
 
 #include <string.h>
 
-static const char *const attribute_names[Y5_NAME_COUNT] = {
-    [Y5_METHOD_STATE_DICT] = "state_dict",
-    [Y5_METHOD_SAVE_TO_STATE_DICT] = "_save_to_state_dict",
-    [Y5_METHOD_GET_EXTRA_STATE] = "get_extra_state",
-    [Y5_METHOD_PARAMETERS] = "parameters",
-    [Y5_METHOD_NAMED_PARAMETERS] = "named_parameters",
-    [Y5_METHOD_NAMED_MEMBERS] = "_named_members",
-    [Y5_METHOD_NAMED_MODULES] = "named_modules",
-    [Y5_METHOD_HASH] = "__hash__",
-    [Y5_METHOD_EQUAL] = "__eq__",
-    [Y5_NAME_PARAMETERS] = "_parameters",
-    [Y5_NAME_BUFFERS] = "_buffers",
-    [Y5_NAME_MODULES] = "_modules",
-    [Y5_NAME_NON_PERSISTENT] = "_non_persistent_buffers_set",
-    [Y5_NAME_HOOKS] = "_state_dict_hooks",
-    [Y5_NAME_PRE_HOOKS] = "_state_dict_pre_hooks",
-    [Y5_NAME_GETATTRIBUTE] = "__getattribute__",
-    [Y5_NAME_DTYPE] = "dtype",
-    [Y5_NAME_IS_FLOATING_POINT] = "is_floating_point",
-    [Y5_NAME_NBYTES] = "nbytes",
-    [Y5_NAME_DLPACK] = "__dlpack__",
-    [Y5_NAME_DLPACK_DEVICE] = "__dlpack_device__",
-    [Y5_NAME_MAX_VERSION] = "max_version",
-    [Y5_NAME_CUDA] = "cuda",
-    [Y5_NAME_IS_AVAILABLE] = "is_available",
-    [Y5_NAME_SYNCHRONIZE] = "synchronize",
-    [Y5_NAME_TIME] = "time",
-    [Y5_NAME_INITIALIZED] = "_initialized",
-    [Y5_NAME_IS_IN_BAD_FORK] = "_is_in_bad_fork",
-    [Y5_NAME_GET_DEVICE_COUNT] = "_cuda_getDeviceCount",
-    [Y5_NAME_CUDA_SYNCHRONIZE] = "_cuda_synchronize",
-    [Y5_NAME_WEIGHT] = "weight",
-    [Y5_NAME_BIAS] = "bias",
-    [Y5_NAME_RUNNING_MEAN] = "running_mean",
-    [Y5_NAME_RUNNING_VAR] = "running_var",
-    [Y5_NAME_EPS] = "eps",
-    [Y5_NAME_REQUIRES_GRAD] = "requires_grad",
-    [Y5_NAME_CLASS] = "__class__",
-    [Y5_NAME_REVERSED_PADDING] = "_reversed_padding_repeated_twice",
-    [Y5_NAME_IN_CHANNELS] = "in_channels",
-    [Y5_NAME_OUT_CHANNELS] = "out_channels",
-    [Y5_NAME_KERNEL_SIZE] = "kernel_size",
-    [Y5_NAME_STRIDE] = "stride",
-    [Y5_NAME_PADDING] = "padding",
-    [Y5_NAME_DILATION] = "dilation",
-    [Y5_NAME_GROUPS] = "groups",
-};
+#define SPELL_NAME(constant, name) [constant] = name,
+static const char *const attribute_names[Y5_NAME_COUNT] = {Y5_NAMES(SPELL_NAME)};
 
 static void
 forget_torch(y5_torch *torch)
 {
-    for (int32_t i = 0; i < Y5_OBJECT_COUNT; i++) {
-        Py_CLEAR(torch->objects[i]);
-    }
-    for (int32_t i = 0; i < Y5_METHOD_COUNT; i++) {
-        Py_CLEAR(torch->methods[i]);
-    }
-    for (int32_t i = 0; i < Y5_CLOCK_COUNT; i++) {
-        Py_CLEAR(torch->clock[i]);
+    for (int32_t i = 0; i < Y5_OWNED_COUNT; i++) {
+        Py_CLEAR(torch->owned[i]);
     }
     memset(torch, 0, sizeof(*torch));
 }
@@ -153,6 +101,34 @@ check_facts(const y5_torch *torch)
     return true;
 }
 
+/* Takes facts.clock, a tuple of the objects of the Y5_CLOCK enumeration, as new references. False
+ * with TypeError set where it is none. */
+static bool
+learn_clock(PyObject *facts, y5_torch *torch)
+{
+    PyObject *tuple = PyObject_GetAttrString(facts, "clock");
+    if (tuple == NULL) {
+        return false;
+    }
+    bool valid = PyTuple_Check(tuple) && PyTuple_Size(tuple) == Y5_CLOCK_COUNT;
+    for (Py_ssize_t i = 0; valid && i < Y5_CLOCK_COUNT; i++) {
+        PyObject *object = PyTuple_GetItem(tuple, i);
+        valid = i < Y5_CLOCK_MODULES ? PyModule_Check(object) : PyCallable_Check(object) != 0;
+    }
+    for (Py_ssize_t i = 0; valid && i < Y5_CLOCK_COUNT; i++) {
+        torch->clock[i] = PyTuple_GetItem(tuple, i);
+        Py_INCREF(torch->clock[i]);
+        if (i < Y5_CLOCK_MODULES) {
+            torch->clock_dicts[i] = PyModule_GetDict(torch->clock[i]);
+        }
+    }
+    Py_DECREF(tuple);
+    if (!valid) {
+        PyErr_SetString(PyExc_TypeError, "clock: expected a tuple of 4 modules and 3 functions");
+    }
+    return valid;
+}
+
 static bool
 learn(PyObject *facts, y5_torch *torch)
 {
@@ -164,7 +140,7 @@ learn(PyObject *facts, y5_torch *torch)
 #undef DESCRIBE_OBJECT
     bool use_exchange = false;
     for (int32_t i = 0; i < Y5_OBJECT_COUNT; i++) {
-        if (!take_object(facts, torch, objects[i].from, objects[i].attribute, &torch->objects[i])) {
+        if (!take_object(facts, torch, objects[i].from, objects[i].attribute, &torch->owned[i])) {
             return false;
         }
     }
@@ -173,7 +149,7 @@ learn(PyObject *facts, y5_torch *torch)
             return false;
         }
     }
-    if (!check_facts(torch) || !y5_clock_learn(facts, torch) ||
+    if (!check_facts(torch) || !learn_clock(facts, torch) ||
         !take_flag(facts, "increments_lists", &torch->increments_lists) ||
         !take_flag(facts, "half_scalars_stay_float32", &torch->half_scalars_stay_float32) ||
         !take_flag(facts, "use_exchange", &use_exchange)) {
@@ -205,29 +181,25 @@ retire_torch(y5_state *state)
     return true;
 }
 
-const char y5_doc_register_torch[] = "register_torch(facts)\n--\n\n"
-                                     "Tell the extension of torch: an object with the "
-                                     "attributes of _native.TorchFacts. Called once\n"
-                                     "at import; tests call it again to take the capsule way. "
-                                     "True where the exchange table is used.";
+const char y5_doc_register_torch[] =
+    "register_torch(facts)\n--\n\n"
+    "Tell the extension of torch: an object with the attributes of _native.TorchFacts. Called\n"
+    "once at import; tests call it again to take the capsule way. True where the exchange table\n"
+    "is used.";
 
-PyObject *
-y5_py_register_torch(PyObject *module, PyObject *const *arguments, Py_ssize_t count,
-                     PyObject *keywords)
+const y5_signature y5_signature_register_torch = {false, 1, {"facts"}};
+
+y5_status
+y5_py_register_torch(y5_state *state, PyObject *const *values, PyObject **result, y5_error *error)
 {
-    static const y5_signature signature = {"register_torch", 1, {"facts"}};
-    y5_state *state = PyModule_GetState(module);
-    PyObject *values[1];
-    if (!y5_parse(&signature, arguments, count, keywords, values)) {
-        return NULL;
-    }
+    (void)error;
     y5_torch torch = {0};
     if (!learn(values[0], &torch) || !retire_torch(state)) {
         forget_torch(&torch);
-        return NULL;
+        return Y5_PYTHON_RAISED;
     }
     state->torch = torch;
-    return PyBool_FromLong(torch.exchange != NULL);
+    return y5_give(PyBool_FromLong(torch.exchange != NULL), result);
 }
 
 /* Lets one of the retired go: that may run code which starts calls. */
@@ -271,14 +243,8 @@ y5_names_make(y5_state *state)
 int
 y5_facts_traverse(y5_state *state, visitproc visit, void *arg)
 {
-    for (int32_t i = 0; i < Y5_OBJECT_COUNT; i++) {
-        Py_VISIT(state->torch.objects[i]);
-    }
-    for (int32_t i = 0; i < Y5_METHOD_COUNT; i++) {
-        Py_VISIT(state->torch.methods[i]);
-    }
-    for (int32_t i = 0; i < Y5_CLOCK_COUNT; i++) {
-        Py_VISIT(state->torch.clock[i]);
+    for (int32_t i = 0; i < Y5_OWNED_COUNT; i++) {
+        Py_VISIT(state->torch.owned[i]);
     }
     return 0;
 }

@@ -2,11 +2,7 @@
 #ifndef Y5_TORCH_FACTS_H
 #define Y5_TORCH_FACTS_H
 
-#include "python/bindings.h"
 #include "python/state.h"
-
-Y5_BINDING(y5_py_register_torch);
-extern const char y5_doc_register_torch[];
 
 /* False with an exception. */
 bool y5_names_make(y5_state *state);

@@ -167,11 +167,12 @@ def lent_references_are_taken(root: Path) -> list[str]:
 def memory_is_used_in_plans_only(root: Path) -> list[str]:
     """Between a tensor's address and its last use stands plain C (csrc/plan); python/call.c alone
     takes addresses, and PyGC_Disable or the GIL's release would be a sign of another place."""
-    words = r"\b(y5_borrow|y5_storage_of|PyGC_Disable|PyEval_SaveThread)\s*\("
+    words = r"\b(y5_borrow|y5_borrow_foreign|y5_storage_of|PyGC_Disable|PyEval_SaveThread)\s*\("
+    borrowing = {"y5_borrow", "y5_borrow_foreign"}
     allowed = {
-        "call.c": {"y5_borrow", "y5_storage_of", "PyGC_Disable", "PyEval_SaveThread"},
-        "tensor.c": {"y5_borrow"},
-        "tensor.h": {"y5_borrow"},
+        "call.c": {*borrowing, "y5_storage_of", "PyGC_Disable", "PyEval_SaveThread"},
+        "tensor.c": borrowing,
+        "tensor.h": borrowing,
         "questions.c": {"y5_storage_of"},
         "questions.h": {"y5_storage_of"},
         "cuda_loader.c": {"PyEval_SaveThread"},
@@ -358,6 +359,11 @@ PLANTS: list[tuple[Rule, str, str]] = [
     (lent_references_are_taken, "csrc/python/a.c", "x = PyDict_GetItemWithError(d, k);\n"),
     (lent_references_are_taken, "csrc/python/ops/a.c", "while (PyDict_Next(d, &p, &k, &v)) {}\n"),
     (memory_is_used_in_plans_only, "csrc/python/ops/ema.c", "s = y5_borrow(state, o, &t);\n"),
+    (
+        memory_is_used_in_plans_only,
+        "csrc/python/ops/sparsity.c",
+        "s = y5_borrow_foreign(state, o, &t);\n",
+    ),
     (memory_is_used_in_plans_only, "csrc/python/ops/ema.c", "r = PyEval_SaveThread();\n"),
     (exceptions_are_not_dropped_unseen, "csrc/python/a.c", "    PyErr_Clear();\n"),
     (python_h_only_in_csrc_python, "csrc/plan/ema.c", "#include <Python.h>\n"),

@@ -65,7 +65,7 @@ def private_names(root: Path) -> set[str]:
                 found.add(node.attr)
             elif isinstance(node, ast.Constant) and isinstance(node.value, str):
                 found.update(node.value.split("."))
-    for path in (root / "csrc/python").glob("*.c"):
+    for path in (root / "csrc/python").rglob("*.[ch]"):
         found.update(re.findall(r'"(\w+)"', path.read_text(encoding="utf-8")))
     return {name for name in found if re.fullmatch(r"_[A-Za-z]\w*", name)}
 

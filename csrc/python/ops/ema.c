@@ -1,10 +1,8 @@
 /* ema_update, ema_check: the state entries of two modules in pairs. */
 #include "plan/ema.h"
 
-#include "python/args.h"
 #include "python/bindings.h"
 #include "python/call.h"
-#include "python/environment.h"
 #include "python/errors.h"
 #include "python/module_walk.h"
 
@@ -53,9 +51,8 @@ visit_pair(void *context, PyObject *average, PyObject *source, const y5_path *pa
         if (floating <= 0) { /* counters and other integers are never averaged */
             return floating < 0 ? Y5_PYTHON_RAISED : Y5_OK;
         }
-        return source == NULL
-                   ? missing_entry(self, path, error)
-                   : y5_refuse_module(error, path, "a subclass of torch.Tensor, or no tensor");
+        return source == NULL ? missing_entry(self, path, error)
+                              : y5_refuse_module(error, path, Y5_NO_PLAIN_TENSOR);
     }
     y5_status status = y5_call_add(self->state, self->call, average, 1,
                                    Y5_PAIR_OR_NONE | Y5_SIGNED | Y5_WRITTEN | Y5_ANNOUNCED, error);
@@ -125,9 +122,8 @@ const char y5_doc_ema_update[] =
     "Move every floating entry of average.state_dict() towards source's entry of that key:\n"
     "average * decay + source * (1 - decay), each operation rounded. Two nn.Modules and a float.\n"
     "KeyError for a missing key; Unsupported, with nothing changed, where torch must do it.\n"
-    "Returns None, or the number of the CUDA device that does it. The list `done` gets a True "
-    "with\n"
-    "the update, whatever a signal handler raises after it.";
+    "Returns None, or the number of the CUDA device that does it. The list `done` gets a True\n"
+    "with the update, whatever a signal handler raises after it.";
 
 /* Marks the list before the update: afterwards, nothing may fail. */
 static y5_status
@@ -151,76 +147,51 @@ unmark(PyObject *done)
     PyErr_Restore(type, value, traceback);
 }
 
-PyObject *
-y5_py_ema_update(PyObject *module, PyObject *const *arguments, Py_ssize_t count, PyObject *keywords)
+const y5_signature y5_signature_ema_update = {true, 3, {"average", "source", "decay", "done"}};
+
+y5_status
+y5_py_ema_update(y5_state *state, PyObject *const *values, PyObject **result, y5_error *error)
 {
-    static const y5_signature signature = {"ema_update", 3, {"average", "source", "decay", "done"}};
-    const y5_state *state = PyModule_GetState(module);
-    PyObject *values[4];
-    if (!y5_parse(&signature, arguments, count, keywords, values)) {
-        return NULL;
-    }
     PyObject *done = values[3] != Py_None ? values[3] : NULL;
-    if (done != NULL && !PyList_CheckExact(done)) {
-        PyErr_SetString(PyExc_TypeError, "done: expected a list");
-        return NULL;
-    }
-    y5_error error = {0};
     y5_call call = {0};
     y5_ema_plan plan = {0};
-    y5_status status = y5_check_environment(state, &error);
-    if (status == Y5_OK && !PyFloat_CheckExact(values[2])) {
-        status = y5_fail(&error, Y5_UNSUPPORTED, "decay", "not a Python float");
+    if (done != NULL && !PyList_CheckExact(done)) {
+        return y5_fail(error, Y5_BAD_TYPE, "done", "expected a list");
     }
-    if (status == Y5_OK) {
-        status = mark(done);
+    if (!PyFloat_CheckExact(values[2])) {
+        return y5_fail(error, Y5_UNSUPPORTED, "decay", "not a Python float");
     }
+    y5_status status = mark(done);
     if (status == Y5_OK) {
         plan.decay = PyFloat_AsDouble(values[2]);
-        status = update(state, values, &call, &plan, false, &error);
+        status = update(state, values, &call, &plan, false, error);
         if (status != Y5_OK) {
             unmark(done);
         }
     }
-    bool on_gpu = call.device == Y5_CUDA;
-    int32_t device = call.device_index;
+    if (status == Y5_OK) {
+        status = y5_call_device(&call, result);
+    }
     y5_ema_plan_free(&plan);
     y5_call_free(&call);
-    if (status != Y5_OK) {
-        return y5_raise(state, status, &error);
-    }
-    if (on_gpu) {
-        return PyLong_FromLong(device);
-    }
-    Py_RETURN_NONE;
+    return status;
 }
 
 const char y5_doc_ema_check[] =
     "ema_check(average, source)\n--\n\n"
-    "What ema_update would raise of these two nn.Modules, which stay untouched; None where it "
-    "would\n"
-    "update them.";
+    "What ema_update would raise of these two nn.Modules, which stay untouched; None where it\n"
+    "would update them.";
 
-PyObject *
-y5_py_ema_check(PyObject *module, PyObject *const *arguments, Py_ssize_t count, PyObject *keywords)
+const y5_signature y5_signature_ema_check = {true, 2, {"average", "source"}};
+
+y5_status
+y5_py_ema_check(y5_state *state, PyObject *const *values, PyObject **result, y5_error *error)
 {
-    static const y5_signature signature = {"ema_check", 2, {"average", "source"}};
-    const y5_state *state = PyModule_GetState(module);
-    PyObject *values[2];
-    if (!y5_parse(&signature, arguments, count, keywords, values)) {
-        return NULL;
-    }
-    y5_error error = {0};
+    (void)result;
     y5_call call = {0};
     y5_ema_plan plan = {0};
-    y5_status status = y5_check_environment(state, &error);
-    if (status == Y5_OK) {
-        status = update(state, values, &call, &plan, true, &error);
-    }
+    y5_status status = update(state, values, &call, &plan, true, error);
     y5_ema_plan_free(&plan);
     y5_call_free(&call);
-    if (status != Y5_OK) {
-        return y5_raise(state, status, &error);
-    }
-    Py_RETURN_NONE;
+    return status;
 }

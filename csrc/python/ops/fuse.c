@@ -1,17 +1,14 @@
 /* fuse: convolutions and batch norms, read as the original does, and the modules they become. */
 #include "plan/fuse.h"
 
-#include "python/args.h"
 #include "python/bindings.h"
 #include "python/borrowed.h"
 #include "python/call.h"
-#include "python/environment.h"
 #include "python/errors.h"
 #include "python/ops/fuse_module.h"
 
 #include <float.h>
 #include <math.h>
-#include <stdio.h>
 
 /* Everything of one call. */
 typedef struct {
@@ -31,7 +28,7 @@ add_tensor(fusion *self, PyObject *tensor, int64_t pair, y5_fuse_role role)
     y5_status status =
         y5_call_add(self->state, &self->call, tensor, Y5_FUSE_GROUP(role), needs, self->error);
     if (status == Y5_UNSUPPORTED) {
-        snprintf(self->error->argument, sizeof(self->error->argument), "%s", y5_fuse_name(role));
+        y5_blame(self->error, y5_fuse_name(role));
     }
     return status;
 }
@@ -211,7 +208,7 @@ look(fusion *self, y5_plan steps)
     y5_status status = y5_call_run(self->state, &self->call, &steps, self->error);
     if (status == Y5_UNSUPPORTED && self->call.refused >= 0) {
         y5_fuse_role role = self->plan.slots[self->call.refused].role;
-        snprintf(self->error->argument, sizeof(self->error->argument), "%s", y5_fuse_name(role));
+        y5_blame(self->error, y5_fuse_name(role));
     }
     return status;
 }
@@ -303,33 +300,24 @@ free_fusion(fusion *self)
 
 const char y5_doc_fuse[] =
     "fuse(convs, bns, prototype)\n--\n\n"
-    "A list with, for each convolution of the list convs and its batch norm in the list bns, a "
-    "new\n"
-    "nn.Conv2d like the prototype (ops/fuse.py) that computes both. Unsupported, with nothing\n"
-    "changed, where torch must do one of them.";
+    "A list with, for each convolution of the list convs and its batch norm in the list bns, a\n"
+    "new nn.Conv2d like the prototype (ops/fuse.py) that computes both. Unsupported, with\n"
+    "nothing changed, where torch must do one of them.";
 
-PyObject *
-y5_py_fuse(PyObject *module, PyObject *const *arguments, Py_ssize_t count, PyObject *keywords)
+const y5_signature y5_signature_fuse = {true, 3, {"convs", "bns", "prototype"}};
+
+y5_status
+y5_py_fuse(y5_state *state, PyObject *const *values, PyObject **result, y5_error *error)
 {
-    static const y5_signature signature = {"fuse", 3, {"convs", "bns", "prototype"}};
-    PyObject *values[3];
-    if (!y5_parse(&signature, arguments, count, keywords, values)) {
-        return NULL;
+    fusion self = {.state = state, .error = error};
+    if (!PyList_Check(values[0]) || !PyList_Check(values[1]) ||
+        Py_TYPE(values[2]) != state->torch.convolution_type) {
+        return y5_fail(error, Y5_BAD_TYPE, "fuse", "expected two lists and an nn.Conv2d");
     }
-    y5_error error = {0};
-    fusion self = {.state = PyModule_GetState(module), .error = &error};
-    PyObject *fused = NULL;
-    y5_status status = y5_check_environment(self.state, &error);
-    if (status == Y5_OK && (!PyList_Check(values[0]) || !PyList_Check(values[1]) ||
-                            Py_TYPE(values[2]) != self.state->torch.convolution_type)) {
-        status = y5_fail(&error, Y5_BAD_TYPE, "fuse", "expected two lists and an nn.Conv2d");
-    }
+    y5_status status = fuse_pairs(&self, values[0], values[1]);
     if (status == Y5_OK) {
-        status = fuse_pairs(&self, values[0], values[1]);
-    }
-    if (status == Y5_OK) {
-        fused = make_modules(&self, values[2]);
+        status = y5_give(make_modules(&self, values[2]), result);
     }
     free_fusion(&self);
-    return status != Y5_OK ? y5_raise(self.state, status, &error) : fused;
+    return status;
 }

@@ -2,15 +2,11 @@
  * batch norms on a CUDA device, which who calls has looked up. */
 #include "plan/fuse_gpu.h"
 
-#include "python/args.h"
 #include "python/bindings.h"
 #include "python/borrowed.h"
 #include "python/call.h"
-#include "python/environment.h"
 #include "python/errors.h"
 #include "python/ops/fuse_module.h"
-
-#include <stdio.h>
 
 /* Adds the tensors of one tuple, which the caller holds. */
 static y5_status
@@ -33,7 +29,7 @@ add_pair(const y5_state *state, PyObject *pair, y5_call *call, y5_gpu_fuse_plan 
         plan->roles[call->count] = (uint8_t)role;
         status = y5_call_add(state, call, PyTuple_GetItem(pair, role), 1, needs, error);
         if (status != Y5_OK) {
-            snprintf(error->argument, sizeof(error->argument), "%s", y5_fuse_name(role));
+            y5_blame(error, y5_fuse_name(role));
         }
     }
     return status;
@@ -61,53 +57,43 @@ collect(const y5_state *state, PyObject *pairs, PyObject *flags, y5_call *call,
 
 const char y5_doc_fuse_on_gpu[] =
     "fuse_on_gpu(pairs, doubtful)\n--\n\n"
-    "Fuse tensors of one CUDA device: a list of tuples of a convolution's weight and bias or None, "
-    "a\n"
-    "batch norm's weight, bias, mean and variance, the results' weight and bias, which are "
-    "filled,\n"
-    "and epsilon. doubtful, an int32 for each, becomes 1 where a weight or bias of the "
-    "convolution\n"
-    "is no finite number, for which torch has other results. Unsupported where torch must do it.\n"
-    "Returns the number of the device that does it.";
+    "Fuse tensors of one CUDA device: a list of tuples of a convolution's weight and bias or\n"
+    "None, a batch norm's weight, bias, mean and variance, the results' weight and bias, which\n"
+    "are filled, and epsilon. doubtful, an int32 for each, becomes 1 where a weight or bias of\n"
+    "the convolution is no finite number, for which torch has other results. Unsupported where\n"
+    "torch must do it. Returns the number of the device that does it.";
 
-PyObject *
-y5_py_fuse_on_gpu(PyObject *module, PyObject *const *arguments, Py_ssize_t count,
-                  PyObject *keywords)
+const y5_signature y5_signature_fuse_on_gpu = {true, 2, {"pairs", "doubtful"}};
+
+y5_status
+y5_py_fuse_on_gpu(y5_state *state, PyObject *const *values, PyObject **result, y5_error *error)
 {
-    static const y5_signature signature = {"fuse_on_gpu", 2, {"pairs", "doubtful"}};
-    const y5_state *state = PyModule_GetState(module);
-    PyObject *values[2];
-    if (!y5_parse(&signature, arguments, count, keywords, values)) {
-        return NULL;
-    }
-    y5_error error = {0};
     y5_call call = {.refused = -1};
     y5_gpu_fuse_plan plan = {0};
-    y5_status status = y5_check_environment(state, &error);
-    if (status == Y5_OK) {
-        status = collect(state, values[0], values[1], &call, &plan, &error);
-    }
+    y5_status status = collect(state, values[0], values[1], &call, &plan, error);
     if (status == Y5_OK) {
         y5_plan steps = y5_gpu_fuse_plan_steps(&plan);
-        status = y5_call_run(state, &call, &steps, &error);
-        if (status != Y5_OK && call.refused >= 0 && error.argument[0] == '\0') {
-            snprintf(error.argument, sizeof(error.argument), "%s",
-                     call.refused < call.count - 1
-                         ? y5_fuse_name((y5_fuse_role)plan.roles[call.refused])
-                         : "doubtful");
+        status = y5_call_run(state, &call, &steps, error);
+        if (status != Y5_OK && call.refused >= 0 && error->argument[0] == '\0') {
+            y5_blame(error, call.refused < call.count - 1
+                                ? y5_fuse_name((y5_fuse_role)plan.roles[call.refused])
+                                : "doubtful");
         }
     }
-    int32_t device = call.device_index;
+    if (status == Y5_OK) {
+        status = y5_call_device(&call, result);
+    }
     y5_gpu_fuse_plan_free(&plan);
     y5_call_free(&call);
-    return status != Y5_OK ? y5_raise(state, status, &error) : PyLong_FromLong(device);
+    return status;
 }
 
 /* Memory on the device, and the module that has it as its parameters. */
-static y5_status
+static PyObject *
 make_convolution(const y5_state *state, const y5_fuse_module *self, const int64_t shape[4],
-                 PyObject *prototype, PyObject *device, PyObject **made)
+                 PyObject *prototype, PyObject *device)
 {
+    PyObject *made = NULL;
     PyObject *keywords = Py_BuildValue("{s:O}", "device", device);
     PyObject *tensors[2] = {NULL, NULL};
     if (keywords != NULL) {
@@ -117,50 +103,40 @@ make_convolution(const y5_state *state, const y5_fuse_module *self, const int64_
         tensors[1] = y5_fuse_memory(state, shape, 1, keywords);
     }
     if (tensors[1] != NULL) {
-        *made = y5_fuse_module_make(state, self, tensors, prototype);
+        made = y5_fuse_module_make(state, self, tensors, prototype);
     }
     Py_XDECREF(tensors[1]);
     Py_XDECREF(tensors[0]);
     Py_XDECREF(keywords);
-    return *made != NULL ? Y5_OK : Y5_PYTHON_RAISED;
+    return made;
 }
 
 const char y5_doc_new_convolution[] =
     "new_convolution(conv, prototype, device)\n--\n\n"
-    "A new nn.Conv2d like the prototype (ops/fuse.py) that takes what conv and a batch norm "
-    "become:\n"
-    "of conv's sizes, with a bias, on the device, not initialised and without gradients.\n"
+    "A new nn.Conv2d like the prototype (ops/fuse.py) that takes what conv and a batch norm\n"
+    "become: of conv's sizes, with a bias, on the device, not initialised and without gradients.\n"
     "Unsupported where torch must construct it.";
 
-PyObject *
-y5_py_new_convolution(PyObject *module, PyObject *const *arguments, Py_ssize_t count,
-                      PyObject *keywords)
+const y5_signature y5_signature_new_convolution = {true, 3, {"conv", "prototype", "device"}};
+
+y5_status
+y5_py_new_convolution(y5_state *state, PyObject *const *values, PyObject **result, y5_error *error)
 {
-    static const y5_signature signature = {"new_convolution", 3, {"conv", "prototype", "device"}};
-    const y5_state *state = PyModule_GetState(module);
-    PyObject *values[3];
-    if (!y5_parse(&signature, arguments, count, keywords, values)) {
-        return NULL;
-    }
-    y5_error error = {0};
     y5_owner from = {0};
     y5_fuse_module fields = {0};
     int64_t shape[4];
-    PyObject *made = NULL;
-    y5_status status = y5_check_environment(state, &error);
-    if (status == Y5_OK && Py_TYPE(values[1]) != state->torch.convolution_type) {
-        status = y5_fail(&error, Y5_BAD_TYPE, "prototype", "expected an nn.Conv2d");
+    if (Py_TYPE(values[1]) != state->torch.convolution_type) {
+        return y5_fail(error, Y5_BAD_TYPE, "prototype", "expected an nn.Conv2d");
     }
-    if (status == Y5_OK && !y5_owner_open(state, values[0], state->torch.convolution_type, &from)) {
-        status = Y5_PYTHON_RAISED;
-    }
-    if (status == Y5_OK) {
-        status = y5_fuse_module_read(state, &from, &fields, shape, &error);
+    y5_status status = Y5_PYTHON_RAISED;
+    if (y5_owner_open(state, values[0], state->torch.convolution_type, &from)) {
+        status = y5_fuse_module_read(state, &from, &fields, shape, error);
     }
     if (status == Y5_OK) {
-        status = make_convolution(state, &fields, shape, values[1], values[2], &made);
+        PyObject *made = make_convolution(state, &fields, shape, values[1], values[2]);
+        status = y5_give(made, result);
     }
     y5_owner_close(&from);
     y5_fuse_module_free(&fields);
-    return status != Y5_OK ? y5_raise(state, status, &error) : made;
+    return status;
 }

@@ -3,7 +3,6 @@
 #ifndef Y5_FUSE_MODULE_H
 #define Y5_FUSE_MODULE_H
 
-#include "core/y5.h"
 #include "python/state.h"
 
 /* A module whose attributes are looked up where nn.Module keeps them, or, without `members`, in the

@@ -1,11 +1,9 @@
 /* prune: lists of weights, of the tensors that take the results, and of counts. */
 #include "plan/prune.h"
 
-#include "python/args.h"
 #include "python/bindings.h"
 #include "python/borrowed.h"
 #include "python/call.h"
-#include "python/environment.h"
 #include "python/errors.h"
 
 #include <stdio.h>
@@ -69,20 +67,6 @@ collect(const y5_state *state, PyObject *const *lists, y5_call *call, y5_prune_p
     return status;
 }
 
-/* Gives the GPU its workspace and prunes. */
-static y5_status
-prune_on_gpu(const y5_state *state, y5_call *call, y5_prune_plan *plan, y5_error *error)
-{
-    PyObject *workspace = NULL;
-    y5_plan steps = y5_prune_plan_steps(plan);
-    y5_status status = y5_call_allocate(state, call, plan->needed_bytes, &workspace);
-    if (status == Y5_OK) {
-        status = y5_call_add(state, call, workspace, 1, Y5_WRITTEN, error);
-    }
-    Py_XDECREF(workspace);
-    return status == Y5_OK ? y5_call_run(state, call, &steps, error) : status;
-}
-
 /* A new list of the numbers of the ambiguous layers. */
 static PyObject *
 ambiguous_layers(const y5_prune_plan *plan)
@@ -101,53 +85,45 @@ ambiguous_layers(const y5_prune_plan *plan)
 
 const char y5_doc_prune[] =
     "prune(weights, pruned, counts, like_torch=False)\n--\n\n"
-    "Fill each tensor of the list pruned with the weights at the same place, the counts[i] "
-    "smallest\n"
-    "by magnitude and position multiplied by 0; largest layer first is fastest. Returns a list of\n"
-    "the layers in which the choice among equally small weights shows; with like_torch it is\n"
-    "torch.topk's in all others. With None for pruned only the checks are made. Unsupported, with "
-    "nothing changed, where torch must do it. Weights on a\n"
-    "CUDA device: returns the number of the device that does it, or with None would.";
+    "Fill each tensor of the list pruned with the weights at the same place, the counts[i]\n"
+    "smallest by magnitude and position multiplied by 0; largest layer first is fastest. Returns\n"
+    "a list of the layers in which the choice among equally small weights shows; with like_torch\n"
+    "it is torch.topk's in all others. With None for pruned only the checks are made.\n"
+    "Unsupported, with nothing changed, where torch must do it. Weights on a CUDA device:\n"
+    "returns the number of the device that does it, or with None would.";
 
-PyObject *
-y5_py_prune(PyObject *module, PyObject *const *arguments, Py_ssize_t count, PyObject *keywords)
+const y5_signature y5_signature_prune = {true, 3, {"weights", "pruned", "counts", "like_torch"}};
+
+y5_status
+y5_py_prune(y5_state *state, PyObject *const *values, PyObject **result, y5_error *error)
 {
-    static const y5_signature signature = {
-        "prune", 3, {"weights", "pruned", "counts", "like_torch"}};
-    const y5_state *state = PyModule_GetState(module);
-    PyObject *values[4];
-    if (!y5_parse(&signature, arguments, count, keywords, values)) {
-        return NULL;
-    }
     int like_torch = values[3] != NULL ? PyObject_IsTrue(values[3]) : 0;
     if (like_torch < 0) {
-        return NULL;
+        return Y5_PYTHON_RAISED;
     }
-    y5_error error = {0};
     y5_call call = {.refused = -1};
     y5_prune_plan plan = {.writes = values[1] != Py_None, .like_torch = like_torch != 0};
-    PyObject *result = NULL;
-    y5_status status = y5_check_environment(state, &error);
+    y5_status status = collect(state, values, &call, &plan, error);
+    y5_plan steps = y5_prune_plan_steps(&plan);
     if (status == Y5_OK) {
-        status = collect(state, values, &call, &plan, &error);
-    }
-    if (status == Y5_OK) {
-        y5_plan steps = y5_prune_plan_steps(&plan);
-        status = y5_call_run(state, &call, &steps, &error);
+        status = y5_call_run(state, &call, &steps, error);
     }
     bool on_gpu = call.device == Y5_CUDA;
-    if (status == Y5_OK && on_gpu && plan.writes) {
-        status = prune_on_gpu(state, &call, &plan, &error);
+    if (status == Y5_OK && on_gpu && plan.writes) { /* once more, with a workspace */
+        status = y5_call_allocate(state, &call, plan.needed_bytes, 1, error);
+        if (status == Y5_OK) {
+            status = y5_call_run(state, &call, &steps, error);
+        }
     }
     if (status == Y5_OK) {
-        result = on_gpu ? PyLong_FromLong(call.device_index) : ambiguous_layers(&plan);
-    } else if (error.argument[0] == '\0' && call.refused >= 0 &&
+        status = on_gpu ? y5_call_device(&call, result) : y5_give(ambiguous_layers(&plan), result);
+    } else if (error->argument[0] == '\0' && call.refused >= 0 &&
                call.refused < plan.room * (plan.writes ? 2 : 1)) {
-        snprintf(error.argument, sizeof(error.argument), "%s %lld",
+        snprintf(error->argument, sizeof(error->argument), "%s %lld",
                  plan.writes && call.refused % 2 != 0 ? "pruned" : "weight",
                  (long long)(call.refused / (plan.writes ? 2 : 1)));
     }
     y5_prune_plan_free(&plan);
     y5_call_free(&call);
-    return status != Y5_OK ? y5_raise(state, status, &error) : result;
+    return status;
 }

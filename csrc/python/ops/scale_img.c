@@ -1,13 +1,9 @@
 /* scale_img: an image and the memory for the resized and padded one. */
 #include "plan/scale_img.h"
 
-#include "python/args.h"
 #include "python/bindings.h"
 #include "python/call.h"
-#include "python/environment.h"
 #include "python/errors.h"
-
-#include <stdio.h>
 
 /* Two integers out of a tuple. Runs no Python code. */
 static bool
@@ -37,62 +33,42 @@ read_variant(PyObject *given, int32_t *variant)
     return PyLong_Check(given) != 0;
 }
 
-static y5_status
-resize(const y5_state *state, PyObject *const *values, y5_call *call, y5_error *error)
+const char y5_doc_scale_img[] =
+    "scale_img(image, output=None, size=None, variant=0)\n--\n\n"
+    "Resize image, (batch, channels, height, width) in float32, to size (height, width) and\n"
+    "write it to output, which is as large or larger (the rest becomes 0.447) or smaller\n"
+    "(cropped). variant is one of csrc/core/ops.h. With the image alone: only checks it.\n"
+    "Unsupported, with nothing changed, where torch must do it. Images on a CUDA device: also\n"
+    "float16 and bfloat16, any number of channels, variants of y5_cuda.h; returns the number of\n"
+    "the device.";
+
+const y5_signature y5_signature_scale_img = {true, 1, {"image", "output", "size", "variant"}};
+
+y5_status
+y5_py_scale_img(y5_state *state, PyObject *const *values, PyObject **result, y5_error *error)
 {
-    static const char *const names[] = {"image", "output"};
+    y5_call call = {.refused = -1};
     y5_scale_plan plan = {.writes = values[1] != NULL};
+    y5_status status = Y5_OK;
     if (plan.writes && !read_size(values[2], plan.size)) {
         return y5_fail(error, Y5_BAD_TYPE, "size", "expected a tuple of two integers");
     }
     if (!read_variant(values[3], &plan.variant)) {
         return y5_fail(error, Y5_BAD_TYPE, "variant", "expected an integer");
     }
-    y5_status status = y5_check_environment(state, error);
     for (int32_t i = 0; i < (plan.writes ? 2 : 1) && status == Y5_OK; i++) {
-        call->refused = i;
-        status = y5_call_add(state, call, values[i], 1, i == 0 ? Y5_SIGNED : Y5_WRITTEN, error);
+        call.refused = i;
+        status = y5_call_add(state, &call, values[i], 1, i == 0 ? Y5_SIGNED : Y5_WRITTEN, error);
     }
     if (status == Y5_OK) {
         y5_plan steps = y5_scale_plan_steps(&plan);
-        status = y5_call_run(state, call, &steps, error);
+        status = y5_call_run(state, &call, &steps, error);
     }
-    if (status != Y5_OK && error->argument[0] == '\0' && call->refused >= 0) {
-        snprintf(error->argument, sizeof(error->argument), "%s", names[call->refused]);
+    if (status == Y5_OK) {
+        status = y5_call_device(&call, result);
+    } else if (error->argument[0] == '\0' && call.refused >= 0) {
+        y5_blame(error, y5_signature_scale_img.parameters[call.refused]);
     }
-    return status;
-}
-
-const char y5_doc_scale_img[] =
-    "scale_img(image, output=None, size=None, variant=0)\n--\n\n"
-    "Resize image, (batch, channels, height, width) in float32, to size (height, width) and write\n"
-    "it to output, which is as large or larger (the rest becomes 0.447) or smaller (cropped).\n"
-    "variant is one of csrc/core/ops.h. With the image alone: only checks it. Unsupported, with\n"
-    "nothing changed, where torch must do it. Images on a CUDA\n"
-    "device: also float16 and bfloat16, any number of channels, variants of y5_cuda.h; returns "
-    "the\n"
-    "number of the device.";
-
-PyObject *
-y5_py_scale_img(PyObject *module, PyObject *const *arguments, Py_ssize_t count, PyObject *keywords)
-{
-    static const y5_signature signature = {"scale_img", 1, {"image", "output", "size", "variant"}};
-    const y5_state *state = PyModule_GetState(module);
-    PyObject *values[4];
-    if (!y5_parse(&signature, arguments, count, keywords, values)) {
-        return NULL;
-    }
-    y5_error error = {0};
-    y5_call call = {.refused = -1};
-    y5_status status = resize(state, values, &call, &error);
-    bool on_gpu = call.device == Y5_CUDA;
-    int32_t device = call.device_index;
     y5_call_free(&call);
-    if (status != Y5_OK) {
-        return y5_raise(state, status, &error);
-    }
-    if (on_gpu) {
-        return PyLong_FromLong(device);
-    }
-    Py_RETURN_NONE;
+    return status;
 }

@@ -2,11 +2,9 @@
  * writes the state of one into a tensor; the caller checks that the installed torch does so. */
 #include "plan/skip_random.h"
 
-#include "python/args.h"
 #include "python/bindings.h"
 #include "python/borrowed.h"
 #include "python/call.h"
-#include "python/environment.h"
 #include "python/errors.h"
 
 #include <string.h>
@@ -139,27 +137,15 @@ const char y5_doc_skip_random[] =
     "Leave a torch.Generator of the CPU as so many draws of 32 bits leave it, without making the\n"
     "numbers. A draw of float32 is one. Unsupported, with nothing changed, for other generators.";
 
-PyObject *
-y5_py_skip_random(PyObject *module, PyObject *const *arguments, Py_ssize_t count,
-                  PyObject *keywords)
+const y5_signature y5_signature_skip_random = {true, 2, {"generator", "draws"}};
+
+y5_status
+y5_py_skip_random(y5_state *state, PyObject *const *values, PyObject **result, y5_error *error)
 {
-    static const y5_signature signature = {"skip_random", 2, {"generator", "draws"}};
-    const y5_state *state = PyModule_GetState(module);
-    PyObject *values[2];
-    if (!y5_parse(&signature, arguments, count, keywords, values)) {
-        return NULL;
-    }
+    (void)result;
     unsigned long long draws = PyLong_AsUnsignedLongLong(values[1]);
     if (draws == (unsigned long long)-1 && PyErr_Occurred()) {
-        return NULL;
+        return Y5_PYTHON_RAISED;
     }
-    y5_error error = {0};
-    y5_status status = y5_check_environment(state, &error);
-    if (status == Y5_OK) {
-        status = skip_in_generator(state, values[0], draws, &error);
-    }
-    if (status != Y5_OK) {
-        return y5_raise(state, status, &error);
-    }
-    Py_RETURN_NONE;
+    return skip_in_generator(state, values[0], draws, error);
 }

@@ -2,14 +2,10 @@
  * of one tensor or array. */
 #include "plan/sparsity.h"
 
-#include "python/args.h"
 #include "python/bindings.h"
 #include "python/call.h"
-#include "python/environment.h"
 #include "python/errors.h"
 #include "python/module_walk.h"
-
-#include <string.h>
 
 typedef struct {
     const y5_state *state;
@@ -30,26 +26,24 @@ visit_parameter(void *context, PyObject *object, PyObject *counterpart, const y5
     return status;
 }
 
-/* Makes room for the counts on the GPU, one for all or with `each` one for every parameter, and
- * counts. */
+/* Makes room for the counts on the GPU, one for all or, of more than `limit` elements, one for
+ * every parameter, and counts. */
 static y5_status
-count_on_gpu(const y5_state *state, y5_call *call, y5_sparsity_plan *plan, bool each,
-             PyObject **zeros, y5_error *error)
+count_on_gpu(const y5_state *state, y5_call *call, y5_sparsity_plan *plan, int64_t limit,
+             PyObject **result, y5_error *error)
 {
-    plan->zeros_count = each ? plan->count : 1;
+    plan->zeros_count = plan->elements > limit ? plan->count : 1;
     int64_t bytes = plan->zeros_count * (int64_t)sizeof(int64_t);
-    y5_status status = y5_call_allocate(state, call, bytes, zeros);
-    if (status == Y5_OK) {
-        status = y5_call_add(state, call, *zeros, Y5_COUNTS, Y5_WRITTEN, error);
-    }
+    y5_status status = y5_call_allocate(state, call, bytes, Y5_COUNTS, error);
     if (status == Y5_OK) {
         y5_plan steps = y5_sparsity_plan_steps(plan);
         status = y5_call_run(state, call, &steps, error);
     }
-    if (status != Y5_OK) {
-        Py_CLEAR(*zeros);
-    }
-    return status;
+    return status != Y5_OK ? status
+                           : y5_give(Py_BuildValue("(LLO)", (long long)plan->count,
+                                                   (long long)plan->elements,
+                                                   call->held[call->count - 1].object),
+                                     result);
 }
 
 /* The result on the CPU. */
@@ -71,88 +65,39 @@ shares(const y5_sparsity_plan *plan)
 
 const char y5_doc_count_module_zeros[] =
     "count_module_zeros(module, limit=2**63 - 1)\n--\n\n"
-    "(parameters, elements, zeros, float32 share, float64 share) of module.parameters(), each "
-    "once.\n"
-    "The shares are zeros / elements in that type, the zeros of one parameter after the other "
-    "added\n"
-    "up in it; nan without elements. Unsupported where torch must do it. On a CUDA device:\n"
-    "(parameters, elements, tensor of bytes there that will hold the zeros as one int64, or with "
-    "more\n"
-    "than `limit` elements as one for each parameter).";
+    "(parameters, elements, zeros, float32 share, float64 share) of module.parameters(), each\n"
+    "once. The shares are zeros / elements in that type, the zeros of one parameter after the\n"
+    "other added up in it; nan without elements. Unsupported where torch must do it. On a CUDA\n"
+    "device: (parameters, elements, tensor of bytes there that will hold the zeros as one int64,\n"
+    "or with more than `limit` elements as one for each parameter).";
 
-PyObject *
-y5_py_count_module_zeros(PyObject *module, PyObject *const *arguments, Py_ssize_t count,
-                         PyObject *keywords)
+const y5_signature y5_signature_count_module_zeros = {true, 1, {"module", "limit"}};
+
+y5_status
+y5_py_count_module_zeros(y5_state *state, PyObject *const *values, PyObject **result,
+                         y5_error *error)
 {
-    static const y5_signature signature = {"count_module_zeros", 1, {"module", "limit"}};
-    const y5_state *state = PyModule_GetState(module);
-    PyObject *values[2];
-    if (!y5_parse(&signature, arguments, count, keywords, values)) {
-        return NULL;
-    }
     long long limit = values[1] != NULL ? PyLong_AsLongLong(values[1]) : INT64_MAX;
     if (limit == -1 && PyErr_Occurred()) {
-        return NULL;
+        return Y5_PYTHON_RAISED;
     }
-    y5_error error = {0};
     y5_call call = {0};
     y5_sparsity_plan plan = {0};
-    PyObject *zeros = NULL; /* on a CUDA device */
-    PyObject *result = NULL;
     collector context = {state, &call};
-    y5_status status = y5_check_environment(state, &error);
-    if (status == Y5_OK) {
-        status = y5_walk_parameters(state, values[0], visit_parameter, &context, &error);
-    }
+    y5_status status = y5_walk_parameters(state, values[0], visit_parameter, &context, error);
     if (status == Y5_OK && !y5_sparsity_plan_open(&plan, call.count)) {
         status = Y5_NO_MEMORY;
     }
     if (status == Y5_OK) {
         y5_plan steps = y5_sparsity_plan_steps(&plan);
-        status = y5_call_run(state, &call, &steps, &error);
-    }
-    bool on_gpu = call.device == Y5_CUDA;
-    if (status == Y5_OK && on_gpu) {
-        bool each = plan.elements > limit;
-        status = count_on_gpu(state, &call, &plan, each, &zeros, &error);
+        status = y5_call_run(state, &call, &steps, error);
     }
     if (status == Y5_OK) {
-        result =
-            on_gpu ? Py_BuildValue("(LLN)", (long long)plan.count, (long long)plan.elements, zeros)
-                   : shares(&plan);
+        status = call.device == Y5_CUDA ? count_on_gpu(state, &call, &plan, limit, result, error)
+                                        : y5_give(shares(&plan), result);
     }
     y5_sparsity_plan_free(&plan);
     y5_call_free(&call);
-    return status != Y5_OK ? y5_raise(state, status, &error) : result;
-}
-
-/* Zeros of a plain tensor, whose memory others could replace. */
-static y5_status
-count_tensor(const y5_state *state, PyObject *object, int64_t *zeros, y5_error *error)
-{
-    y5_call call = {0};
-    y5_count_plan plan = {0};
-    y5_plan steps = y5_count_plan_steps(&plan);
-    y5_status status = y5_call_add(state, &call, object, 1, Y5_ANY_BYTES, error);
-    if (status == Y5_OK) {
-        status = y5_call_run(state, &call, &steps, error);
-    }
-    *zeros = plan.zeros;
-    y5_call_free(&call);
-    return status;
-}
-
-/* Zeros of what any producer lends. */
-static y5_status
-count_foreign(const y5_state *state, PyObject *object, int64_t *zeros, y5_error *error)
-{
-    y5_loan loan = {0};
-    y5_tensor tensor;
-    y5_status status = y5_borrow_foreign(state, object, &tensor, &loan, error);
-    if (status == Y5_OK) {
-        *zeros = y5_sparsity_count_tensor(atomic_load(&state->level), &tensor);
-    }
-    y5_return(&loan);
     return status;
 }
 
@@ -161,59 +106,54 @@ const char y5_doc_count_zeros[] =
     "The number of elements equal to zero (-0.0 is, NaN is not) of a torch tensor or any object\n"
     "with __dlpack__ in the CPU's memory; any dtype and strides, up to 12 dimensions; no copy.";
 
-PyObject *
-y5_py_count_zeros(PyObject *module, PyObject *const *arguments, Py_ssize_t count,
-                  PyObject *keywords)
+const y5_signature y5_signature_count_zeros = {false, 1, {"tensor"}};
+
+y5_status
+y5_py_count_zeros(y5_state *state, PyObject *const *values, PyObject **result, y5_error *error)
 {
-    static const y5_signature signature = {"count_zeros", 1, {"tensor"}};
-    const y5_state *state = PyModule_GetState(module);
-    PyObject *values[1];
-    if (!y5_parse(&signature, arguments, count, keywords, values)) {
-        return NULL;
+    y5_call call = {0};
+    y5_count_plan plan = {0};
+    y5_plan steps = y5_count_plan_steps(&plan);
+    y5_status status = Y5_OK;
+    if (!y5_is_plain_tensor(state, values[0])) {
+        status = y5_call_run_foreign(state, values[0], &steps, error);
+    } else {
+        status = y5_call_add(state, &call, values[0], 1, Y5_ANY_BYTES, error);
+        if (status == Y5_OK) {
+            status = y5_call_run(state, &call, &steps, error);
+        }
     }
-    y5_error error = {0};
-    int64_t zeros = 0;
-    y5_status status = y5_is_plain_tensor(state, values[0])
-                           ? count_tensor(state, values[0], &zeros, &error)
-                           : count_foreign(state, values[0], &zeros, &error);
+    y5_call_free(&call);
     if (status != Y5_OK) {
-        memcpy(error.argument, "tensor", sizeof("tensor"));
-        return y5_raise(state, status, &error);
+        y5_blame(error, "tensor");
     }
-    return PyLong_FromLongLong(zeros);
+    return status == Y5_OK ? y5_give(PyLong_FromLongLong(plan.zeros), result) : status;
 }
 
 const char y5_doc_sum_zeros[] =
     "sum_zeros(zeros, sum)\n--\n\n"
-    "Add up the numbers of zeros, an int64 tensor on a CUDA device, one after the other in the "
-    "type\n"
-    "of sum, a float32 or float64 tensor there, whose first element becomes the sum.";
+    "Add up the numbers of zeros, an int64 tensor on a CUDA device, one after the other in the\n"
+    "type of sum, a float32 or float64 tensor there, whose first element becomes the sum.";
 
-PyObject *
-y5_py_sum_zeros(PyObject *module, PyObject *const *arguments, Py_ssize_t count, PyObject *keywords)
+const y5_signature y5_signature_sum_zeros = {true, 2, {"zeros", "sum"}};
+
+y5_status
+y5_py_sum_zeros(y5_state *state, PyObject *const *values, PyObject **result, y5_error *error)
 {
-    static const y5_signature signature = {"sum_zeros", 2, {"zeros", "sum"}};
-    const y5_state *state = PyModule_GetState(module);
-    PyObject *values[2];
-    if (!y5_parse(&signature, arguments, count, keywords, values)) {
-        return NULL;
-    }
-    y5_error error = {0};
+    (void)result;
     y5_call call = {0};
     y5_sum_plan plan = {0};
-    y5_status status = y5_check_environment(state, &error);
+    y5_plan steps = y5_sum_plan_steps(&plan);
+    y5_status status = Y5_OK;
     for (Py_ssize_t i = 0; i < 2 && status == Y5_OK; i++) {
         status = y5_is_plain_tensor(state, values[i])
-                     ? y5_call_add(state, &call, values[i], 1, i == 1 ? Y5_WRITTEN : 0, &error)
-                     : y5_fail(&error, Y5_BAD_TYPE, signature.parameters[i], "expected a tensor");
+                     ? y5_call_add(state, &call, values[i], 1, i == 1 ? Y5_WRITTEN : 0, error)
+                     : y5_fail(error, Y5_BAD_TYPE, y5_signature_sum_zeros.parameters[i],
+                               "expected a tensor");
     }
     if (status == Y5_OK) {
-        y5_plan steps = y5_sum_plan_steps(&plan);
-        status = y5_call_run(state, &call, &steps, &error);
+        status = y5_call_run(state, &call, &steps, error);
     }
     y5_call_free(&call);
-    if (status != Y5_OK) {
-        return y5_raise(state, status, &error);
-    }
-    Py_RETURN_NONE;
+    return status;
 }

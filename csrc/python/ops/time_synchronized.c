@@ -1,8 +1,7 @@
 /* time_synchronized. Remembers no answer of torch's: where torch.cuda.is_available(),
  * torch.cuda.synchronize() and time.time() are still torch's and Python's own, it asks what they
  * ask at each call; where one was replaced, it is called as it is. */
-#include "python/clock.h"
-
+#include "python/bindings.h"
 #include "python/borrowed.h"
 #include "python/errors.h"
 
@@ -106,7 +105,6 @@ static PyObject *
 read_clock(const y5_state *state)
 {
     PyObject *module = state->torch.clock[Y5_CLOCK_TIME];
-#if defined(CLOCK_REALTIME)
     struct timespec now;
     if (is_still(state, Y5_CLOCK_TIME, Y5_NAME_TIME, state->torch.clock[Y5_CLOCK_TIME_TIME]) &&
         clock_gettime(CLOCK_REALTIME, &now) == 0) {
@@ -114,7 +112,6 @@ read_clock(const y5_state *state)
         return PyFloat_FromDouble(now.tv_nsec == 0 ? (double)now.tv_sec
                                                    : (double)nanoseconds / 1e9);
     }
-#endif
     return PyObject_CallMethodObjArgs(module, state->names[Y5_NAME_TIME], NULL);
 }
 
@@ -127,42 +124,14 @@ const char y5_doc_time_synchronized[] =
     "the semantics: YOLOv5 3.0 and later (time_sync from 6.0 on).";
 
 PyObject *
-y5_py_time_synchronized(PyObject *module, PyObject *unused)
+y5_py_time_synchronized(y5_state *state)
 {
-    (void)unused;
-    y5_state *state = PyModule_GetState(module);
     if (state->torch.clock[Y5_CLOCK_TORCH] == NULL) {
         y5_error error = {0};
-        y5_status status = y5_fail(&error, Y5_UNSUPPORTED, "", "register_torch() was not called");
+        y5_status status = y5_fail(&error, Y5_UNSUPPORTED, "", Y5_NOT_REGISTERED);
         return y5_raise(state, status, &error);
     }
     int64_t calls = atomic_load_explicit(&state->clock_calls, memory_order_relaxed);
     atomic_store_explicit(&state->clock_calls, calls + 1, memory_order_relaxed); /* GIL held */
     return wait_for_device(state) ? read_clock(state) : NULL;
-}
-
-bool
-y5_clock_learn(PyObject *facts, y5_torch *torch)
-{
-    PyObject *tuple = PyObject_GetAttrString(facts, "clock");
-    if (tuple == NULL) {
-        return false;
-    }
-    bool valid = PyTuple_Check(tuple) && PyTuple_Size(tuple) == Y5_CLOCK_COUNT;
-    for (Py_ssize_t i = 0; valid && i < Y5_CLOCK_COUNT; i++) {
-        PyObject *object = PyTuple_GetItem(tuple, i);
-        valid = i < Y5_CLOCK_MODULES ? PyModule_Check(object) : PyCallable_Check(object) != 0;
-    }
-    for (Py_ssize_t i = 0; valid && i < Y5_CLOCK_COUNT; i++) {
-        torch->clock[i] = PyTuple_GetItem(tuple, i);
-        Py_INCREF(torch->clock[i]);
-        if (i < Y5_CLOCK_MODULES) {
-            torch->clock_dicts[i] = PyModule_GetDict(torch->clock[i]);
-        }
-    }
-    Py_DECREF(tuple);
-    if (!valid) {
-        PyErr_SetString(PyExc_TypeError, "clock: expected a tuple of 4 modules and 3 functions");
-    }
-    return valid;
 }

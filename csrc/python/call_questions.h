@@ -1,7 +1,7 @@
 /* The questions about a call's tensors that only Python code or torch's operations answer, which
  * are asked while no address is in use. For call.c alone. */
-#ifndef Y5_ANSWERS_H
-#define Y5_ANSWERS_H
+#ifndef Y5_CALL_QUESTIONS_H
+#define Y5_CALL_QUESTIONS_H
 
 #include "python/call.h"
 

@@ -1,7 +1,18 @@
 /* Asks torch, and Python code, about a call's tensors. */
-#include "python/answers.h"
+#include "python/call_questions.h"
 
 #include "python/cuda_loader.h"
+
+/* What stands in the way where the answer is 1; -1 comes with an exception. */
+static const struct {
+    uint8_t question;
+    int (*ask)(const y5_state *state, PyObject *object);
+    const char *refusal;
+} asked[] = {
+    {ASK_STORAGE, y5_storage_is_gone, Y5_STORAGE_IS_GONE},
+    {ASK_BYTES, y5_has_fewer_bits, "integers of less than 8 bits"},
+    {ASK_SIGN, y5_is_negated, "a negative bit is set"},
+};
 
 /* Answers one tensor's questions. Runs Python code. */
 static y5_status
@@ -19,20 +30,12 @@ answer(const y5_state *state, y5_call *call, y5_held *held, y5_error *error)
         }
         held->questions &= (uint8_t)~ASK_DEVICE;
     }
-    if (status == Y5_OK && (held->questions & ASK_STORAGE)) {
-        int gone = y5_storage_is_gone(state, held->object);
-        status = gone < 0 ? Y5_PYTHON_RAISED
-                          : y5_refuse(error, gone ? "its storage was resized to 0 bytes" : NULL);
-    }
-    if (status == Y5_OK && (held->questions & ASK_BYTES)) {
-        int whole = y5_has_whole_bytes(state, held->object);
-        status = whole < 0 ? Y5_PYTHON_RAISED
-                           : y5_refuse(error, whole ? NULL : "integers of less than 8 bits");
-    }
-    if (status == Y5_OK && (held->questions & ASK_SIGN)) {
-        int negated = y5_is_negated(state, held->object);
-        status = negated < 0 ? Y5_PYTHON_RAISED
-                             : y5_refuse(error, negated > 0 ? "a negative bit is set" : NULL);
+    for (size_t i = 0; i < sizeof(asked) / sizeof(asked[0]) && status == Y5_OK; i++) {
+        if (held->questions & asked[i].question) {
+            int stands = asked[i].ask(state, held->object);
+            status = stands < 0 ? Y5_PYTHON_RAISED
+                                : y5_refuse(error, stands > 0 ? asked[i].refusal : NULL);
+        }
     }
     if (status == Y5_OK && (held->questions & ASK_VERSION)) {
         status = y5_raise_version(state, held->object, error);

@@ -4,6 +4,8 @@
 #include "python/errors.h"
 #include "python/torch_facts.h"
 
+#include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 /* Memory traffic below which a call stays on its own thread. benchmarks/bench_ema.py --threads 2,
@@ -237,7 +239,14 @@ module_free(void *module)
     PyMem_Free((void *)state->agreed);
 }
 
+/* Slots of later interpreters, which the headers of the stable ABI of 3.10 do not name. */
+#define SLOT_MULTIPLE_INTERPRETERS 3 /* Py_mod_multiple_interpreters, of 3.12 */
+#define SLOT_GIL 4                   /* Py_mod_gil, of 3.13 */
+
+/* The latest first: an interpreter refuses numbers that it does not know. */
 static PyModuleDef_Slot slots[] = {
+    {SLOT_GIL, NULL},                   /* Py_MOD_GIL_USED: the state is guarded by it */
+    {SLOT_MULTIPLE_INTERPRETERS, NULL}, /* not supported: torch itself is not */
     {Py_mod_exec, module_exec},
     {0, NULL},
 };
@@ -248,7 +257,6 @@ static struct PyModuleDef definition = {
     .m_doc = "The hot paths of yolov5_utils in C.",
     .m_size = sizeof(y5_state),
     .m_methods = methods,
-    .m_slots = slots,
     .m_traverse = module_traverse,
     .m_clear = module_clear,
     .m_free = module_free,
@@ -259,5 +267,7 @@ PyMODINIT_FUNC PyInit__C(void);
 PyMODINIT_FUNC
 PyInit__C(void)
 {
+    long minor = strtol(Py_GetVersion() + strlen("3."), NULL, 10);
+    definition.m_slots = minor >= 13 ? slots : minor == 12 ? slots + 1 : slots + 2;
     return PyModuleDef_Init(&definition);
 }

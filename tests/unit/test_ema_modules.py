@@ -9,6 +9,7 @@ import math
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import prune as torch_prune
 
 from yolov5_utils import _C, reference
 from yolov5_utils.torch_utils import ModelEMA
@@ -137,8 +138,8 @@ def test_storage_that_moved() -> None:
     model.head[0] = nn.Conv2d(8, 4, 1)
     check(ema, model)
     model.to(memory_format=torch.contiguous_format)
-    nn.utils.prune.l1_unstructured(model.conv, "weight", 0.3)
-    nn.utils.prune.remove(model.conv, "weight")
+    torch_prune.l1_unstructured(model.conv, "weight", 0.3)
+    torch_prune.remove(model.conv, "weight")
     check(ema, model)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import prune as torch_prune
 
 import yolov5_utils
 from yolov5_utils import _C, _native
@@ -87,7 +88,7 @@ def sparse() -> nn.Module:
 
 def masked() -> nn.Module:
     model = model_of()
-    nn.utils.prune.l1_unstructured(model[0], "weight", amount=0.1)
+    torch_prune.l1_unstructured(model[0], "weight", amount=0.1)
     return model
 
 

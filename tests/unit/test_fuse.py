@@ -15,6 +15,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.nn.utils import prune as torch_prune
 
 from yolov5_utils import _C
 from yolov5_utils.ops import OPERATIONS
@@ -318,7 +319,7 @@ def test_sync_batch_norm_and_subclasses(level: str) -> None:
 def test_prune_leaves_an_attribute(level: str) -> None:
     """A plain attribute hides a parameter, as while a pruning mask is in use."""
     conv, bn = pair()
-    torch.nn.utils.prune.l1_unstructured(conv, "weight", 0.3)
+    torch_prune.l1_unstructured(conv, "weight", 0.3)
     conv.weight = conv.weight.detach()
     check(conv, bn)
 

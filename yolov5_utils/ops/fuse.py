@@ -88,9 +88,8 @@ def _fuse(
 
     Of those the reference must make the ones that are None.
     """
-    reason = refusal()
-    if reason is None and any(map(_wants_gradient, convs, bns)):
-        reason = "a gradient is wanted of the result"
+    gradient = any(map(_wants_gradient, convs, bns))
+    reason = "a gradient is wanted of the result" if gradient else refusal()
     if reason is None and not all(map(are_plain, convs, bns)):
         reason = "attributes of the modules' own kind, which are to be read once"
     if reason is not None:
@@ -102,9 +101,10 @@ def _fuse(
     if reason is not None:
         return reason, []
     OPERATION.calls[backend] += len(convs)
-    for conv, bn, made in zip(convs, bns, fused, strict=True):
-        if made is not None:
-            verify.fuse(conv, bn, made)
+    if verify.ON:
+        for conv, bn, made in zip(convs, bns, fused, strict=True):
+            if made is not None:
+                verify.fuse(conv, bn, made)
     return None, fused
 
 

@@ -15,7 +15,14 @@ Construct = Callable[[nn.Conv2d, torch.device], nn.Conv2d]
 
 def is_on_gpu(conv: Any) -> bool:
     """True for a convolution whose weight lies on a CUDA device."""
-    return getattr(getattr(conv, "weight", None), "is_cuda", False) is True
+    members = getattr(conv, "__dict__", {})
+    # Where nn.Conv2d finds it, too, but in less time; a parametrization has it elsewhere.
+    weight = members.get("weight")
+    if weight is None:
+        weight = members.get("_parameters", {}).get("weight")
+    if weight is None:
+        weight = getattr(conv, "weight", None)
+    return getattr(weight, "is_cuda", False) is True
 
 
 def fuse(

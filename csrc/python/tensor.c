@@ -7,12 +7,14 @@
 #include <stdio.h>
 #include <string.h>
 
-/* Below this address no malloc block or mapping lies on the systems torch runs on, with one
- * exception: executables at a fixed low address keep their heap there. A tensor whose storage was
- * resized to nothing has the address 0 plus its offset, so low addresses are looked at twice. */
-#define LOW_ADDRESS ((uintptr_t)1 << 36)
-/* The same for a GPU, where drivers hand out virtual memory from 0x200000000 on. */
-#define LOW_CUDA_ADDRESS ((uintptr_t)1 << 33)
+/* Where a storage was resized to nothing, a tensor's address is its offset in bytes, which is less
+ * than the storage had: so an address below the bytes of the largest storage is looked at twice.
+ * 16 TiB, more than any machine has. Linux puts nothing else so low in 47 bits of addresses and
+ * more, but for the heap of executables at a fixed address. */
+#define LARGEST_STORAGE ((uintptr_t)1 << 44)
+/* On a GPU drivers hand out addresses from here on: a storage of more than 8 GiB that was resized
+ * to nothing is not told by them. */
+#define LOWEST_CUDA_ADDRESS ((uintptr_t)1 << 33)
 
 static const char exchange_table[] = "torch's exchange table";
 
@@ -218,7 +220,7 @@ y5_return(y5_loan *loan)
 bool
 y5_may_be_gone(const y5_tensor *tensor)
 {
-    uintptr_t low = tensor->device == Y5_CUDA ? LOW_CUDA_ADDRESS : LOW_ADDRESS;
+    uintptr_t low = tensor->device == Y5_CUDA ? LOWEST_CUDA_ADDRESS : LARGEST_STORAGE;
     return tensor->numel > 0 && (uintptr_t)tensor->data < low;
 }
 

@@ -63,18 +63,20 @@ def fuse_conv_and_bn(conv: nn.Conv2d, bn: nn.BatchNorm2d) -> nn.Conv2d:
 
 def fuse_one(conv: nn.Conv2d, bn: nn.BatchNorm2d) -> nn.Conv2d | None:
     """Fuse one pair without a random number, or None, once it was noted why, where torch must."""
-    reason, fused = _fuse([conv], [bn])
-    if reason is None:
-        return fused[0]
-    OPERATION.note_torch(reason)
-    return None
+    reason, fused, backend = _fuse([conv], [bn])
+    if reason is not None:
+        OPERATION.note_torch(reason)
+        return None
+    OPERATION.calls[backend] += 1
+    return fused[0]
 
 
 def fuse_in_c(convs: list[nn.Conv2d], bns: list[nn.BatchNorm2d]) -> list[nn.Conv2d] | None:
     """Fuse all pairs with one call, or None, with nothing noted, where it refuses one."""
-    reason, fused = _fuse(convs, bns)
+    reason, fused, backend = _fuse(convs, bns)
     if reason is not None:
         return None
+    OPERATION.calls[backend] += len(convs)
     return [
         reference.fuse_conv_and_bn(conv, bn) if made is None else made
         for conv, bn, made in zip(convs, bns, fused, strict=True)
@@ -83,29 +85,26 @@ def fuse_in_c(convs: list[nn.Conv2d], bns: list[nn.BatchNorm2d]) -> list[nn.Conv
 
 def _fuse(
     convs: list[nn.Conv2d], bns: list[nn.BatchNorm2d]
-) -> tuple[str | None, list[nn.Conv2d | None]]:
-    """Why not all pairs can be fused with one call, or None, and the convolutions.
+) -> tuple[str | None, list[nn.Conv2d | None], str]:
+    """Why not all pairs can be fused with one call, or None; the convolutions; the backend.
 
-    Of those the reference must make the ones that are None.
+    Of the convolutions the reference must make those that are None. Nothing is counted.
     """
     gradient = any(map(_wants_gradient, convs, bns))
     reason = "a gradient is wanted of the result" if gradient else refusal()
     if reason is None and not all(map(are_plain, convs, bns)):
         reason = "attributes of the modules' own kind, which are to be read once"
     if reason is not None:
-        return reason, []
+        return reason, [], ""
     if convs and all(map(fuse_gpu.is_on_gpu, convs)):
         backend, (reason, fused) = "CUDA", _fuse_on_gpu(convs, bns)
     else:
         backend, (reason, fused) = "C", _fuse_on_cpu(convs, bns)
-    if reason is not None:
-        return reason, []
-    OPERATION.calls[backend] += len(convs)
-    if verify.ON:
+    if verify.ON and reason is None:
         for conv, bn, made in zip(convs, bns, fused, strict=True):
             if made is not None:
                 verify.fuse(conv, bn, made)
-    return None, fused
+    return reason, fused, backend
 
 
 def _fuse_on_gpu(
@@ -289,17 +288,11 @@ def convolution_prototype() -> nn.Conv2d | None:
 
 
 def _check(conv: Any, bn: Any) -> None:
-    """The call itself, which leaves its arguments alone, with nothing counted."""
-    calls, reasons = dict(OPERATION.calls), dict(OPERATION.reasons)
-    try:
-        fuse_conv_and_bn(conv, bn)
-        new = [why for why, count in OPERATION.reasons.items() if count != reasons.get(why)]
-    finally:
-        OPERATION.calls.update(calls)
-        OPERATION.reasons.clear()
-        OPERATION.reasons.update(reasons)
-    if new:
-        raise _native.Unsupported(new[0])
+    """The call itself, which leaves its arguments alone; torch's exceptions pass through."""
+    reason, _, _ = _fuse([conv], [bn])
+    if reason is not None:
+        reference.fuse_conv_and_bn(conv, bn)
+        raise _native.Unsupported(reason)
 
 
 OPERATION = Operation(

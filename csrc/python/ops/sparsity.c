@@ -39,11 +39,12 @@ count_on_gpu(const y5_state *state, y5_call *call, y5_sparsity_plan *plan, int64
         y5_plan steps = y5_sparsity_plan_steps(plan);
         status = y5_call_run(state, call, &steps, error);
     }
-    return status != Y5_OK ? status
-                           : y5_give(Py_BuildValue("(LLO)", (long long)plan->count,
-                                                   (long long)plan->elements,
-                                                   call->held[call->count - 1].object),
-                                     result);
+    if (status != Y5_OK) {
+        return status;
+    }
+    PyObject *zeros = call->held[call->count - 1].object;
+    return y5_give(Py_BuildValue("(LLO)", (long long)plan->count, (long long)plan->elements, zeros),
+                   result);
 }
 
 /* The result on the CPU. */

@@ -37,7 +37,7 @@ def update_counted(average: Any, model: Any, unwrap: Callable[[Any], Any]) -> No
     """ModelEMA.update, of our class or a client's; `unwrap` finds the model in wrappers."""
     before, done = average.updates, list[bool]()
     try:
-        average.updates += 1
+        average.updates = before + 1  # not in place: a tensor could not go back
         decay = average.decay(average.updates)
         update_modules(average.ema, unwrap(model), decay, done)
     except BaseException:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import reduce
 from types import FrameType
 from typing import Any
@@ -16,10 +16,9 @@ from torch import nn
 from torch.nn.utils import prune as torch_prune
 
 from yolov5_utils import explain, originals, reference
+from yolov5_utils.operation import Operation
 from yolov5_utils.ops import OPERATIONS
 from yolov5_utils.ops.fuse_model import fuse_model
-from yolov5_utils.ops.prune import prune_layers
-from yolov5_utils.torch_utils import ModelEMA, fuse_conv_and_bn, scale_img, sparsity
 
 from .. import older_torch
 
@@ -31,13 +30,7 @@ def layers() -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)).eval()
 
 
-CALLS: dict[str, Callable[[], object]] = {
-    "ema": lambda: ModelEMA(layers()).update(layers()),
-    "fuse": lambda: fuse_conv_and_bn(*layers().requires_grad_(False)),
-    "sparsity": lambda: sparsity(layers()),
-    "prune": lambda: prune_layers(layers(), 0.3),
-    "scale_img": lambda: scale_img(torch.rand(1, 3, 64, 96), 0.83),
-}
+RECORDS = {name: record for name, record in OPERATIONS.items() if record.originals.names}
 NAMES = [
     (operation, owner, name)
     for operation, record in OPERATIONS.items()
@@ -56,12 +49,13 @@ def place_of(owner: str) -> Any:
     return reduce(getattr, filter(None, owner.split(".")), torch)
 
 
-@pytest.mark.parametrize("operation", CALLS)
+@pytest.mark.parametrize("operation", RECORDS)
 def test_nothing_is_replaced_in_a_fresh_torch(operation: str) -> None:
     assert OPERATIONS[operation].originals.replaced() is None
     way = "torch" if operation == "scale_img" and older_torch.APPLIES else "C"
     before = OPERATIONS[operation].calls[way]
-    CALLS[operation]()
+    record = RECORDS[operation]
+    record.call(*record.usual())
     assert OPERATIONS[operation].calls[way] == before + 1
 
 
@@ -117,7 +111,8 @@ def test_what_a_user_put_there_is_called(
     monkeypatch.setattr(place, name, counting)
     path = OPERATIONS[operation]
     before = path.calls["torch"]
-    CALLS[operation]()
+    record = RECORDS[operation]
+    record.call(*record.usual())
     assert called
     assert path.calls["torch"] == before + 1
     where = ".".join(filter(None, ("torch", owner, name)))
@@ -138,18 +133,10 @@ def test_fuse_model_lets_the_user_see_its_calls(monkeypatch: pytest.MonkeyPatch)
     assert len(called) == 2
 
 
-REFERENCES: dict[str, Callable[[], object]] = {
-    "ema": lambda: reference.ema_update(layers(), layers(), 0.9),
-    "fuse": lambda: reference.fuse_conv_and_bn(*layers().requires_grad_(False)),
-    "sparsity": lambda: reference.sparsity(layers()),
-    "prune": lambda: reference.prune_layers(layers(), 0.3),
-    "scale_img": lambda: reference.scale_img(torch.rand(1, 3, 64, 96), 0.83),
-}
-
-
-def called_by(function: Callable[[], object]) -> Iterator[str]:
+def called_by(record: Operation) -> Iterator[str]:
     """The names of what the package's reference calls of torch, seen by the interpreter."""
     found: set[str] = set()
+    given = record.usual()
 
     def watch(frame: FrameType, event: str, argument: Any) -> None:
         if event == "c_call" and frame.f_code.co_filename == reference.__file__:
@@ -160,7 +147,7 @@ def called_by(function: Callable[[], object]) -> Iterator[str]:
 
     sys.setprofile(watch)
     try:
-        function()
+        record.reference(*given)
     finally:
         sys.setprofile(None)
     return iter(found)
@@ -183,10 +170,10 @@ NOT_TORCHS = frozenset(
 )
 
 
-@pytest.mark.parametrize("operation", REFERENCES)
+@pytest.mark.parametrize("operation", RECORDS)
 def test_the_table_has_all_that_the_reference_calls(operation: str) -> None:
     named = {name for _, text in OPERATIONS[operation].originals.names for name in text.split()}
-    missing = set(called_by(REFERENCES[operation])) - named - NOT_TORCHS
+    missing = set(called_by(RECORDS[operation])) - named - NOT_TORCHS
     assert missing == set()
 
 

@@ -46,6 +46,14 @@ def _allocate(size_bytes: int, device_index: int) -> torch.Tensor:
     return torch.empty(max(size_bytes, 1), dtype=torch.uint8, device=device)
 
 
+def _layout() -> tuple[torch.Tensor, int, int] | None:
+    """A tensor, the address of torch's C++ tensor behind it and of its storage, where told."""
+    tensor: Any = torch.empty(2, device="cpu")
+    impl = probe.answer(lambda: tensor._cdata)
+    storage = probe.answer(lambda: tensor.untyped_storage()._cdata)
+    return (tensor, impl, storage) if isinstance(impl, int) and isinstance(storage, int) else None
+
+
 class TorchFacts:
     """What the C extension needs to know of torch."""
 
@@ -79,6 +87,7 @@ class TorchFacts:
         self.half_scalars_stay_float32 = probe.release() >= (2, 1)
         # CUDA device index -> its current stream, where the exchange table does not tell.
         self.current_stream = probe.find("_C._cuda_getCurrentRawStream")
+        self.layout = _layout()  # where a walk may ask the caches for
         self.allocate = _allocate
         self.use_exchange = use_exchange  # False: the capsule way of torch before 2.10
 

@@ -46,7 +46,7 @@ class Operation:
     call: Callable[..., Any]
     reference: Callable[..., Any]
     check: Callable[..., object]
-    # Whether this result of `attempt` was made by the CUDA library.
+    # Whether this result of `attempt` was made by the CUDA library; None never was.
     on_gpu: Callable[[Any], bool] = _never_on_gpu
     # In verify mode, asked before a call: what compares its result with the reference's, or None.
     compare: Callable[..., Callable[[Any], None] | None] | None = None
@@ -68,11 +68,17 @@ class Operation:
         compare = None
         if verify.ON and self.compare is not None and not verify.torch_must_run():
             compare = self.compare(*args)
-        reason, result = self.run(function, *args)
+        # As `run` does; between two training steps a function more takes microseconds.
+        reason, result = self.originals.replaced() or _native.switched_off(), None
+        if reason is None:
+            try:
+                result = function(*args)
+            except _native.Unsupported as why:
+                reason = str(why)
         if reason is not None:
             self.note_torch(reason)
             return False, None
-        self.calls["CUDA" if self.on_gpu(result) else "C"] += 1
+        self.calls["C" if result is None or not self.on_gpu(result) else "CUDA"] += 1
         if compare is not None:
             with torch.no_grad():
                 compare(result)

@@ -62,8 +62,9 @@ class Originals:
         if probe.is_compiling():
             return "inside torch.compile"
         for entry in self._table or self._made():
+            _, _, look, place, found = entry  # in less time than by name
             try:
-                if entry.look(entry.place) == entry.found:
+                if look(place) == found:
                     continue
             except AttributeError:
                 pass

@@ -8,12 +8,15 @@ from typing import Any
 from torch import nn
 
 
+_WRAPPERS = (nn.parallel.DataParallel, nn.parallel.DistributedDataParallel)
+
+
 def is_parallel(model: Any) -> bool:
     """True for a DataParallel or DistributedDataParallel itself; False for a subclass of either.
 
     Source: YOLOv5 5.0.
     """
-    return type(model) in (nn.parallel.DataParallel, nn.parallel.DistributedDataParallel)
+    return type(model) in _WRAPPERS
 
 
 def de_parallel(model: Any) -> Any:
@@ -21,7 +24,7 @@ def de_parallel(model: Any) -> Any:
 
     Source: YOLOv5 of July 2021.
     """
-    return model.module if is_parallel(model) else model
+    return model.module if type(model) in _WRAPPERS else model
 
 
 def copy_attr(a: Any, b: Any, include: Collection[str] = (), exclude: Collection[str] = ()) -> None:

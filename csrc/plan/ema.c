@@ -133,13 +133,20 @@ launch(void *data, const y5_gpu *gpu, y5_error *error)
     return y5_cuda_status_of(status, &told, error);
 }
 
-bool
-y5_ema_plan_open(y5_ema_plan *self, int64_t pairs)
+size_t
+y5_ema_plan_bytes(int64_t pairs)
+{
+    return ((size_t)pairs + 1) * sizeof(y5_ema_pair) +
+           ((size_t)pairs + 1) * sizeof(y5_ema_layout *);
+}
+
+void
+y5_ema_plan_open(y5_ema_plan *self, int64_t pairs, void *memory)
 {
     self->room = pairs;
-    self->items = malloc(((size_t)pairs + 1) * sizeof(*self->items));
-    self->layouts = calloc((size_t)pairs + 1, sizeof(*self->layouts));
-    return self->items != NULL && self->layouts != NULL;
+    self->items = memory;
+    self->layouts = (const y5_ema_layout **)(void *)(self->items + pairs + 1);
+    memset((void *)self->layouts, 0, ((size_t)pairs + 1) * sizeof(*self->layouts));
 }
 
 y5_plan
@@ -155,9 +162,7 @@ y5_ema_plan_steps(y5_ema_plan *self)
 }
 
 void
-y5_ema_plan_free(y5_ema_plan *self)
+y5_ema_plan_close(y5_ema_plan *self)
 {
     start(self);
-    free(self->items);
-    free((void *)self->layouts);
 }

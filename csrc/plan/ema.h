@@ -4,7 +4,7 @@
 
 #include "plan/plan.h"
 
-/* Zero-initialise; release with y5_ema_plan_free on every path. */
+/* Zero-initialise; y5_ema_plan_close on every path. */
 typedef struct {
     double decay;
     bool half_scalars_stay_float32; /* 16-bit arithmetic as in torch 2.1 and later */
@@ -17,12 +17,13 @@ typedef struct {
     const y5_tensor *average; /* of the pair whose source comes next */
 } y5_ema_plan;
 
-/* Room for so many pairs; false without memory. */
-bool y5_ema_plan_open(y5_ema_plan *self, int64_t pairs);
+/* Takes memory of so many bytes, the caller's, as `items` and the room for so many pairs. */
+size_t y5_ema_plan_bytes(int64_t pairs);
+void y5_ema_plan_open(y5_ema_plan *self, int64_t pairs, void *memory);
 
 /* For tensors in pairs: an average, which is skipped where it is not floating, and its source. */
 y5_plan y5_ema_plan_steps(y5_ema_plan *self);
 
-void y5_ema_plan_free(y5_ema_plan *self);
+void y5_ema_plan_close(y5_ema_plan *self);
 
 #endif

@@ -68,13 +68,18 @@ launch(void *data, const y5_gpu *gpu, y5_error *error)
     return y5_cuda_status_of(status, &told, error);
 }
 
-bool
-y5_sparsity_plan_open(y5_sparsity_plan *self, int64_t tensors)
+size_t
+y5_sparsity_plan_bytes(int64_t tensors)
+{
+    return ((size_t)tensors + 1) * (sizeof(y5_elements) + sizeof(_Atomic int64_t));
+}
+
+void
+y5_sparsity_plan_open(y5_sparsity_plan *self, int64_t tensors, void *memory)
 {
     self->room = tensors;
-    self->items = malloc(((size_t)tensors + 1) * sizeof(*self->items));
-    self->found = malloc(((size_t)tensors + 1) * sizeof(*self->found));
-    return self->items != NULL && self->found != NULL;
+    self->items = memory;
+    self->found = memory != NULL ? (_Atomic int64_t *)(void *)(self->items + tensors + 1) : NULL;
 }
 
 y5_plan
@@ -87,13 +92,6 @@ y5_sparsity_plan_steps(y5_sparsity_plan *self)
                      .check = check,
                      .run = run,
                      .launch = launch};
-}
-
-void
-y5_sparsity_plan_free(y5_sparsity_plan *self)
-{
-    free(self->items);
-    free((void *)self->found);
 }
 
 static y5_status

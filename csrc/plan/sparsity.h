@@ -7,7 +7,7 @@
 /* Groups of tensors. */
 enum { Y5_COUNTED = 1, Y5_COUNTS = 2 };
 
-/* Zero-initialise; release with y5_sparsity_plan_free on every path. */
+/* Zero-initialise. */
 typedef struct {
     y5_elements *items;
     _Atomic int64_t *found; /* zeros of each; on the CPU only */
@@ -19,13 +19,12 @@ typedef struct {
     int64_t zeros_count; /* 1, or one for each tensor */
 } y5_sparsity_plan;
 
-/* Room for so many tensors; false without memory. */
-bool y5_sparsity_plan_open(y5_sparsity_plan *self, int64_t tensors);
+/* Takes memory of so many bytes, the caller's, as `items` and the room for so many tensors. */
+size_t y5_sparsity_plan_bytes(int64_t tensors);
+void y5_sparsity_plan_open(y5_sparsity_plan *self, int64_t tensors, void *memory);
 
 /* For dense tensors of any type; behind them, on a GPU, the memory for the counts. */
 y5_plan y5_sparsity_plan_steps(y5_sparsity_plan *self);
-
-void y5_sparsity_plan_free(y5_sparsity_plan *self);
 
 /* One tensor of any strides on the CPU. */
 typedef struct {

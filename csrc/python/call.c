@@ -6,7 +6,13 @@
 #include "python/cuda_loader.h"
 #include "python/torch_runtime.h"
 
-#include <string.h>
+#include <stdlib.h>
+
+/* Lists of up to 512 bytes come from Python's own allocator, larger ones from malloc: see trail.h.
+ */
+#define ANNOUNCED_AT_ONCE 60
+
+#define OBJECT_BYTES 32 /* of a tensor, to the address of its C++ tensor */
 
 bool
 y5_call_reserve(y5_call *call, int64_t count)
@@ -16,7 +22,9 @@ y5_call_reserve(y5_call *call, int64_t count)
         return true;
     }
     int64_t room = wanted > 2 * call->capacity ? wanted : 2 * call->capacity;
-    y5_held *grown = PyMem_Realloc(call->held, (size_t)room * sizeof(*grown));
+    size_t bytes = (size_t)room * sizeof(*call->held);
+    y5_held *grown = call->trail != NULL ? y5_keep(call->trail, Y5_KEPT_HELD, bytes)
+                                         : realloc(call->held, bytes);
     if (grown == NULL) {
         return false;
     }
@@ -36,6 +44,7 @@ y5_call_add(const y5_state *state, y5_call *call, PyObject *object, uint32_t gro
         !y5_call_reserve(call, call->capacity > 0 ? call->capacity : 16)) {
         return Y5_NO_MEMORY;
     }
+    y5_trail_meet(call->trail, object, OBJECT_BYTES);
     Py_INCREF(object);
     call->held[call->count++] = (y5_held){.object = object, .group = group, .needs = needs};
     return Y5_OK;
@@ -54,8 +63,8 @@ y5_call_free(y5_call *call)
     for (int64_t i = 0; i < call->count; i++) {
         Py_CLEAR(call->held[i].object);
     }
-    PyMem_Free(call->held);
-    PyMem_Free(call->ranges);
+    y5_unkeep(call->trail, call->held);
+    y5_unkeep(call->trail, call->ranges);
 }
 
 /* A number that differs between descriptions of tensors, their addresses apart; never 0. */
@@ -154,8 +163,13 @@ look_at_all(const y5_state *state, y5_call *call, const y5_plan *plan, int64_t *
             continue;
         }
         call->refused = i;
+        if ((looks & 1) == 0) {
+            y5_trail_step(call->trail);
+        }
         y5_tensor *tensor = &looked[looks++ & 1];
         y5_status status = look_at(state, call, i, tensor, error);
+        y5_trail_meet_tensor(call->trail, &state->torch, held->object,
+                             (held->needs & Y5_ANNOUNCED) != 0);
         if (status == Y5_OK) {
             status = plan->take(plan->data, i, tensor, error);
         }
@@ -182,18 +196,35 @@ is_announced(const y5_held *held)
     return (held->needs & Y5_ANNOUNCED) != 0 && !held->left_out;
 }
 
-/* The tensors that will be written in a list, `count` of them; NULL without memory. */
+/* Some of the tensors that will be written in a list, `count` of them; NULL without memory. `at`
+ * goes behind the last one. */
 static PyObject *
-list_of_announced(const y5_call *call, Py_ssize_t count)
+list_of_announced(const y5_call *call, int64_t *at, Py_ssize_t count)
 {
     PyObject *list = PyList_New(count);
-    for (int64_t i = call->count; list != NULL && i-- > 0;) {
-        if (is_announced(&call->held[i])) {
-            Py_INCREF(call->held[i].object);
-            PyList_SetItem(list, --count, call->held[i].object);
+    for (Py_ssize_t filled = 0; list != NULL && filled < count; (*at)++) {
+        if (is_announced(&call->held[*at])) {
+            Py_INCREF(call->held[*at].object);
+            PyList_SetItem(list, filled++, call->held[*at].object);
         }
     }
     return list;
+}
+
+/* Raises the versions of all `count` of them, some at a time. */
+static y5_status
+announce_lists(const y5_state *state, const y5_call *call, Py_ssize_t count, y5_error *error)
+{
+    y5_status status = Y5_OK;
+    for (int64_t at = 0; count > 0 && status == Y5_OK; count -= ANNOUNCED_AT_ONCE) {
+        PyObject *list =
+            list_of_announced(call, &at, count < ANNOUNCED_AT_ONCE ? count : ANNOUNCED_AT_ONCE);
+        status = list != NULL ? y5_call_torch(state->torch.increment_version, list,
+                                              Y5_VERSION_COUNTER, error)
+                              : Y5_NO_MEMORY;
+        Py_DecRef(list); /* what is in it is held by the call */
+    }
+    return status;
 }
 
 /* Raises the versions of the tensors that will be written, with torch's C function, or notes that
@@ -202,7 +233,6 @@ static y5_status
 announce(const y5_state *state, y5_call *call, bool *asked, y5_error *error)
 {
     PyObject *increment = state->torch.increment_version;
-    PyObject *list = NULL;
     y5_status status = Y5_OK;
     Py_ssize_t count = 0;
     for (int64_t i = 0; i < call->count; i++) {
@@ -212,11 +242,7 @@ announce(const y5_state *state, y5_call *call, bool *asked, y5_error *error)
         return Y5_OK;
     }
     if (increment != NULL && state->torch.increments_lists) {
-        list = list_of_announced(call, count);
-        status =
-            list != NULL ? y5_call_torch(increment, list, Y5_VERSION_COUNTER, error) : Y5_NO_MEMORY;
-        Py_DecRef(list); /* what is in it is held by the call */
-        return status;
+        return announce_lists(state, call, count, error);
     }
     for (int64_t i = 0; i < call->count && status == Y5_OK; i++) {
         y5_held *held = &call->held[i];
@@ -365,8 +391,9 @@ y5_status
 y5_call_run(const y5_state *state, y5_call *call, const y5_plan *plan, y5_error *error)
 {
     bool again = true;
-    PyMem_Free(call->ranges);
-    call->ranges = PyMem_Malloc(2 * ((size_t)call->count + 1) * sizeof(*call->ranges));
+    y5_unkeep(call->trail, call->ranges);
+    call->ranges =
+        y5_keep(call->trail, Y5_KEPT_RANGES, 2 * ((size_t)call->count + 1) * sizeof(*call->ranges));
     if (call->ranges == NULL) {
         return Y5_NO_MEMORY;
     }

@@ -11,6 +11,7 @@
 #include "plan/plan.h"
 #include "python/state.h"
 #include "python/tensor.h"
+#include "python/trail.h"
 
 /* What a tensor must be, or what happens to it. */
 enum {
@@ -36,6 +37,7 @@ typedef struct {
 
 /* Zero-initialise; release with y5_call_free on every path. */
 typedef struct {
+    y5_trail *trail; /* of the walk that collected the tensors; NULL: none */
     y5_held *held;
     int64_t count;
     int64_t capacity;

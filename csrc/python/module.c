@@ -3,6 +3,7 @@
 #include "python/cuda_loader.h"
 #include "python/errors.h"
 #include "python/torch_facts.h"
+#include "python/trail.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -206,7 +207,7 @@ module_exec(PyObject *module)
         return -1;
     }
     state->agreed = PyMem_Calloc(Y5_AGREED, sizeof(*state->agreed));
-    if (state->agreed == NULL || !y5_cuda_start(state)) {
+    if (state->agreed == NULL || !y5_trail_start(state) || !y5_cuda_start(state)) {
         PyErr_NoMemory();
         return -1;
     }
@@ -236,6 +237,7 @@ module_free(void *module)
     y5_state *state = PyModule_GetState(module);
     (void)module_clear(module);
     y5_cuda_stop(state);
+    y5_trail_stop(state);
     PyMem_Free((void *)state->agreed);
 }
 

@@ -7,7 +7,7 @@
 #include <string.h>
 
 /* Names already found to be plain words: "weight" and its like come hundreds of times. */
-#define KNOWN_NAMES 64
+#define KNOWN_NAMES 128
 
 /* Modules inside modules. Far above what anybody builds. */
 #define MAX_DEPTH 200
@@ -47,7 +47,7 @@ path_of(const frame *at)
 static y5_status
 check_name(walk *self, PyObject *name, const y5_path *parent)
 {
-    size_t slot = ((uintptr_t)name >> 4) % KNOWN_NAMES;
+    size_t slot = y5_slot_of(name, KNOWN_NAMES);
     if (self->known_names[slot] == name) {
         return Y5_OK;
     }
@@ -170,6 +170,7 @@ typedef y5_status (*open_function)(walk *self, frame *at);
 static y5_status
 open_states(walk *self, frame *at)
 {
+    y5_trail_step(self->rules.trail);
     y5_status status = y5_open_state(&self->rules, at->module, path_of(at), &at->mine);
     if (status == Y5_OK && at->counterpart != NULL) {
         status = y5_open_state(&self->rules, at->counterpart, path_of(at), &at->theirs);
@@ -183,6 +184,7 @@ open_states(walk *self, frame *at)
 static y5_status
 open_parameters(walk *self, frame *at)
 {
+    y5_trail_step(self->rules.trail);
     y5_status status = y5_open_module(&self->rules, at->module, path_of(at), &at->mine);
     return status == Y5_OK ? visit_parameters(self, at) : status;
 }
@@ -304,21 +306,22 @@ free_walk(walk *self)
         Py_XDECREF((PyObject *)(uintptr_t)self->seen.slots[i]);
     }
     y5_address_set_free(&self->seen);
-    PyMem_Free(self);
+    y5_unkeep(self->rules.trail, self);
 }
 
 /* A walk whose first frame holds the roots; NULL without memory. On the heap, since threads may
  * have small stacks. */
 static walk *
-new_walk(const y5_state *state, PyObject *module, PyObject *counterpart, y5_visit visit,
-         void *context, y5_error *error)
+new_walk(const y5_state *state, y5_trail *trail, PyObject *module, PyObject *counterpart,
+         y5_visit visit, void *context, y5_error *error)
 {
-    walk *self = PyMem_Malloc(sizeof(*self));
+    walk *self = y5_keep(trail, Y5_KEPT_WALK, sizeof(*self));
     if (self == NULL) {
         return NULL;
     }
     memset(self, 0, offsetof(walk, frames) + sizeof(self->frames[0]));
     self->rules.state = state;
+    self->rules.trail = trail;
     self->rules.error = error;
     self->visit = visit;
     self->context = context;
@@ -330,10 +333,10 @@ new_walk(const y5_state *state, PyObject *module, PyObject *counterpart, y5_visi
 }
 
 y5_status
-y5_walk_states(const y5_state *state, PyObject *average, PyObject *source, y5_visit visit,
-               void *context, y5_error *error)
+y5_walk_states(const y5_state *state, y5_trail *trail, PyObject *average, PyObject *source,
+               y5_visit visit, void *context, y5_error *error)
 {
-    walk *self = new_walk(state, average, source, visit, context, error);
+    walk *self = new_walk(state, trail, average, source, visit, context, error);
     if (self == NULL) {
         return Y5_NO_MEMORY;
     }
@@ -348,10 +351,10 @@ y5_walk_states(const y5_state *state, PyObject *average, PyObject *source, y5_vi
 }
 
 y5_status
-y5_walk_parameters(const y5_state *state, PyObject *module, y5_visit visit, void *context,
-                   y5_error *error)
+y5_walk_parameters(const y5_state *state, y5_trail *trail, PyObject *module, y5_visit visit,
+                   void *context, y5_error *error)
 {
-    walk *self = new_walk(state, module, NULL, visit, context, error);
+    walk *self = new_walk(state, trail, module, NULL, visit, context, error);
     if (self == NULL) {
         return Y5_NO_MEMORY;
     }

@@ -6,6 +6,16 @@
 
 #include <string.h>
 
+/* For the trail: of objects what lies before them, of dicts an entry, of the dict of a module's
+ * members what is read of keys and values, of hooks and sets the head with the number of entries.
+ */
+#define OBJECT_HEAD 32
+#define ENTRY_BYTES 24
+#define MEMBER_KEY_BYTES 376
+#define MEMBER_VALUE_BYTES 152
+#define COUNTED_BYTES 40
+#define TYPE_BYTES 424 /* of a type, to its version */
+
 static const char entries_elsewhere[] = "keeps its entries elsewhere";
 
 void
@@ -62,6 +72,13 @@ y5_refuse_module(y5_error *error, const y5_path *path, const char *why)
     return Y5_UNSUPPORTED;
 }
 
+/* Objects lie at regular distances: a plain remainder would make them meet. */
+size_t
+y5_slot_of(const void *object, size_t slots)
+{
+    return (size_t)((((uint64_t)(uintptr_t)object >> 4) * 0x9E3779B97F4A7C15U) >> 40) % slots;
+}
+
 /* Y5_OK where type.name is `own`; an attribute that is missing is as good as another one. */
 static y5_status
 check_attribute(const y5_module_rules *self, PyTypeObject *type, PyObject *name, PyObject *own,
@@ -85,12 +102,13 @@ static y5_status
 check_type(y5_module_rules *self, PyObject *module, const y5_node *opened, const y5_path *path)
 {
     PyTypeObject *type = Py_TYPE(module);
-    size_t slot = ((uintptr_t)type >> 5) % Y5_KNOWN_TYPES;
+    size_t slot = y5_slot_of(type, Y5_KNOWN_TYPES);
     if (self->known_types[slot] == type) {
         return Y5_OK;
     }
     const y5_torch *torch = &self->state->torch;
     PyObject *const *names = self->state->names;
+    y5_trail_meet(self->trail, type, TYPE_BYTES);
     y5_status status =
         check_attribute(self, type, names[Y5_NAME_GETATTRIBUTE], torch->getattribute, path);
     for (int32_t i = self->first_method; i < self->last_method && status == Y5_OK; i++) {
@@ -100,7 +118,8 @@ check_type(y5_module_rules *self, PyObject *module, const y5_node *opened, const
     }
     PyObject *const dicts[] = {opened->parameters, opened->buffers, opened->modules};
     for (int32_t i = 0; i < 3 && status == Y5_OK; i++) {
-        PyObject *seen = PyObject_GetAttr(module, names[Y5_NAME_PARAMETERS + i]);
+        /* What the plain __getattribute__ does; __getattr__ is for what this does not find. */
+        PyObject *seen = PyObject_GenericGetAttr(module, names[Y5_NAME_PARAMETERS + i]);
         bool same = seen == dicts[i];
         Py_XDECREF(seen);
         if (seen == NULL) {
@@ -142,6 +161,22 @@ y5_close_module(y5_node *opened)
     Py_CLEAR(opened->members);
 }
 
+/* What is read of a module: the heads of its dicts and their entries, of its own to "_modules". */
+static void
+meet_module(y5_trail *trail, PyObject *module, const y5_node *opened)
+{
+    if (trail == NULL) {
+        return;
+    }
+    PyObject *const dicts[] = {opened->parameters, opened->buffers, opened->modules};
+    y5_trail_meet(trail, (const char *)module - OBJECT_HEAD, OBJECT_HEAD + 16);
+    y5_trail_meet_dict(trail, opened->members, MEMBER_KEY_BYTES, MEMBER_VALUE_BYTES);
+    for (int32_t i = 0; i < 3; i++) {
+        size_t size = (size_t)PyDict_Size(dicts[i]);
+        y5_trail_meet_dict(trail, dicts[i], size > 0 ? 40 + ENTRY_BYTES * size : 0, 0);
+    }
+}
+
 y5_status
 y5_open_module(y5_module_rules *self, PyObject *module, const y5_path *path, y5_node *out)
 {
@@ -159,6 +194,7 @@ y5_open_module(y5_module_rules *self, PyObject *module, const y5_path *path, y5_
     if (out->parameters == NULL || out->buffers == NULL || out->modules == NULL) {
         return y5_refuse_module(self->error, path, entries_elsewhere);
     }
+    meet_module(self->trail, module, out);
     int32_t last = path == NULL ? self->last_outer : self->last_inner;
     for (int32_t i = self->first_method; i < last; i++) {
         PyObject *own = y5_dict_get(out->members, names[i]);
@@ -172,9 +208,10 @@ y5_open_module(y5_module_rules *self, PyObject *module, const y5_path *path, y5_
 
 /* True where members[name] is there and is not an empty dict. */
 static bool
-is_non_empty(PyObject *members, PyObject *name)
+is_non_empty(const y5_module_rules *self, PyObject *members, PyObject *name)
 {
     PyObject *hooks = y5_dict_get(members, name);
+    y5_trail_meet(self->trail, hooks, COUNTED_BYTES);
     bool some = hooks != NULL && (!PyDict_Check(hooks) || PyDict_Size(hooks) != 0);
     Py_XDECREF(hooks);
     return some;
@@ -188,12 +225,13 @@ y5_open_state(y5_module_rules *self, PyObject *module, const y5_path *path, y5_n
         return status;
     }
     PyObject *const *names = self->state->names;
-    if (is_non_empty(out->members, names[Y5_NAME_HOOKS]) ||
-        is_non_empty(out->members, names[Y5_NAME_PRE_HOOKS])) {
+    if (is_non_empty(self, out->members, names[Y5_NAME_HOOKS]) ||
+        is_non_empty(self, out->members, names[Y5_NAME_PRE_HOOKS])) {
         return y5_refuse_module(self->error, path, "has state_dict hooks");
     }
     if (PyDict_Size(out->buffers) > 0) {
         out->non_persistent = y5_dict_get(out->members, names[Y5_NAME_NON_PERSISTENT]);
+        y5_trail_meet(self->trail, out->non_persistent, COUNTED_BYTES);
         if (out->non_persistent != NULL && !PyAnySet_Check(out->non_persistent)) {
             return y5_refuse_module(self->error, path,
                                     "names hidden buffers otherwise than in a set");

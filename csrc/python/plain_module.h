@@ -4,6 +4,7 @@
 #define Y5_PLAIN_MODULE_H
 
 #include "python/state.h"
+#include "python/trail.h"
 
 /* Where a walk is: the names from the root to an entry. */
 typedef struct y5_path {
@@ -23,9 +24,13 @@ y5_status y5_refuse_module(y5_error *error, const y5_path *path, const char *why
 /* Types already found to use nn.Module's own methods: a model has a dozen of them. */
 #define Y5_KNOWN_TYPES 64
 
+/* The place of an object in a small table. */
+size_t y5_slot_of(const void *object, size_t slots);
+
 /* What a module may not override. Zero-initialise; release with y5_forget_types. */
 typedef struct {
     const y5_state *state;
+    y5_trail *trail; /* NULL: none */
     y5_error *error;
     int32_t first_method; /* methods first ... last - 1 must not be overridden by a type, */
     int32_t last_method;  /* nor first ... last_inner - 1 by an instance, */

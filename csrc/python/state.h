@@ -141,18 +141,22 @@ typedef struct {
     const void *exchange;          /* the tensor type's table, for tensor.c; NULL: none, declined */
     y5_pool_function parallel_for; /* NULL: this torch exports none */
     int32_t (*get_num_threads)(uint32_t *out);
-    bool increments_lists;          /* increment_version takes a list, not one tensor */
+    int32_t impl_offset;     /* of the C++ tensor in a tensor object, for trail.c; 0: not known */
+    int32_t storage_in_impl; /* of the storage in the C++ tensor, likewise */
+    bool increments_lists;   /* increment_version takes a list, not one tensor */
     bool half_scalars_stay_float32; /* float16/bfloat16 arithmetic as in torch 2.1 and later */
 } y5_torch;
 
 struct y5_cuda;
 struct y5_retired;
+struct y5_trail;
 
 #define Y5_AGREED 16 /* threads remembered, more or less: by the upper 4 bits of their number */
 
 typedef struct {
-    PyObject *unsupported; /* the exception type */
-    struct y5_cuda *cuda;  /* the CUDA library, cuda_loader.c's */
+    PyObject *unsupported;   /* the exception type */
+    struct y5_cuda *cuda;    /* the CUDA library, cuda_loader.c's */
+    struct y5_trail *trails; /* of the last walks, trail.c's */
     PyObject *names[Y5_NAME_COUNT];
     y5_torch torch;
     struct y5_retired *retired;     /* what torch was before it was registered again */

@@ -4,6 +4,7 @@
 #include "python/bindings.h"
 #include "python/tensor.h"
 #include "python/torch_runtime.h"
+#include "python/trail.h"
 
 #include <string.h>
 
@@ -151,6 +152,7 @@ learn(PyObject *facts, y5_torch *torch)
     }
     if (!check_facts(torch) || !learn_clock(facts, torch) ||
         !take_flag(facts, "increments_lists", &torch->increments_lists) ||
+        !y5_trail_learn(facts, torch) ||
         !take_flag(facts, "half_scalars_stay_float32", &torch->half_scalars_stay_float32) ||
         !take_flag(facts, "use_exchange", &use_exchange)) {
         return false;

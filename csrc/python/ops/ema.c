@@ -32,7 +32,7 @@ static y5_status
 missing_entry(const collector *self, const y5_path *path, y5_error *error)
 {
     y5_status status =
-        y5_walk_states(self->state, self->source, self->source, visit_nothing, NULL, error);
+        y5_walk_states(self->state, NULL, self->source, self->source, visit_nothing, NULL, error);
     PyObject *key = status == Y5_OK ? y5_path_key(path) : NULL;
     if (key != NULL) {
         PyErr_SetObject(PyExc_KeyError, key);
@@ -86,8 +86,18 @@ name_entry(const y5_state *state, PyObject *const *modules, const y5_call *call,
     y5_error ignored;
     key_search search = {&call->held[call->refused & ~(int64_t)1], error};
     y5_status status =
-        y5_walk_states(state, modules[0], modules[1], visit_searching, &search, &ignored);
+        y5_walk_states(state, NULL, modules[0], modules[1], visit_searching, &search, &ignored);
     return status == Y5_PYTHON_RAISED ? status : Y5_UNSUPPORTED;
+}
+
+static void
+finish(y5_call *call, y5_ema_plan *plan)
+{
+    y5_trail *trail = call->trail;
+    y5_ema_plan_close(plan);
+    y5_unkeep(trail, plan->items);
+    y5_call_free(call);
+    y5_trail_end(trail);
 }
 
 /* The whole update, or with `only_check` all of it but the writing. */
@@ -96,13 +106,20 @@ update(const y5_state *state, PyObject *const *modules, y5_call *call, y5_ema_pl
        bool only_check, y5_error *error)
 {
     collector context = {state, call, modules[1]};
+    call->trail = y5_trail_begin(state, Y5_TRAIL_EMA, modules[0], modules[1]);
     plan->half_scalars_stay_float32 = state->torch.half_scalars_stay_float32;
     y5_status status = y5_call_reserve(call, USUAL_TENSORS) ? Y5_OK : Y5_NO_MEMORY;
     if (status == Y5_OK) {
-        status = y5_walk_states(state, modules[0], modules[1], visit_pair, &context, error);
+        status =
+            y5_walk_states(state, call->trail, modules[0], modules[1], visit_pair, &context, error);
     }
-    if (status == Y5_OK && !y5_ema_plan_open(plan, call->count / 2)) {
-        status = Y5_NO_MEMORY;
+    if (status == Y5_OK) {
+        int64_t pairs = call->count / 2;
+        void *memory = y5_keep(call->trail, Y5_KEPT_PLAN, y5_ema_plan_bytes(pairs));
+        status = memory != NULL ? Y5_OK : Y5_NO_MEMORY;
+        if (memory != NULL) {
+            y5_ema_plan_open(plan, pairs, memory);
+        }
     }
     if (status != Y5_OK) {
         return status;
@@ -172,8 +189,7 @@ y5_py_ema_update(y5_state *state, PyObject *const *values, PyObject **result, y5
     if (status == Y5_OK) {
         status = y5_call_device(&call, result);
     }
-    y5_ema_plan_free(&plan);
-    y5_call_free(&call);
+    finish(&call, &plan);
     return status;
 }
 
@@ -191,7 +207,6 @@ y5_py_ema_check(y5_state *state, PyObject *const *values, PyObject **result, y5_
     y5_call call = {0};
     y5_ema_plan plan = {0};
     y5_status status = update(state, values, &call, &plan, true, error);
-    y5_ema_plan_free(&plan);
-    y5_call_free(&call);
+    finish(&call, &plan);
     return status;
 }

@@ -82,12 +82,16 @@ y5_py_count_module_zeros(y5_state *state, PyObject *const *values, PyObject **re
     if (limit == -1 && PyErr_Occurred()) {
         return Y5_PYTHON_RAISED;
     }
-    y5_call call = {0};
+    y5_trail *trail = y5_trail_begin(state, Y5_TRAIL_PARAMETERS, values[0], NULL);
+    y5_call call = {.trail = trail};
     y5_sparsity_plan plan = {0};
     collector context = {state, &call};
-    y5_status status = y5_walk_parameters(state, values[0], visit_parameter, &context, error);
-    if (status == Y5_OK && !y5_sparsity_plan_open(&plan, call.count)) {
-        status = Y5_NO_MEMORY;
+    y5_status status =
+        y5_walk_parameters(state, trail, values[0], visit_parameter, &context, error);
+    if (status == Y5_OK) {
+        void *memory = y5_keep(trail, Y5_KEPT_PLAN, y5_sparsity_plan_bytes(call.count));
+        status = memory != NULL ? Y5_OK : Y5_NO_MEMORY;
+        y5_sparsity_plan_open(&plan, call.count, memory);
     }
     if (status == Y5_OK) {
         y5_plan steps = y5_sparsity_plan_steps(&plan);
@@ -97,8 +101,9 @@ y5_py_count_module_zeros(y5_state *state, PyObject *const *values, PyObject **re
         status = call.device == Y5_CUDA ? count_on_gpu(state, &call, &plan, limit, result, error)
                                         : y5_give(shares(&plan), result);
     }
-    y5_sparsity_plan_free(&plan);
+    y5_unkeep(trail, plan.items);
     y5_call_free(&call);
+    y5_trail_end(trail);
     return status;
 }
 

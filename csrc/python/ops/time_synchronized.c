@@ -26,16 +26,30 @@ is_still(const y5_state *state, int32_t module, int32_t name, const PyObject *ob
     return same;
 }
 
+/* What torch's own is_available() answers, from the number of devices, which torch counts once in a
+ * process: 1 or 0, or -1 with an exception. */
+static int
+is_available(const y5_state *state)
+{
+    PyObject *get_device_count = look_up(state, Y5_CLOCK_TORCH_C, Y5_NAME_GET_DEVICE_COUNT);
+    if (get_device_count == NULL) {
+        return 0; /* a torch without CUDA */
+    }
+    PyObject *count = PyObject_CallNoArgs(get_device_count);
+    Py_DECREF(get_device_count);
+    long devices = count != NULL ? PyLong_AsLong(count) : -1;
+    Py_XDECREF(count);
+    return PyErr_Occurred() ? -1 : devices > 0;
+}
+
 /* 1 once torch has initialised CUDA in this process: is_available() is true for good then, and
- * synchronize() is no more than the wait itself. In a child of such a process it raises, and with
- * the variable set is_available() may still change its mind, so torch itself is asked there. -1
- * with an exception: asking may run Python code. */
+ * synchronize() is no more than the wait itself. In a child of such a process it raises. -1 with an
+ * exception: asking may run Python code. */
 static int
 is_initialized(const y5_state *state)
 {
     PyObject *cuda = state->torch.clock[Y5_CLOCK_CUDA];
-    if (!is_still(state, Y5_CLOCK_CUDA, Y5_NAME_INITIALIZED, Py_True) ||
-        getenv("PYTORCH_NVML_BASED_CUDA_CHECK") != NULL) {
+    if (!is_still(state, Y5_CLOCK_CUDA, Y5_NAME_INITIALIZED, Py_True)) {
         return 0;
     }
     PyObject *answer = PyObject_CallMethodObjArgs(cuda, state->names[Y5_NAME_IS_IN_BAD_FORK], NULL);
@@ -81,9 +95,13 @@ wait_for_device(const y5_state *state)
     if (is_still(state, Y5_CLOCK_TORCH_C, Y5_NAME_GET_DEVICE_COUNT, NULL)) {
         return true; /* a torch without CUDA: is_available() asks just this */
     }
+    if (getenv("PYTORCH_NVML_BASED_CUDA_CHECK") != NULL) {
+        return wait_as_torch(state); /* there is_available() asks the driver */
+    }
     int initialized = is_initialized(state);
-    if (initialized < 0) {
-        return false;
+    int available = initialized == 0 ? is_available(state) : 1;
+    if (initialized < 0 || available <= 0) {
+        return initialized >= 0 && available == 0;
     }
     if (initialized == 0 ||
         !is_still(state, Y5_CLOCK_CUDA, Y5_NAME_SYNCHRONIZE, clock[Y5_CLOCK_SYNCHRONIZE])) {

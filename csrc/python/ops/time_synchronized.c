@@ -103,17 +103,18 @@ wait_for_device(const y5_state *state)
     if (initialized < 0 || available <= 0) {
         return initialized >= 0 && available == 0;
     }
-    if (initialized == 0 ||
+    if (initialized == 1 &&
         !is_still(state, Y5_CLOCK_CUDA, Y5_NAME_SYNCHRONIZE, clock[Y5_CLOCK_SYNCHRONIZE])) {
         return wait_as_torch(state);
     }
-    PyObject *synchronize = look_up(state, Y5_CLOCK_TORCH_C, Y5_NAME_CUDA_SYNCHRONIZE);
-    if (synchronize == NULL) {
-        return wait_as_torch(state);
-    }
+    PyObject *synchronize =
+        initialized == 1 ? look_up(state, Y5_CLOCK_TORCH_C, Y5_NAME_CUDA_SYNCHRONIZE) : NULL;
     /* torch's C function waits for the current device without the GIL and raises torch's errors. */
-    PyObject *waited = PyObject_CallObject(synchronize, NULL);
-    Py_DECREF(synchronize);
+    PyObject *waited = synchronize != NULL
+                           ? PyObject_CallObject(synchronize, NULL)
+                           : PyObject_CallMethodObjArgs(clock[Y5_CLOCK_CUDA],
+                                                        state->names[Y5_NAME_SYNCHRONIZE], NULL);
+    Py_XDECREF(synchronize);
     Py_XDECREF(waited);
     return waited != NULL;
 }

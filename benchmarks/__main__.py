@@ -67,7 +67,7 @@ def main() -> None:
     """Run from the command line."""
     options = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     options.add_argument("--quick", action="store_true", help="one model, under a minute")
-    options.add_argument("--json", type=Path, help="write the raw figures to this file")
+    harness.add_json(options)
     options.add_argument("--markdown", type=Path, help="put the tables into this file")
     options.add_argument(
         "--device", choices=("cpu", "cuda"), default="cpu", help="cuda: only bench_cuda's table"
@@ -78,7 +78,8 @@ def main() -> None:
     )
     chosen = options.parse_args()
     if chosen.device == "cuda":
-        bench_cuda.whole(["n"] if chosen.quick else ["n", "s", "x"], chosen.json, chosen.markdown)
+        names = ["n"] if chosen.quick else ["n", "s", "x"]
+        bench_cuda.report(names, list(bench_cuda.OPERATIONS), chosen.json, chosen.markdown)
         return
     for path in (chosen.markdown, chosen.docs and chosen.docs / "benchmarks.md"):
         if path is not None:

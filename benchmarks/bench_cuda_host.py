@@ -9,7 +9,6 @@ microseconds, comes on top.
 
 from __future__ import annotations
 
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -23,11 +22,10 @@ PACKAGE = "package, to the launch"
 WALKS = "two state_dict() alone, as the original begins"
 TARGETS = {"n": "< 130 µs"}
 COLUMNS = (
-    harness.Column("model", "model"),
-    harness.Column("who", "who"),
+    *(harness.MODEL, harness.WHO),
     harness.Column("min µs", "min_us", "{:.1f}"),
     harness.Column("median µs", "median_us", "{:.1f}"),
-    harness.Column("target", "target"),
+    harness.TARGET,
     harness.Column("tensors", "tensors", "{:d}"),
     harness.Column("launches of the original", "launches", "{:d}"),
 )
@@ -72,12 +70,8 @@ def table(names: list[str], seconds: float) -> harness.Table:
     return harness.Table(title, COLUMNS, rows, notes)
 
 
-def main(arguments: list[str]) -> None:
-    """Run from the command line."""
-    chosen = harness.parser(__doc__ or "", ("cpu",)).parse_args(arguments)
-    about = harness.machine()
-    harness.show(about, [table(harness.names_of(chosen.models), chosen.seconds)], chosen.json)
-
-
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    harness.run(
+        harness.parser(__doc__ or "", devices=("cpu",)),
+        lambda chosen: [table(chosen.models, chosen.seconds)],
+    )

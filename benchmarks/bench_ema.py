@@ -2,34 +2,34 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable
+from argparse import Namespace
 from typing import Any
 
 import torch
 from torch import nn
 
-from yolov5_utils.ops import OPERATIONS
 from yolov5_utils.torch_utils import ModelEMA
 
-from . import bench_cuda, harness, models, peers
+from . import bench_cuda, checks, harness, models, peers
 
 # Read average, read model, write average, 4 bytes each: no implementation moves less.
 BYTES_PER_ELEMENT = 12
 ORIGINAL = "original (mul_, mul, add_)"
-# Faster than the original, faster than the best peer: by model and torch threads.
-TARGETS = {("n", 1): ("≥ 12×", "≥ 5×"), ("x", 1): ("≥ 2.2×", "≥ 1.2×"), ("n", 2): ("≥ 14×", "≥ 5×")}
-LIMIT_TARGETS = {("x", 1): "≥ 90% of limit", ("x", 2): "≥ 90% of limit"}
+# Package faster than these, and how close to the limit: by model and torch threads.
+BEST_PEER, CLOSE = harness.BEST_PEER, {harness.PACKAGE: "≥ 90% of limit"}
+TARGETS = {
+    ("n", 1): {ORIGINAL: "≥ 12×", BEST_PEER: "≥ 5×"},
+    ("x", 1): {ORIGINAL: "≥ 2.2×", BEST_PEER: "≥ 1.2×", **CLOSE},
+    ("n", 2): {ORIGINAL: "≥ 14×", BEST_PEER: "≥ 5×"},
+    ("x", 2): CLOSE,
+}
 BUSY_TARGET = "≥ 1×"
 BUSY_COLUMNS = (
-    harness.Column("model", "model"),
-    harness.Column("who", "who"),
-    harness.Column("min ms", "min_ms", "{:.3f}"),
-    harness.Column("median ms", "median_ms", "{:.3f}"),
+    *(harness.MODEL, harness.WHO, *harness.TIMES),
     harness.Column("mean ms", "mean_ms", "{:.3f}"),
     harness.Column("faster than 1 thread (median)", "ratio_median", "{:.2f}×"),
     harness.Column("(mean)", "ratio_mean", "{:.2f}×"),
-    harness.Column("target", "target"),
+    harness.TARGET,
 )
 
 
@@ -39,18 +39,7 @@ def assert_same_bits(start: nn.Module, source: nn.Module) -> None:
     for _ in range(3):
         original.update(source)
         package.update(source)
-    expected, found = original.ema.state_dict(), package.ema.state_dict()
-    for key, value in expected.items():
-        bits, found_bits = (t.flatten().view(torch.uint8) for t in (value, found[key]))
-        assert torch.equal(bits, found_bits), f"{key}: bits differ from the original's"
-
-
-def assert_ran_in_c(update: Callable[[], object]) -> None:
-    """A figure of the reference must not pass for one of the C path."""
-    calls = OPERATIONS["ema"].calls
-    before = calls["C"]
-    update()
-    assert calls["C"] == before + 1, f"ran in torch: {OPERATIONS['ema'].reasons}"
+    checks.same_bits(package.ema.state_dict(), original.ema.state_dict())
 
 
 def candidates(start: nn.Module, source: nn.Module) -> list[harness.Candidate]:
@@ -62,17 +51,18 @@ def candidates(start: nn.Module, source: nn.Module) -> list[harness.Candidate]:
         "_foreach_lerp_ + 2 walks": peers.ForeachEMA(start).update,
         "swa AveragedModel": peers.averaged_model(start),
         "timm ModelEmaV3": peers.timm_average(start),
-        "package": package.update,
+        harness.PACKAGE: package.update,
     }
     found = [
         harness.Candidate(name, lambda update=update: update(source))
         for name, update in updates.items()
         if update is not None
     ]
-    assert_ran_in_c(lambda: package.update(source))
+    with checks.ran("ema"):
+        package.update(source)
     elements = models.count(source).float_elements
     found.append(harness.update_bandwidth(elements))
-    found.append(harness.Candidate("host", lambda: host.update(small)))
+    found.append(harness.Candidate(harness.HOST, lambda: host.update(small)))
     return found
 
 
@@ -85,21 +75,14 @@ def measure(name: str, threads: int, seconds: float) -> list[dict[str, Any]]:
     compared = candidates(start, source)
     timings = harness.interleave(compared, seconds)
     triad = next(c.name for c in compared if c.name.startswith("triad"))
-    rows = harness.speed_rows(
-        timings, moved_bytes=elements * BYTES_PER_ELEMENT, limits=[triad], hidden=["host"]
+    return harness.speed_rows(
+        timings,
+        {"model": name, "threads": threads},
+        moved_bytes=elements * BYTES_PER_ELEMENT,
+        limits=[triad],
+        original=ORIGINAL,
+        targets=TARGETS.get((name, threads)),
     )
-    best_peer = harness.mark_best_peer(rows, ORIGINAL)
-    targets = TARGETS.get((name, threads), (None, None))
-    for row in rows:
-        row.update(model=name, threads=threads)
-        if row["who"] == ORIGINAL:
-            row["target"] = targets[0]
-        elif row is best_peer:
-            row["target"] = targets[1]
-        elif row["who"] == "package":
-            row["target"] = LIMIT_TARGETS.get((name, threads))
-            row["host_share"] = timings["host"].best_s / timings["package"].best_s
-    return rows
 
 
 def measure_busy(name: str, seconds: float) -> list[dict[str, Any]]:
@@ -119,8 +102,7 @@ def measure_busy(name: str, seconds: float) -> list[dict[str, Any]]:
     one = timings[compared[0].name]
     rows = []
     for who, timing in timings.items():
-        row = {"model": name, "who": who, "min_ms": timing.best_s * 1e3}
-        row.update(median_ms=timing.median_s * 1e3, mean_ms=timing.mean_s * 1e3)
+        row = {"model": name, "who": who, **timing.in_ms()}
         if timing is not one:
             row.update(ratio_median=one.median_s / timing.median_s, target=BUSY_TARGET)
             row.update(ratio_mean=one.mean_s / timing.mean_s)
@@ -149,23 +131,14 @@ def tables(names: list[str], seconds: float) -> list[harness.Table]:
     return [table(names, [1, 2], seconds), busy_table(names, seconds)]
 
 
-def main(arguments: list[str]) -> None:
-    """Run from the command line."""
-    options = harness.parser(__doc__ or "")
-    options.add_argument("--busy", action="store_true", help="only: 1 and 2 threads, cores busy")
-    chosen = options.parse_args(arguments)
-    if chosen.device == "cuda":
-        bench_cuda.run(["ema"], chosen)
-        return
-    about = harness.machine()
-    names = harness.names_of(chosen.models)
+def chosen_tables(chosen: Namespace) -> list[harness.Table]:
+    """What the command line asks for."""
     if chosen.busy:
-        found = busy_table(names, chosen.seconds)
-    else:
-        threads = [int(part) for part in harness.names_of(chosen.threads)]
-        found = table(names, threads, chosen.seconds)
-    harness.show(about, [found], chosen.json)
+        return [busy_table(chosen.models, chosen.seconds)]
+    return [table(chosen.models, chosen.threads, chosen.seconds)]
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    options = harness.parser(__doc__ or "")
+    options.add_argument("--busy", action="store_true", help="only: 1 and 2 threads, cores busy")
+    harness.run(options, chosen_tables, bench_cuda.runner("ema"))

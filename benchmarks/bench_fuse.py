@@ -6,7 +6,6 @@ YOLOv5 does when it loads a checkpoint.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -14,11 +13,10 @@ import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from yolov5_utils.ops import OPERATIONS
 from yolov5_utils.ops.fuse import fuse_conv_and_bn
 from yolov5_utils.ops.fuse_model import fuse_model
 
-from . import bench_cuda, harness, models, peers
+from . import bench_cuda, checks, harness, models, peers
 
 BYTES_PER_ELEMENT = 8  # every weight read once and written once
 ORIGINAL = "original (construct, diag, mm)"
@@ -59,14 +57,10 @@ class Pairs:
 
 def assert_same_bits(pairs: Pairs) -> None:
     """The package gives the original's bits, and got them from C."""
-    calls = OPERATIONS["fuse"].calls
-    before = calls["C"]
-    for conv, bn in pairs.pairs:
-        ours, theirs = fuse_conv_and_bn(conv, bn), peers.original_fuse(conv, bn)
-        for name in ("weight", "bias"):
-            bits = [getattr(fused, name).view(torch.int32) for fused in (ours, theirs)]
-            assert torch.equal(*bits), name
-    assert calls["C"] == before + len(pairs.pairs), OPERATIONS["fuse"].reasons
+    with checks.ran("fuse", calls=len(pairs.pairs)):
+        for conv, bn in pairs.pairs:
+            ours, theirs = fuse_conv_and_bn(conv, bn), peers.original_fuse(conv, bn)
+            checks.same_bits(ours.state_dict(), theirs.state_dict())
 
 
 def measure(name: str, threads: int, seconds: float) -> list[dict[str, Any]]:
@@ -89,14 +83,14 @@ def measure(name: str, threads: int, seconds: float) -> list[dict[str, Any]]:
         compared.append(harness.Candidate(who, call, renew=pairs.renew))
     timings = harness.interleave(compared, seconds)
     pairs.renew()
-    rows = harness.speed_rows(
-        timings, moved_bytes=elements * BYTES_PER_ELEMENT, limits=[LIMIT], hidden=[]
+    return harness.speed_rows(
+        timings,
+        {"model": name, "threads": threads},
+        moved_bytes=elements * BYTES_PER_ELEMENT,
+        limits=[LIMIT],
+        original=ORIGINAL,
+        targets=TARGETS.get((name, threads)),
     )
-    targets = TARGETS.get((name, threads), {})
-    for row in rows:
-        row.update(model=name, threads=threads, target=targets.get(row["who"]))
-    harness.mark_best_peer([row for row in rows if row["who"] not in (KEPT, WHOLE)], ORIGINAL)
-    return rows
 
 
 @torch.no_grad()
@@ -116,17 +110,9 @@ def tables(names: list[str], seconds: float) -> list[harness.Table]:
     return [table(names, [1, 2], seconds)]
 
 
-def main(arguments: list[str]) -> None:
-    """Run from the command line."""
-    chosen = harness.parser(__doc__ or "").parse_args(arguments)
-    if chosen.device == "cuda":
-        bench_cuda.run(["fuse"], chosen)
-        return
-    about = harness.machine()
-    threads = [int(part) for part in harness.names_of(chosen.threads)]
-    found = table(harness.names_of(chosen.models), threads, chosen.seconds)
-    harness.show(about, [found], chosen.json)
-
-
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    harness.run(
+        harness.parser(__doc__ or ""),
+        lambda chosen: [table(chosen.models, chosen.threads, chosen.seconds)],
+        bench_cuda.runner("fuse"),
+    )

@@ -7,7 +7,6 @@ imposes for sys.getswitchinterval() between threads that compute.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from copy import deepcopy
 from functools import partial
@@ -20,7 +19,7 @@ from yolov5_utils.ops.ema import update_modules
 from . import harness, models
 
 COLUMNS = (
-    harness.Column("model", "model"),
+    harness.MODEL,
     harness.Column("MB moved", "megabytes", "{:.0f}"),
     harness.Column("GIL kept, ms", "kept_ms", "{:.3f}"),
     harness.Column("GIL released, ms", "released_ms", "{:.3f}"),
@@ -36,6 +35,7 @@ def _update(average: torch.nn.Module, source: torch.nn.Module, gil_bytes: int) -
 
 def table(names: list[str], seconds: float) -> harness.Table:
     """One row per model: the update with and without the GIL, taking turns."""
+    torch.set_num_threads(1)
     before = _C.configure()
     rows = []
     for name in names:
@@ -60,14 +60,8 @@ def table(names: list[str], seconds: float) -> harness.Table:
     return harness.Table("Releasing the GIL", COLUMNS, rows, notes)
 
 
-def main() -> None:
-    """Run from the command line."""
-    options: argparse.ArgumentParser = harness.parser(__doc__ or "", ("cpu",))
-    chosen = options.parse_args()
-    torch.set_num_threads(1)
-    tables = [table(harness.names_of(chosen.models), chosen.seconds)]
-    harness.show(harness.machine(), tables, chosen.json)
-
-
 if __name__ == "__main__":
-    main()
+    harness.run(
+        harness.parser(__doc__ or "", devices=("cpu",)),
+        lambda chosen: [table(chosen.models, chosen.seconds)],
+    )

@@ -16,6 +16,7 @@ TARGET = "< 20 ms"
 # An installed package has its byte code; with this variable the checkout would be compiled anew.
 NO_BYTE_CODE = "PYTHONDONTWRITEBYTECODE"
 REPOSITORY = Path(__file__).resolve().parent.parent
+FIGURES = ("median ms", "median_ms"), ("min ms", "min_ms")
 # The child prints how long torch took and how long the module took after it, in ms.
 _CHILD = """
 import sys, time
@@ -28,32 +29,35 @@ print((middle - start) * 1e3, (end - middle) * 1e3)
 """
 COLUMNS = (
     harness.Column("import", "module"),
-    harness.Column("median ms", "median_ms", "{:.2f}"),
-    harness.Column("min ms", "min_ms", "{:.2f}"),
+    *(harness.Column(*figure, "{:.2f}") for figure in FIGURES),
     harness.Column("import torch before it, median ms", "torch_ms", "{:.0f}"),
-    harness.Column("target", "target"),
+    harness.TARGET,
 )
 
 
-def import_ms(module: str) -> tuple[float, float]:
-    """(torch, then `module`) in milliseconds in a process of its own."""
-    command = [sys.executable, "-c", _CHILD, module]
-    variables = {name: value for name, value in os.environ.items() if name != NO_BYTE_CODE}
+def printed(*command: str, without: str, **variables: str) -> tuple[float, ...]:
+    """The numbers that a fresh Python prints, in an environment that lacks one variable or has it
+    of `variables`."""
+    kept = {name: value for name, value in os.environ.items() if name != without}
     done = subprocess.run(
-        command, cwd=REPOSITORY, env=variables, stdout=subprocess.PIPE, text=True, check=True
+        [sys.executable, "-c", *command],
+        cwd=REPOSITORY,
+        env=kept | variables,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
     )
-    torch_ms, module_ms = map(float, done.stdout.split())
-    return torch_ms, module_ms
+    return tuple(map(float, done.stdout.split()))
 
 
 def table(processes: int) -> harness.Table:
     """Medians over `processes` fresh processes for each module, taking turns."""
-    taken: dict[str, list[tuple[float, float]]] = {module: [] for module in MODULES}
-    for module in MODULES:
-        import_ms(module)  # the first one writes byte code and reads the disk
-    for _ in range(processes):
-        for module in MODULES:
-            taken[module].append(import_ms(module))
+    taken: dict[str, list[tuple[float, ...]]] = {module: [] for module in MODULES}
+    for turn in range(processes + 1):
+        for module, pairs in taken.items():
+            times = printed(_CHILD, module, without=NO_BYTE_CODE)
+            if turn:  # the first one writes byte code and reads the disk
+                pairs.append(times)
     rows = []
     for module, pairs in taken.items():
         added = [pair[1] for pair in pairs]
@@ -74,31 +78,20 @@ print((time.perf_counter() - start) * 1e3)
 """
 _START_COLUMNS = (
     harness.Column("YOLOV5_UTILS_OVERLAY", "value"),
-    harness.Column("median ms", "median_ms", "{:.3f}"),
-    harness.Column("min ms", "min_ms", "{:.3f}"),
-    harness.Column("target", "target"),
+    *(*harness.TIMES, harness.TARGET),
 )
 
 
 def start_up_table(processes: int) -> harness.Table:
     """What the start-up file costs a process that has imported nothing, off and on."""
-    command = [sys.executable, "-c", _START, str(REPOSITORY / "yolov5_utils_overlay.pth")]
+    file, switch = str(REPOSITORY / "yolov5_utils_overlay.pth"), "YOLOV5_UTILS_OVERLAY"
     taken: dict[str, list[float]] = {"not set": [], "0": [], "1": []}
     for turn in range(processes + 1):
         for value, times in taken.items():
-            environment = {k: v for k, v in os.environ.items() if k != "YOLOV5_UTILS_OVERLAY"}
-            if value != "not set":
-                environment["YOLOV5_UTILS_OVERLAY"] = value
-            done = subprocess.run(
-                command,
-                cwd=REPOSITORY,
-                env=environment,
-                stdout=subprocess.PIPE,
-                text=True,
-                check=True,
-            )
+            variables = {} if value == "not set" else {switch: value}
+            (time_ms,) = printed(_START, file, without=switch, **variables)
             if turn:  # the first one writes byte code and reads the disk
-                times.append(float(done.stdout))
+                times.append(time_ms)
     rows = [
         {
             "value": value,
@@ -111,15 +104,8 @@ def start_up_table(processes: int) -> harness.Table:
     return harness.Table("Start-up file", _START_COLUMNS, rows, [f"{processes} processes each"])
 
 
-def main(arguments: list[str]) -> None:
-    """Run from the command line."""
+if __name__ == "__main__":
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--processes", type=int, default=15, help="per module")
-    options.add_argument("--json", type=Path, help="write the raw figures to this file")
-    chosen = options.parse_args(arguments)
-    tables = [table(chosen.processes), start_up_table(chosen.processes)]
-    harness.show(harness.machine(), tables, chosen.json)
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])
+    harness.add_json(options)
+    harness.run(options, lambda chosen: [table(chosen.processes), start_up_table(chosen.processes)])

@@ -21,13 +21,11 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 RESET_PEAK = "5"
 WARM_CALLS = 10
 COLUMNS = (
-    harness.Column("path", "path"),
-    harness.Column("model", "model"),
-    harness.Column("who", "who"),
+    *(harness.Column("path", "path"), harness.MODEL, harness.WHO),
     harness.Column("peak above start, KiB", "peak_kib", "{:,d}"),
     harness.Column("calls", "calls", "{:,d}"),
     harness.Column("resident after them, KiB", "growth_kib", "{:+,d}"),
-    harness.Column("target", "target"),
+    harness.TARGET,
 )
 
 
@@ -103,21 +101,13 @@ def table(names: list[str], calls: int) -> harness.Table:
     return harness.Table("Memory", COLUMNS, rows, notes)
 
 
-def main(arguments: list[str]) -> None:
-    """Run from the command line."""
-    options = argparse.ArgumentParser(description=__doc__)
-    options.add_argument("--models", default="n,x")
-    options.add_argument("--calls", type=int, default=1000)
-    options.add_argument("--json", type=Path, help="write the raw figures to this file")
-    options.add_argument("--child", nargs=4, help=argparse.SUPPRESS)
-    chosen = options.parse_args(arguments)
-    if chosen.child:
-        path, who, model, calls = chosen.child
-        print(json.dumps(measure_here(path, who, model, int(calls))))
-        return
-    found = table(harness.names_of(chosen.models), chosen.calls)
-    harness.show(harness.machine(), [found], chosen.json)
-
-
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    options = argparse.ArgumentParser(description=__doc__)
+    harness.add_models(options, "n,x")
+    options.add_argument("--calls", type=int, default=1000)
+    harness.add_json(options)
+    if sys.argv[1:2] == ["--child"]:  # a process that `measure` started
+        path, who, model, calls = sys.argv[2:]
+        print(json.dumps(measure_here(path, who, model, int(calls))))
+    else:
+        harness.run(options, lambda chosen: [table(chosen.models, chosen.calls)])

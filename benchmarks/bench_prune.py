@@ -5,38 +5,34 @@ Every call prunes fresh weights: pruning a second time takes a third of the time
 
 from __future__ import annotations
 
-import sys
+from argparse import Namespace
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from yolov5_utils.ops import OPERATIONS
 from yolov5_utils.ops.prune import prune_layers
 
-from . import bench_cuda, harness, models, peers
+from . import bench_cuda, checks, harness, models, peers
 
 AMOUNT = 0.3
 BYTES_PER_ELEMENT = 8  # every weight read once and written once
 ORIGINAL = "original (l1_unstructured, remove)"
 LIMIT = "clone every weight"
-# Faster than the original, faster than the best peer: by model and torch threads.
+# Package faster than these: by model and torch threads.
 TARGETS = {
-    ("n", 1): ("≥ 40×", "≥ 2.5×"),
-    ("s", 1): ("≥ 40×", None),
-    ("x", 1): ("≥ 50×", "≥ 2.5×"),
-    ("x", 2): ("≥ 70×", None),
+    ("n", 1): {ORIGINAL: "≥ 40×", harness.BEST_PEER: "≥ 2.5×"},
+    ("s", 1): {ORIGINAL: "≥ 40×"},
+    ("x", 1): {ORIGINAL: "≥ 50×", harness.BEST_PEER: "≥ 2.5×"},
+    ("x", 2): {ORIGINAL: "≥ 70×"},
 }
 DATA_TARGET = "≤ 2×"
 DATA_COLUMNS = (
-    harness.Column("model", "model"),
-    harness.Column("weights", "who"),
-    harness.Column("min ms", "min_ms", "{:.3f}"),
-    harness.Column("median ms", "median_ms", "{:.3f}"),
+    *(harness.MODEL, harness.Column("weights", "who"), *harness.TIMES),
     harness.Column("of random weights' time", "ratio", "{:.2f}×"),
     harness.Column("by medians", "ratio_median", "{:.2f}×"),
-    harness.Column("target", "target"),
+    harness.TARGET,
 )
 
 
@@ -63,12 +59,10 @@ def assert_same_bits(model: nn.Module, weights: Weights, ties: str) -> None:
 
     With ties="position" the choice among equals is another, so the magnitudes are compared.
     """
-    calls = OPERATIONS["prune"].calls
-    before = calls["C"]
     weights.renew()
-    prune_layers(model, AMOUNT, ties=ties)
+    with checks.ran("prune"):
+        prune_layers(model, AMOUNT, ties=ties)
     found = weights.bits()
-    assert calls["C"] == before + 1, f"ran in torch: {OPERATIONS['prune'].reasons}"
     weights.renew()
     peers.original_prune(model, AMOUNT)
     for ours, theirs in zip(found, weights.bits(), strict=True):
@@ -97,19 +91,14 @@ def measure(name: str, threads: int, seconds: float, half_once: bool) -> list[di
     }
     compared = [harness.Candidate(who, call, renew=weights.renew) for who, call in called.items()]
     timings = harness.interleave(compared, seconds)
-    rows = harness.speed_rows(
-        timings, moved_bytes=elements * BYTES_PER_ELEMENT, limits=[LIMIT], hidden=[]
+    return harness.speed_rows(
+        timings,
+        {"model": f"{name}, once float16" if half_once else name, "threads": threads},
+        moved_bytes=elements * BYTES_PER_ELEMENT,
+        limits=[LIMIT],
+        original=ORIGINAL,
+        targets=None if half_once else TARGETS.get((name, threads)),
     )
-    ours = [row for row in rows if row["who"].startswith("package,")]
-    best_peer = harness.mark_best_peer([row for row in rows if row not in ours], ORIGINAL)
-    targets = TARGETS.get((name, threads), (None, None)) if not half_once else (None, None)
-    for row in rows:
-        row.update(model=f"{name}, once float16" if half_once else name, threads=threads)
-        if row["who"] == ORIGINAL:
-            row["target"] = targets[0]
-        elif row is best_peer:
-            row["target"] = targets[1]
-    return rows
 
 
 def table(names: list[str], threads: list[int], seconds: float) -> harness.Table:
@@ -161,11 +150,9 @@ def measure_data(name: str, seconds: float) -> list[dict[str, Any]]:
     timings = harness.interleave(compared, seconds)
     random, rows = timings["random"], []
     for who, timing in timings.items():
-        row = {"model": name, "who": who, "min_ms": timing.best_s * 1e3}
-        row.update(median_ms=timing.median_s * 1e3)
+        row = {"model": name, "who": who, **timing.in_ms()}
         if timing is not random:
-            row.update(ratio=timing.best_s / random.best_s, target=DATA_TARGET)
-            row.update(ratio_median=timing.median_s / random.median_s)
+            row.update(harness.faster_by(random, timing), target=DATA_TARGET)
         rows.append(row)
     return rows
 
@@ -181,23 +168,14 @@ def tables(names: list[str], seconds: float) -> list[harness.Table]:
     return [table(names, [1, 2], seconds), data_table(names[-1:], seconds)]
 
 
-def main(arguments: list[str]) -> None:
-    """Run from the command line."""
-    options = harness.parser(__doc__ or "")
-    options.add_argument("--data", action="store_true", help="only: weights of every kind")
-    chosen = options.parse_args(arguments)
-    if chosen.device == "cuda":
-        bench_cuda.run(["prune"], chosen)
-        return
-    about = harness.machine()
-    names = harness.names_of(chosen.models)
+def chosen_tables(chosen: Namespace) -> list[harness.Table]:
+    """What the command line asks for."""
     if chosen.data:
-        found = data_table(names, chosen.seconds)
-    else:
-        threads = [int(part) for part in harness.names_of(chosen.threads)]
-        found = table(names, threads, chosen.seconds)
-    harness.show(about, [found], chosen.json)
+        return [data_table(chosen.models, chosen.seconds)]
+    return [table(chosen.models, chosen.threads, chosen.seconds)]
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    options = harness.parser(__doc__ or "")
+    options.add_argument("--data", action="store_true", help="only: weights of every kind")
+    harness.run(options, chosen_tables, bench_cuda.runner("prune"))

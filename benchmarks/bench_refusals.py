@@ -5,19 +5,16 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import sys
 from collections.abc import Callable
-from itertools import repeat
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from yolov5_utils.ops import OPERATIONS
 from yolov5_utils.ops.prune import prune_layers
 from yolov5_utils.torch_utils import ModelEMA, fuse_conv_and_bn, scale_img, sparsity
 
-from . import harness, peers
+from . import checks, harness, peers
 
 # One call is short for a clock: this many are timed together.
 CALLS = 20
@@ -29,7 +26,7 @@ COLUMNS = (
     harness.Column("package µs", "package_us", "{:.2f}"),
     harness.Column("more µs", "more_us", "{:+.2f}"),
     harness.Column("by medians", "more_median_us", "{:+.2f}"),
-    harness.Column("target", "target"),
+    harness.TARGET,
 )
 RATIO, GS = 0.5, 8
 
@@ -66,11 +63,15 @@ class Row:
     def measure(self, seconds: float) -> dict[str, Any]:
         """The row of the table; AssertionError where the package took another way."""
         with self.around():
-            before = OPERATIONS[self.operation].calls[self.way]
-            self.calls["package"]()
-            assert OPERATIONS[self.operation].calls[self.way] == before + 1, self.name
-            compared = [harness.Candidate(who, many(call)) for who, call in self.calls.items()]
-            timings = harness.interleave(compared, seconds)
+            with checks.ran(self.operation, self.way):
+                self.calls["package"]()
+            timings = harness.interleave(
+                [
+                    harness.Candidate(who, harness.many(call, CALLS))
+                    for who, call in self.calls.items()
+                ],
+                seconds,
+            )
         original, package = timings["original"], timings["package"]
         scale = 1e6 / CALLS
         return {
@@ -83,16 +84,6 @@ class Row:
             "more_median_us": (package.median_s - original.median_s) * scale,
             "target": f"≤ {MOST_US:.0f} µs more" if self.way == "torch" else "≤ 0 µs more",
         }
-
-
-def many(function: Callable[[], object]) -> Callable[[], None]:
-    """CALLS calls of the function."""
-
-    def run() -> None:
-        for _ in repeat(None, CALLS):
-            function()
-
-    return run
 
 
 def _image(name: str, image: Tensor, **around: Any) -> Row:
@@ -165,13 +156,8 @@ def table(seconds: float) -> harness.Table:
     return harness.Table("calls without a gain", COLUMNS, measured, notes)
 
 
-def main(arguments: list[str]) -> None:
-    """Run from the command line."""
-    options = harness.parser(__doc__ or "", devices=("cpu",))
-    chosen = options.parse_args(arguments)
-    about = harness.machine()
-    harness.show(about, [table(chosen.seconds / 4)], chosen.json)
-
-
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    harness.run(
+        harness.parser(__doc__ or "", devices=("cpu",)),
+        lambda chosen: [table(chosen.seconds / 4)],
+    )

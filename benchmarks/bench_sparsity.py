@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import torch
 from torch import nn
 
-from yolov5_utils.ops import OPERATIONS
 from yolov5_utils.torch_utils import sparsity
 
-from . import bench_cuda, harness, models, peers
+from . import bench_cuda, checks, harness, models, peers
 
 BYTES_PER_ELEMENT = 4  # every parameter read once
 ORIGINAL = "original (==, sum)"
-# Faster than the original, faster than count_nonzero: by model and torch threads.
-TARGETS = {("n", 1): ("≥ 18×", "≥ 6×"), ("x", 1): ("≥ 10.5×", "≥ 2.5×")}
+# Package faster than these: by model and torch threads.
+TARGETS = {
+    ("n", 1): {ORIGINAL: "≥ 18×", harness.BEST_PEER: "≥ 6×"},
+    ("x", 1): {ORIGINAL: "≥ 10.5×", harness.BEST_PEER: "≥ 2.5×"},
+}
 # Zeros of the model whose value is checked: about as many as prune leaves.
 CHECKED_ZEROS = 0.3
 
@@ -34,10 +35,9 @@ def with_zeros(name: str, share: float) -> nn.Module:
 
 def assert_same_value(model: nn.Module) -> None:
     """The package returns the original's value, and got it from C."""
-    calls = OPERATIONS["sparsity"].calls
-    before = calls["C"]
-    found, expected = sparsity(model), peers.original_sparsity(model)
-    assert calls["C"] == before + 1, f"ran in torch: {OPERATIONS['sparsity'].reasons}"
+    with checks.ran("sparsity"):
+        found = sparsity(model)
+    expected = peers.original_sparsity(model)
     assert found.dtype == expected.dtype, (found, expected)
     assert found.item() == expected.item(), (found, expected)
 
@@ -54,28 +54,19 @@ def measure(name: str, threads: int, seconds: float, zeros: float) -> list[dict[
     compared = [
         harness.Candidate(ORIGINAL, lambda: peers.original_sparsity(model)),
         harness.Candidate("count_nonzero loop", lambda: peers.count_nonzero_sparsity(model)),
-        harness.Candidate("package", lambda: sparsity(model)),
-        harness.Candidate("host", lambda: sparsity(small)),
+        harness.Candidate(harness.PACKAGE, lambda: sparsity(model)),
+        harness.Candidate(harness.HOST, lambda: sparsity(small)),
         *limits,
     ]
     timings = harness.interleave(compared, seconds)
-    rows = harness.speed_rows(
+    return harness.speed_rows(
         timings,
+        {"model": name, "threads": threads},
         moved_bytes=elements * BYTES_PER_ELEMENT,
         limits=[candidate.name for candidate in limits],
-        hidden=["host"],
+        original=ORIGINAL,
+        targets=TARGETS.get((name, threads)),
     )
-    best_peer = harness.mark_best_peer(rows, ORIGINAL)
-    targets = TARGETS.get((name, threads), (None, None))
-    for row in rows:
-        row.update(model=name, threads=threads)
-        if row["who"] == ORIGINAL:
-            row["target"] = targets[0]
-        elif row is best_peer:
-            row["target"] = targets[1]
-        elif row["who"] == "package":
-            row["host_share"] = timings["host"].best_s / timings["package"].best_s
-    return rows
 
 
 def table(
@@ -96,19 +87,11 @@ def tables(names: list[str], seconds: float) -> list[harness.Table]:
     return [table(names, [1, 2], seconds)]
 
 
-def main(arguments: list[str]) -> None:
-    """Run from the command line."""
+if __name__ == "__main__":
     options = harness.parser(__doc__ or "")
     options.add_argument("--zeros", type=float, default=0.0, help="share of zeros while timing")
-    chosen = options.parse_args(arguments)
-    if chosen.device == "cuda":
-        bench_cuda.run(["sparsity"], chosen)
-        return
-    about = harness.machine()
-    threads = [int(part) for part in harness.names_of(chosen.threads)]
-    found = table(harness.names_of(chosen.models), threads, chosen.seconds, chosen.zeros)
-    harness.show(about, [found], chosen.json)
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])
+    harness.run(
+        options,
+        lambda chosen: [table(chosen.models, chosen.threads, chosen.seconds, chosen.zeros)],
+        bench_cuda.runner("sparsity"),
+    )

@@ -2,50 +2,32 @@
 
 from __future__ import annotations
 
-import sys
 import time
-from collections.abc import Callable
-from itertools import repeat
 from typing import Any
 
 import torch
 
-from yolov5_utils.ops import OPERATIONS
 from yolov5_utils.torch_utils import time_synchronized
 
-from . import harness, peers
+from . import checks, harness, peers
 
 ORIGINAL = "original (is_available, synchronize, time)"
 # One call is too short for a clock: this many are timed together.
 CALLS = 1000
 TARGETS = {ORIGINAL: "≥ 10×", "time.time": "≥ 0.5×"}
 COLUMNS = (
-    harness.Column("device", "model"),
-    harness.Column("who", "who"),
+    *(harness.Column("device", "model"), harness.WHO),
     harness.Column("min ns", "min_ns", "{:.0f}"),
     harness.Column("median ns", "median_ns", "{:.0f}"),
-    harness.Column("package faster by", "ratio", "{:.2f}×"),
-    harness.Column("by medians", "ratio_median", "{:.2f}×"),
-    harness.Column("target", "target"),
+    *(*harness.FASTER, harness.TARGET),
 )
 
 
 def assert_ran_in_c() -> None:
     """The package reads the same clock, in C."""
-    before = OPERATIONS["time_synchronized"].counted()["C"]
-    earliest = time.time()
-    assert earliest <= time_synchronized() <= time.time()
-    assert OPERATIONS["time_synchronized"].counted()["C"] == before + 1, "ran in torch"
-
-
-def many(function: Callable[[], float]) -> Callable[[], None]:
-    """CALLS calls of the function."""
-
-    def run() -> None:
-        for _ in repeat(None, CALLS):
-            function()
-
-    return run
+    with checks.ran("time_synchronized"):
+        earliest = time.time()
+        assert earliest <= time_synchronized() <= time.time()
 
 
 def measure(seconds: float) -> list[dict[str, Any]]:
@@ -58,8 +40,10 @@ def measure(seconds: float) -> list[dict[str, Any]]:
         "time.time": time.time,
         "package": time_synchronized,
     }
-    compared = [harness.Candidate(name, many(function)) for name, function in called.items()]
-    timings = harness.interleave(compared, seconds)
+    timings = harness.interleave(
+        [harness.Candidate(name, harness.many(call, CALLS)) for name, call in called.items()],
+        seconds,
+    )
     package, rows = timings["package"], []
     device = "idle GPU" if torch.cuda.is_available() else "no GPU"
     for who, timing in timings.items():
@@ -68,8 +52,7 @@ def measure(seconds: float) -> list[dict[str, Any]]:
             row[f"{name}_ms"] = taken_s * 1e3 / CALLS
             row[f"{name}_ns"] = taken_s * 1e9 / CALLS
         if who != "package":
-            row.update(ratio=timing.best_s / package.best_s)
-            row.update(ratio_median=timing.median_s / package.median_s)
+            row.update(harness.faster_by(package, timing))
             if device == "no GPU":
                 row.update(target=TARGETS[who])
         rows.append(row)
@@ -87,13 +70,8 @@ def tables(names: list[str], seconds: float) -> list[harness.Table]:
     return [table(min(seconds, 3.0))]
 
 
-def main(arguments: list[str]) -> None:
-    """Run from the command line."""
-    options = harness.parser(__doc__ or "", devices=("cpu",))  # a GPU is only waited for
-    chosen = options.parse_args(arguments)
-    about = harness.machine()
-    harness.show(about, [table(chosen.seconds)], chosen.json)
-
-
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    harness.run(
+        harness.parser(__doc__ or "", devices=("cpu",)),  # a GPU is only waited for
+        lambda chosen: [table(chosen.seconds)],
+    )

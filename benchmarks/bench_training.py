@@ -10,7 +10,6 @@ state of the machine; the first step of a turn, when an EMA's tensors are coldes
 from __future__ import annotations
 
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -26,7 +25,7 @@ from . import harness, models, peers
 STEPS_A_TURN = 6
 PACKAGE, ORIGINAL = "package", "original (in place, per tensor)"
 COLUMNS = (
-    harness.Column("model", "model"),
+    harness.MODEL,
     harness.Column("threads", "threads", "{:d}"),
     harness.Column("EMA", "who"),
     harness.Column("median ms", "median_ms", "{:.3f}"),
@@ -124,21 +123,15 @@ def table(
     return harness.Table("ModelEMA.update in training steps", COLUMNS, rows, notes)
 
 
-def main(arguments: list[str]) -> None:
-    """Run from the command line."""
-    parser = harness.parser(str(__doc__).splitlines()[0], devices=("cpu",))
-    parser.set_defaults(models="n,s")
-    parser.add_argument("--steps", type=int, default=150, help="timed updates of each EMA")
-    parser.add_argument("--imgsz", type=int, default=128)
-    parser.add_argument("--batch", type=int, default=4)
-    options = parser.parse_args(arguments)
-    about = harness.machine()
-    threads = [int(count) for count in harness.names_of(options.threads)]
-    measured = table(
-        harness.names_of(options.models), threads, options.steps, options.imgsz, options.batch
-    )
-    harness.show(about, [measured], options.json)
-
-
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    options = harness.parser(str(__doc__).splitlines()[0], devices=("cpu",))
+    options.set_defaults(models="n,s")
+    options.add_argument("--steps", type=int, default=150, help="timed updates of each EMA")
+    options.add_argument("--imgsz", type=int, default=128)
+    options.add_argument("--batch", type=int, default=4)
+    harness.run(
+        options,
+        lambda chosen: [
+            table(chosen.models, chosen.threads, chosen.steps, chosen.imgsz, chosen.batch)
+        ],
+    )

@@ -17,7 +17,8 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import repeat
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -49,6 +50,21 @@ class Timing(NamedTuple):
     median_s: float
     mean_s: float
     calls: int
+
+    def in_ms(self) -> dict[str, Any]:
+        """The values of a table's row."""
+        taken_s = {"min": self.best_s, "median": self.median_s, "mean": self.mean_s}
+        return {f"{name}_ms": value * 1e3 for name, value in taken_s.items()}
+
+
+def many(function: Callable[[], object], calls: int) -> Callable[[], None]:
+    """So many calls of the function, each too short for a clock."""
+
+    def run() -> None:
+        for _ in repeat(None, calls):
+            function()
+
+    return run
 
 
 def interleave(candidates: Sequence[Candidate], seconds: float) -> dict[str, Timing]:
@@ -234,78 +250,122 @@ class Table(NamedTuple):
         return "\n".join([f"### {self.title}", "", *lines, *notes])
 
 
-# The columns of a table of speeds, and the keys of the rows `speed_rows` makes.
-SPEED_COLUMNS = (
-    Column("model", "model"),
-    Column("threads", "threads", "{:d}"),
-    Column("who", "who"),
-    Column("min ms", "min_ms", "{:.3f}"),
-    Column("median ms", "median_ms", "{:.3f}"),
+MODEL, WHO, TARGET = (Column(key, key) for key in ("model", "who", "target"))
+TIMES = (Column("min ms", "min_ms", "{:.3f}"), Column("median ms", "median_ms", "{:.3f}"))
+FASTER = (
     Column("package faster by", "ratio", "{:.2f}×"),
     Column("by medians", "ratio_median", "{:.2f}×"),
+)
+# The columns of a table of speeds, and the keys of the rows `speed_rows` makes.
+SPEED_COLUMNS = (
+    *(MODEL, Column("threads", "threads", "{:d}"), WHO, *TIMES, *FASTER),
     Column("limit faster by", "ceiling", "{:.2f}×"),
-    Column("target", "target"),
+    TARGET,
     Column("GB/s", "gb_per_s", "{:.1f}"),
     Column("of the limit", "share", "{:.0%}"),
     Column("host share", "host_share", "{:.0%}"),
 )
 
 
+# Candidates that `speed_rows` knows: the measure of all, and the package on a model of two-element
+# tensors, whose time is not of interest by itself.
+PACKAGE, HOST = "package", "host"
+BEST_PEER = "(best peer)"
+
+
 def speed_rows(
-    timings: dict[str, Timing], *, moved_bytes: int, limits: Sequence[str], hidden: Sequence[str]
+    timings: dict[str, Timing],
+    case: Mapping[str, object],
+    *,
+    moved_bytes: int,
+    limits: Sequence[str],
+    original: str | None = None,
+    targets: Mapping[str, str] | None = None,
 ) -> list[dict[str, Any]]:
-    """One row per candidate but the `hidden`; the one named "package" is the measure of all.
+    """One row per candidate but HOST, each with the values of `case`; PACKAGE measures all.
 
     `limits` names the candidates that only move `moved_bytes`; the fastest of them is the limit
-    that "package" is held against.
+    that PACKAGE is held against. `targets` are by candidate; where an `original` is named, the
+    fastest of the others but the package's gets that of BEST_PEER, and a name that says so.
     """
-    package = timings["package"]
+    targets = targets or {}
+    package = timings[PACKAGE]
     limit = min(timings[name].best_s for name in limits)
     rows = []
     for name, timing in timings.items():
-        if name in hidden:
+        if name == HOST:
             continue
-        row: dict[str, Any] = {
-            "who": name,
-            "min_ms": timing.best_s * 1e3,
-            "median_ms": timing.median_s * 1e3,
-            "mean_ms": timing.mean_s * 1e3,
-            "calls": timing.calls,
-        }
-        if name == "package" or name in limits:
+        row: dict[str, Any] = {**case, "who": name, **timing.in_ms(), "calls": timing.calls}
+        row["target"] = targets.get(name)
+        if name == PACKAGE or name in limits:
             row["gb_per_s"] = moved_bytes / timing.best_s / 1e9
-        if name == "package":
+        if name == PACKAGE:
             row["share"] = limit / timing.best_s
+            if HOST in timings:
+                row["host_share"] = timings[HOST].best_s / timing.best_s
         elif name not in limits:
-            row["ratio"] = timing.best_s / package.best_s
-            row["ratio_median"] = timing.median_s / package.median_s
-            row["ceiling"] = timing.best_s / limit
+            row.update(faster_by(package, timing), ceiling=timing.best_s / limit)
         rows.append(row)
+    if original is not None:
+        others = [row for row in rows if "ratio" in row and row["who"] != original]
+        peers = [row for row in others if not row["who"].startswith(PACKAGE)]
+        best = min(peers, key=lambda row: row["min_ms"])
+        best["who"] += f" {BEST_PEER}"
+        best["target"] = targets.get(BEST_PEER, best["target"])
     return rows
 
 
-def mark_best_peer(rows: list[dict[str, Any]], original: str) -> dict[str, Any]:
-    """The fastest row that is neither the package, a limit nor `original`; its name says so."""
-    peers = [row for row in rows if "ratio" in row and row["who"] != original]
-    best = min(peers, key=lambda row: row["min_ms"])
-    best["who"] += " (best peer)"
-    return best
+def faster_by(own: Timing, other: Timing) -> dict[str, float]:
+    """The values of FASTER."""
+    return {"ratio": other.best_s / own.best_s, "ratio_median": other.median_s / own.median_s}
 
 
 def parser(description: str, devices: Sequence[str] = ("cpu", "cuda")) -> argparse.ArgumentParser:
     """The options that the benchmarks of speed share."""
     options = argparse.ArgumentParser(description=description)
-    options.add_argument("--models", default="n,s,x", help="of n,s,m,l,x (default %(default)s)")
+    add_models(options, "n,s,x")
     options.add_argument("--device", choices=devices, default="cpu")
-    options.add_argument("--threads", default="1,2", help="torch threads (default %(default)s)")
+    options.add_argument(
+        "--threads", type=counts_of, default="1,2", help="torch threads (default %(default)s)"
+    )
     options.add_argument("--seconds", type=float, default=6.0, help="per model and thread count")
-    options.add_argument("--json", type=Path, help="write the raw figures to this file")
+    add_json(options)
     return options
+
+
+def add_models(options: argparse.ArgumentParser, default: str) -> None:
+    """The option for the models to measure."""
+    told = "of n,s,m,l,x (default %(default)s)"
+    options.add_argument("--models", type=names_of, default=default, help=told)
+
+
+def add_json(options: argparse.ArgumentParser) -> None:
+    """The option for the figures in a file."""
+    options.add_argument("--json", type=Path, help="write the raw figures to this file")
+
+
+def run(
+    options: argparse.ArgumentParser,
+    measure: Callable[[argparse.Namespace], list[Table]],
+    on_gpu: Callable[[argparse.Namespace], None] | None = None,
+) -> None:
+    """Measure and show what the command line asks for; with --device cuda, `on_gpu` does it all."""
+    chosen = options.parse_args()
+    if on_gpu is not None and chosen.device == "cuda":
+        on_gpu(chosen)
+    else:
+        about = machine()  # here, since measuring counts as load
+        show(about, measure(chosen), chosen.json)
 
 
 def names_of(argument: str) -> list[str]:
     """The parts of a comma-separated option."""
     return [part.strip() for part in argument.split(",") if part.strip()]
+
+
+def counts_of(argument: str) -> list[int]:
+    """The numbers of a comma-separated option."""
+    return [int(part) for part in names_of(argument)]
 
 
 def around_marks(path: Path, begin: str, end: str) -> tuple[str, str]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from yolov5_utils import _C, _native
 from yolov5_utils.ops import prune as prune_module

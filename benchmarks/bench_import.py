@@ -78,7 +78,7 @@ print((time.perf_counter() - start) * 1e3)
 """
 _START_COLUMNS = (
     harness.Column("YOLOV5_UTILS_OVERLAY", "value"),
-    *(*harness.TIMES, harness.TARGET),
+    *(*reversed(harness.TIMES), harness.TARGET),
 )
 
 

@@ -41,7 +41,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(params=LEVELS)
-def level(request: pytest.FixtureRequest) -> Iterator[str]:
+def level(request: pytest.FixtureRequest) -> str:
     """Each instruction level in turn, active during the test; skipped where the CPU lacks it."""
     from yolov5_utils import _C
 
@@ -50,20 +50,38 @@ def level(request: pytest.FixtureRequest) -> Iterator[str]:
         pytest.skip(f"level {request.param} is not compiled in on this architecture")
     if request.param not in info["levels_found"]:
         pytest.skip(f"this CPU lacks level {request.param}")
-    before = _C.configure(level=request.param)
-    yield request.param
-    _C.configure(**before)
+    _C.configure(level=request.param)
+    return request.param
 
 
 @pytest.fixture(params=(1, 2), ids=("1thread", "2threads"))
-def threads(request: pytest.FixtureRequest) -> Iterator[int]:
+def threads(request: pytest.FixtureRequest) -> int:
     """One and two torch threads in turn."""
     import torch
 
-    before = torch.get_num_threads()
     torch.set_num_threads(request.param)
+    return request.param
+
+
+@pytest.fixture
+def pool() -> None:
+    """torch's thread pool and a released GIL for every call, however small."""
+    from yolov5_utils import _C
+
+    _C.configure(parallel_bytes=0, gil_bytes=0)
+
+
+@pytest.fixture(params=("exchange", "capsule"))
+def way_to_memory(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Both ways to a tensor's memory: the exchange table, and capsules as in older torch."""
+    from yolov5_utils import _C, _native
+
+    found = _C.register_torch(_native.TorchFacts(use_exchange=request.param == "exchange"))
+    if request.param == "exchange" and not found:
+        _C.register_torch(_native.TorchFacts())
+        pytest.skip("this torch has no exchange table")
     yield request.param
-    torch.set_num_threads(before)
+    _C.register_torch(_native.TorchFacts())
 
 
 @pytest.fixture(scope="session")
@@ -75,9 +93,26 @@ def rounds() -> Callable[[int], range]:
 
 
 @pytest.fixture(autouse=True)
-def gradients_stay_on() -> Iterator[None]:
-    """An exception inside torch.no_grad().__exit__(), which tests of interrupts raise, may leave
-    gradients off for all tests that follow."""
+def settings_end_with_the_test() -> Iterator[None]:
+    """Whatever a test sets of torch, the package or Python's threads is put back behind it.
+
+    Gradients as well: an exception inside torch.no_grad().__exit__(), which tests of interrupts
+    raise, may leave them off.
+    """
+    interval = sys.getswitchinterval()
+    torch, native = (sys.modules.get(name) for name in ("torch", "yolov5_utils._C"))
+    if torch is None:  # the client tests need none here
+        yield
+        return
+    threads, dtype = torch.get_num_threads(), torch.get_default_dtype()
+    settings = native.configure() if native else {}
     yield
-    if "torch" in sys.modules:
-        sys.modules["torch"].set_grad_enabled(True)
+    sys.setswitchinterval(interval)
+    torch.set_grad_enabled(True)
+    torch.set_default_dtype(dtype)
+    torch.use_deterministic_algorithms(False)
+    torch.set_flush_denormal(False)
+    if torch.get_num_threads() != threads:
+        torch.set_num_threads(threads)
+    if native and native.configure() != settings:
+        native.configure(**settings)

@@ -1,13 +1,27 @@
 """What tests of several hot paths share: numbers of all kinds, modules that hold tensors, the loop
-of the original EMA, and a comparison of bits that is not the package's own."""
+of the original EMA, a comparison of bits that is not the package's own; which way calls take, how
+they end, and what another process makes of some code."""
 
 from __future__ import annotations
 
+import contextlib
+import os
+import runpy
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 
+from yolov5_utils.ops import OPERATIONS
+
+ROOT = Path(__file__).parents[1]
+LIMIT_SECONDS = 600  # a process that hangs is a failure, not a wait
 FLOATING = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 DECAY = 0.9987
 SPECIAL = (0.0, -0.0, 1.0, -1.0, 1e-40, -1e-40, 1e-45, 3e38, -3e38, float("inf"), float("-inf"))
@@ -56,3 +70,70 @@ def assert_same_bits(actual: Tensor, expected: Tensor) -> None:
         first = int((~same).flatten().nonzero()[0])
         got, want = actual.flatten()[first], expected.flatten()[first]
         raise AssertionError(f"element {first}: got {got!r}, expected {want!r}")
+
+
+@contextlib.contextmanager
+def takes(operation: str, way: str = "C", calls: int = 1) -> Iterator[None]:
+    """There are so many calls of the operation meanwhile, and all go this way."""
+    path = OPERATIONS[operation]
+    before = path.counted()
+    yield
+    assert path.counted() == {**before, way: before[way] + calls}, path.reasons
+
+
+@contextlib.contextmanager
+def meanwhile(change: Callable[[], object]) -> Iterator[None]:
+    """Another thread does something again and again, and raises nothing."""
+    stop = threading.Event()
+    errors: list[BaseException] = []
+
+    def keep_changing() -> None:
+        try:
+            while not stop.is_set():
+                change()
+        except BaseException as error:
+            errors.append(error)
+
+    other = threading.Thread(target=keep_changing)
+    other.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        other.join()
+    assert not errors
+
+
+def assert_raise_alike(
+    *calls: Callable[[], object], kind: type[Exception] | tuple[type[Exception], ...] = Exception
+) -> None:
+    """Each call raises, and the same: an exception of one type and text."""
+    errors = []
+    for call in calls:
+        with pytest.raises(kind) as raised:
+            call()
+        errors.append((raised.type, str(raised.value)))
+    assert errors == errors[:1] * len(calls)
+
+
+def python(
+    *arguments: str | Path, folder: Path | None = None, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """What an interpreter of its own does, in this environment and with the checkout in reach."""
+    path = os.pathsep.join([str(ROOT), *sys.path])
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": path, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=LIMIT_SECONDS,
+    )
+
+
+def client_text() -> str:
+    """The text of a small client that the overlay knows."""
+    synthetic = runpy.run_path(str(ROOT / "tests" / "overlay" / "synthetic.py"))
+    text: str = synthetic["text_of"]("7.0")
+    return text

@@ -45,12 +45,10 @@ begin(readings *changing)
 }
 
 static void
-end(readings *changing)
+end(void)
 {
     y5_emulated()->meanwhile = NULL;
-    for (int32_t i = 0; i < changing->count; i++) {
-        free(changing->arrays[i].block);
-    }
+    free_all();
 }
 
 static void
@@ -58,25 +56,17 @@ change_while_pruning(y5_dtype dtype)
 {
     readings changing = {.count = 0};
     y5_prune_layer layers[SOME];
-    array pruned[SOME];
     for (int64_t i = 0; i < SOME; i++) {
         int64_t numel = random_numel();
         int64_t some[] = {1, numel - 1, numel - numel / 50, random_between(0, numel)};
-        pruned[i] = array_of(numel, dtype);
+        char *pruned = array_of(numel, dtype).data;
         layers[i] = (y5_prune_layer){
-            add(&changing, numel, dtype).data, pruned[i].data, numel, some[i], dtype, false};
+            add(&changing, numel, dtype).data, pruned, numel, some[i], dtype, false};
     }
     int64_t bytes = api->prune_workspace_bytes(layers, SOME);
-    char *block = allocate(bytes + 255);
-    int64_t skipped = (int64_t)(-(uintptr_t)block % 256);
-    y5_cuda_error error;
     begin(&changing);
-    expect_ok(api->prune(&here, layers, SOME, block + skipped, bytes, &error), &error, "prune");
-    end(&changing);
-    for (int64_t i = 0; i < SOME; i++) {
-        free(pruned[i].block);
-    }
-    free(block);
+    CALL(prune, &here, layers, SOME, workspace_of(bytes), bytes);
+    end();
 }
 
 static void
@@ -89,10 +79,9 @@ change_while_averaging(y5_dtype dtype, y5_dtype from)
         pairs[i] = (y5_ema_pair){add(&changing, numel, dtype).data,
                                  add(&changing, numel, from).data, numel, dtype, from};
     }
-    y5_cuda_error error;
     begin(&changing);
-    expect_ok(api->ema_update(&here, pairs, SOME, 0.9, &error), &error, "ema");
-    end(&changing);
+    CALL(ema_update, &here, pairs, SOME, 0.9);
+    end();
 }
 
 static void
@@ -105,10 +94,9 @@ change_while_counting(y5_dtype dtype)
         int64_t numel = random_numel();
         items[i] = (y5_elements){add(&changing, numel, dtype).data, numel, dtype};
     }
-    y5_cuda_error error;
     begin(&changing);
-    expect_ok(api->sparsity_count(&here, items, SOME, zeros, SOME, &error), &error, "sparsity");
-    end(&changing);
+    CALL(sparsity_count, &here, items, SOME, zeros, SOME);
+    end();
     for (int64_t i = 0; i < SOME; i++) {
         CHECK(0 <= zeros[i] && zeros[i] <= items[i].numel, "%d zeros", (int)zeros[i]);
     }
@@ -130,12 +118,9 @@ change_while_fusing(y5_dtype dtype)
                          inputs[5], weight.data, bias.data, 1e-3,      channels,
                          row,       dtype,       Y5_FLOAT32};
     int32_t doubtful = 0;
-    y5_cuda_error error;
     begin(&changing);
-    expect_ok(api->fuse(&here, &pair, 1, &doubtful, &error), &error, "fuse");
-    end(&changing);
-    free(weight.block);
-    free(bias.block);
+    CALL(fuse, &here, &pair, 1, &doubtful);
+    end();
 }
 
 static void
@@ -154,11 +139,9 @@ change_while_resizing(void)
         .dtype = Y5_FLOAT32,
         .variant = (int32_t)random_between(0, 7),
     };
-    y5_cuda_error error;
     begin(&changing);
-    expect_ok(api->scale_img(&here, &job, &error), &error, "scale_img");
-    end(&changing);
-    free(output.block);
+    CALL(scale_img, &here, &job);
+    end();
 }
 
 void

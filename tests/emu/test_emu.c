@@ -30,6 +30,13 @@ expect_ok(y5_cuda_status status, const y5_cuda_error *error, const char *what)
     CHECK(status == Y5_CUDA_OK, "%s: status %d, %s", what, (int)status, error->message);
 }
 
+void
+expect_launches(int64_t launches)
+{
+    int64_t found = y5_emulated()->launches;
+    CHECK(found == launches, "%d launches, not %d", (int)found, (int)launches);
+}
+
 array
 array_of(int64_t numel, y5_dtype dtype)
 {
@@ -51,6 +58,14 @@ copy_of(const array *original)
     return made;
 }
 
+char *
+workspace_of(int64_t bytes)
+{
+    char *block = allocate(bytes + 255);
+    memset(block, 0xa5, (size_t)bytes + 255);
+    return block + (int64_t)(-(uintptr_t)block % 256);
+}
+
 int64_t
 random_numel(void)
 {
@@ -63,14 +78,12 @@ random_numel(void)
 static int
 plant(const char *mistake)
 {
-    y5_cuda_error error;
     if (strcmp(mistake, "overrun") == 0) { /* a tensor that is one element shorter than it says */
         char *data = allocate(4095 * 4);
         fill(data, 4095, Y5_FLOAT32);
         y5_elements item = {data, 4096, Y5_FLOAT32};
         int64_t zeros = 0;
-        expect_ok(api->sparsity_count(&here, &item, 1, &zeros, 1, &error), &error, "plant");
-        free(data);
+        CALL(sparsity_count, &here, &item, 1, &zeros, 1);
     }
     return 0;
 }
@@ -90,8 +103,7 @@ main(int argc, char **argv)
     api = y5_cuda_api_get();
     CHECK(api->abi_version == Y5_CUDA_ABI_VERSION && api->struct_bytes == sizeof(y5_cuda_api),
           "the ABI");
-    y5_cuda_error error;
-    expect_ok(api->check_device(0, &error), &error, "check_device");
+    CALL(check_device, 0);
     const int64_t kernels = y5_emulated()->loaded;
     if (argc > 2 && strcmp(argv[1], "--plant") == 0) {
         seed_random(argv[2]);
@@ -101,6 +113,7 @@ main(int argc, char **argv)
         if (argc < 2 || strcmp(argv[1], groups[i].name) == 0) {
             seed_random(groups[i].name);
             groups[i].run();
+            free_all();
             printf("ok %s\n", groups[i].name);
             (void)fflush(stdout);
         }

@@ -27,11 +27,19 @@ extern const y5_run core;
 /* Other orders of threads and blocks, other shares of the work, counters at 0. */
 void shake_machine(void);
 
-/* Ends the program where a call did not succeed. */
+/* Calls a function of the table; ends the program where that did not succeed. */
+#define CALL(function, ...)                                                                        \
+    do {                                                                                           \
+        y5_cuda_error problem;                                                                     \
+        expect_ok(api->function(__VA_ARGS__, &problem), &problem, #function);                      \
+    } while (0)
 void expect_ok(y5_cuda_status status, const y5_cuda_error *error, const char *what);
 
+/* Ends the program where there were not so many launches since the machine was shaken. */
+void expect_launches(int64_t launches);
+
 /* An array of a floating type, full of random numbers, that starts up to 3 elements behind an
- * aligned address and has nothing behind it; free the block. */
+ * aligned address and has nothing behind it; free_all() frees the block. */
 typedef struct {
     char *block;
     char *data;
@@ -40,6 +48,9 @@ typedef struct {
 
 array array_of(int64_t numel, y5_dtype dtype);
 array copy_of(const array *original);
+
+/* So much memory for prune, full of rubbish. */
+char *workspace_of(int64_t bytes);
 
 /* A number of elements: often around a chunk's or a vector's end. */
 int64_t random_numel(void);

@@ -118,10 +118,23 @@ test_refusals(void)
     prune_refusals();
 }
 
-/* Makes one call of the runtime fail and looks at what becomes of the EMA's call, and of the next
+static y5_cuda_status
+average(y5_cuda_error *error)
+{
+    return api->ema_update(&here, &good_pair, 1, 0.5, error);
+}
+
+static y5_cuda_status
+ask_for_device(y5_cuda_error *error)
+{
+    return api->check_device(0, error);
+}
+
+/* Makes one call of the runtime fail and looks at what becomes of the library's, and of the next
  * one, which must not be blamed for what failed before it. */
 static void
-failing(const char *call, int32_t code, y5_cuda_status wanted, const char *words)
+failing_in(y5_cuda_status (*function)(y5_cuda_error *error), const char *call, int32_t code,
+           y5_cuda_status wanted, const char *words)
 {
     y5_emulated_machine *machine = y5_emulated();
     machine->devices = 2;
@@ -130,33 +143,21 @@ failing(const char *call, int32_t code, y5_cuda_status wanted, const char *words
     machine->failure = code;
     float before = data[0];
     y5_cuda_error error;
-    y5_cuda_status status = api->ema_update(&here, &good_pair, 1, 0.5, &error);
+    y5_cuda_status status = function(&error);
     CHECK(status == wanted && error.code == code, "%s %d: status %d", call, (int)code, (int)status);
     CHECK(strstr(error.message, words) != NULL, "'%s' is not in '%s'", words, error.message);
     CHECK(machine->current_device == 1, "%s: left on device %d", call,
           (int)machine->current_device);
     CHECK(data[0] == before, "%s: wrote", call);
     machine->failing = "";
-    status = api->ema_update(&here, &good_pair, 1, 0.5, &error);
+    status = function(&error);
     CHECK(status == Y5_CUDA_OK, "a good call after %s %d: %s", call, (int)code, error.message);
 }
 
-/* The same for the question whether the library runs on a device. */
 static void
-failing_check(const char *call, int32_t code, y5_cuda_status wanted, const char *words)
+failing(const char *call, int32_t code, y5_cuda_status wanted, const char *words)
 {
-    y5_emulated_machine *machine = y5_emulated();
-    machine->current_device = 1;
-    machine->failing = call;
-    machine->failure = code;
-    y5_cuda_error error;
-    y5_cuda_status status = api->check_device(0, &error);
-    CHECK(status == wanted && error.code == code, "%s %d: status %d", call, (int)code, (int)status);
-    CHECK(strstr(error.message, words) != NULL, "'%s' is not in '%s'", words, error.message);
-    CHECK(machine->current_device == 1, "%s: left on device %d", call,
-          (int)machine->current_device);
-    machine->failing = "";
-    expect_ok(api->check_device(0, &error), &error, call);
+    failing_in(average, call, code, wanted, words);
 }
 
 /* Every error that the runtime has, and some that it has not, out of every call. */
@@ -185,7 +186,7 @@ all_errors(void)
             failing(calls[j], errors[i].code, errors[i].status, "");
         }
         for (size_t j = 0; j < sizeof(checks) / sizeof(checks[0]); j++) {
-            failing_check(checks[j], errors[i].code, errors[i].status, "");
+            failing_in(ask_for_device, checks[j], errors[i].code, errors[i].status, "");
         }
     }
 }
@@ -195,12 +196,12 @@ check_device_failures(void)
 {
     y5_emulated_machine *machine = y5_emulated();
     y5_cuda_error error;
-    expect_ok(api->check_device(1, &error), &error, "check_device");
+    CALL(check_device, 1);
     CHECK(api->check_device(2, &error) == Y5_CUDA_BAD_ARGUMENT, "there are two");
     CHECK(api->check_device(-1, &error) == Y5_CUDA_BAD_ARGUMENT, "device -1");
     machine->compute_capability = 61;
-    failing_check("cudaFuncGetAttributes", 209, Y5_CUDA_NO_KERNEL, "sm_61");
-    failing_check("cudaFuncGetAttributes", 221, Y5_CUDA_NO_KERNEL, api->architectures);
+    failing_in(ask_for_device, "cudaFuncGetAttributes", 209, Y5_CUDA_NO_KERNEL, "sm_61");
+    failing_in(ask_for_device, "cudaFuncGetAttributes", 221, Y5_CUDA_NO_KERNEL, api->architectures);
     machine->compute_capability = 90;
     machine->driver_version = 0;
     CHECK(api->check_device(0, &error) == Y5_CUDA_NO_DRIVER, "%s", error.message);
@@ -211,7 +212,7 @@ check_device_failures(void)
                                 "needs one for 13.0 or newer") != NULL,
           "%s", error.message);
     machine->driver_version = 13000;
-    expect_ok(api->check_device(0, &error), &error, "the oldest driver");
+    CALL(check_device, 0); /* the oldest driver */
 }
 
 /* One call of each operation on three items. */
@@ -225,13 +226,12 @@ call_each(void)
     const y5_fuse_pair fused[] = {good_fuse, good_fuse, good_fuse};
     const y5_prune_layer layers[] = {good_layer, good_layer, good_layer};
     y5_cuda_where where = {NULL, 1, 0};
-    y5_cuda_error error;
-    expect_ok(api->ema_update(&where, pairs, 3, 0.5, &error), &error, "ema");
-    expect_ok(api->sparsity_count(&where, items, 3, numbers, 3, &error), &error, "sparsity");
-    expect_ok(api->sparsity_sum(&where, numbers, 3, Y5_FLOAT64, &sum, &error), &error, "sum");
-    expect_ok(api->fuse(&where, fused, 3, NULL, &error), &error, "fuse");
-    expect_ok(api->prune(&where, layers, 3, workspace, sizeof(workspace), &error), &error, "prune");
-    expect_ok(api->scale_img(&where, &good_job, &error), &error, "scale_img");
+    CALL(ema_update, &where, pairs, 3, 0.5);
+    CALL(sparsity_count, &where, items, 3, numbers, 3);
+    CALL(sparsity_sum, &where, numbers, 3, Y5_FLOAT64, &sum);
+    CALL(fuse, &where, fused, 3, NULL);
+    CALL(prune, &where, layers, 3, workspace, sizeof(workspace));
+    CALL(scale_img, &where, &good_job);
 }
 
 /* A device that is used for the first time while a graph is captured. */
@@ -239,10 +239,10 @@ static void
 check_capture(void)
 {
     y5_emulated_machine *machine = y5_emulated();
-    y5_cuda_error error;
     int64_t loaded = machine->loaded;
     machine->devices = 2;
     machine->capturing = 1;
+    y5_cuda_error error;
     expect_ok(api->check_device(1, &error), &error, "check_device in a capture");
     CHECK(machine->loaded > loaded, "nothing was loaded");
     call_each();
@@ -258,8 +258,7 @@ check_guard(void)
     y5_cuda_where where = {&stream, 0, 0};
     for (int32_t current = 0; current < 2; current++) {
         machine->current_device = current;
-        y5_cuda_error error;
-        expect_ok(api->ema_update(&where, &good_pair, 1, 0.5, &error), &error, "guard");
+        CALL(ema_update, &where, &good_pair, 1, 0.5);
         CHECK(machine->last_device == 0 && machine->last_stream == &stream, "device %d",
               (int)machine->last_device);
         CHECK(machine->current_device == current, "%d", (int)machine->current_device);

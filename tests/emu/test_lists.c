@@ -23,32 +23,25 @@ ema_trial(int64_t trial)
 {
     y5_ema_pair pairs[SOME];
     y5_ema_pair expected[SOME];
-    array averages[SOME];
-    array copies[SOME];
-    array sources[SOME];
     int64_t count = random_between(1, SOME);
     for (int64_t i = 0; i < count; i++) {
         y5_dtype to = random_float(trial);
         y5_dtype from = trial % 3 == 0 ? floats[random_between(0, 3)] : to;
         int64_t numel = random_numel();
-        averages[i] = array_of(numel, to);
-        sources[i] = array_of(numel, from);
-        copies[i] = copy_of(&averages[i]);
-        pairs[i] = (y5_ema_pair){averages[i].data, sources[i].data, numel, to, from};
+        array average = array_of(numel, to);
+        pairs[i] = (y5_ema_pair){average.data, array_of(numel, from).data, numel, to, from};
         expected[i] = pairs[i];
-        expected[i].average = copies[i].data;
+        expected[i].average = copy_of(&average).data;
     }
     double decay = 0.9999 * (double)random_between(0, 1000) / 1000;
-    y5_cuda_error error;
-    expect_ok(api->ema_update(&here, pairs, count, decay, &error), &error, "ema");
+    CALL(ema_update, &here, pairs, count, decay);
     y5_ema_update(&core, expected, NULL, count, decay);
-    CHECK(y5_emulated()->launches == 1, "%d", (int)y5_emulated()->launches);
+    expect_launches(1);
     for (int64_t i = 0; i < count; i++) {
-        check_same(averages[i].data, copies[i].data, pairs[i].numel, pairs[i].average_dtype, "ema");
-        free(averages[i].block);
-        free(copies[i].block);
-        free(sources[i].block);
+        check_same(pairs[i].average, expected[i].average, pairs[i].numel, pairs[i].average_dtype,
+                   "ema");
     }
+    free_all();
 }
 
 /* `count` pairs of 3 elements: what they become, and in how many launches. */
@@ -68,15 +61,11 @@ ema_launches(int64_t count, int64_t launches, y5_dtype to, y5_dtype from)
         expected[i] = (y5_ema_pair){copies.data + i * to_bytes, source, 3, to, from};
     }
     shake_machine();
-    y5_cuda_error error;
-    expect_ok(api->ema_update(&here, pairs, count, 0.9, &error), &error, "ema");
-    CHECK(y5_emulated()->launches == launches, "%d pairs: %d launches", (int)count,
-          (int)y5_emulated()->launches);
+    CALL(ema_update, &here, pairs, count, 0.9);
+    expect_launches(launches);
     y5_ema_update(&core, expected, NULL, count, 0.9);
     check_same(averages.data, copies.data, count * 3, to, "ema, many");
-    free(averages.block);
-    free(copies.block);
-    free(sources.block);
+    free_all();
 }
 
 void
@@ -118,34 +107,31 @@ sparsity_trial(bool each)
 {
     y5_elements items[SOME];
     _Atomic int64_t expected[SOME];
-    char *blocks[SOME];
     int64_t count = random_between(1, SOME);
     for (int64_t i = 0; i < count; i++) {
         y5_dtype dtype = (y5_dtype)random_between(0, Y5_DTYPE_COUNT - 1);
         int64_t numel = random_numel() * (dtype >= Y5_FLOAT8 ? 4 : 1);
         int64_t bytes = (int64_t)y5_dtype_bytes(dtype);
         int64_t skipped = random_between(0, 1) * random_between(0, 3) * bytes;
-        blocks[i] = allocate(skipped + numel * bytes);
-        fill_bytes((unsigned char *)blocks[i] + skipped, numel * bytes, bytes);
-        items[i] = (y5_elements){blocks[i] + skipped, numel, dtype};
+        unsigned char *data = (unsigned char *)allocate(skipped + numel * bytes) + skipped;
+        fill_bytes(data, numel * bytes, bytes);
+        items[i] = (y5_elements){data, numel, dtype};
         atomic_init(&expected[i], 0);
     }
     int64_t zeros[SOME];
     memset(zeros, 0xa5, sizeof(zeros)); /* cleared by the call */
-    y5_cuda_error error;
-    expect_ok(api->sparsity_count(&here, items, count, zeros, each ? count : 1, &error), &error,
-              "sparsity");
+    CALL(sparsity_count, &here, items, count, zeros, each ? count : 1);
     y5_sparsity_count(&core, items, count, expected);
-    CHECK(y5_emulated()->launches == 1, "%d", (int)y5_emulated()->launches);
+    expect_launches(1);
     int64_t total = 0;
     for (int64_t i = 0; i < count; i++) {
         int64_t wanted = atomic_load(&expected[i]);
         CHECK(!each || zeros[i] == wanted, "item %d of dtype %d: %d, not %d", (int)i,
               items[i].dtype, (int)zeros[i], (int)wanted);
         total += wanted;
-        free(blocks[i]);
     }
     CHECK(each || zeros[0] == total, "%d, not %d", (int)zeros[0], (int)total);
+    free_all();
 }
 
 /* Sums that round on the way, which another order would end elsewhere. */
@@ -165,18 +151,15 @@ sum_trial(int64_t count)
         float one, behind;
     } found_float32 = {-7, -7};
     double found_float64 = -7;
-    y5_cuda_error error;
-    expect_ok(api->sparsity_sum(&here, zeros, count, Y5_FLOAT32, &found_float32, &error), &error,
-              "sum");
-    expect_ok(api->sparsity_sum(&here, zeros, count, Y5_FLOAT64, &found_float64, &error), &error,
-              "sum");
+    CALL(sparsity_sum, &here, zeros, count, Y5_FLOAT32, &found_float32);
+    CALL(sparsity_sum, &here, zeros, count, Y5_FLOAT64, &found_float64);
     CHECK(memcmp(&found_float32.one, &sum_float32, sizeof(sum_float32)) == 0,
           "sum of %d in float32: %a, not %a", (int)count, (double)found_float32.one,
           (double)sum_float32);
     CHECK(memcmp(&found_float64, &sum_float64, sizeof(sum_float64)) == 0,
           "sum of %d in float64: %a, not %a", (int)count, found_float64, sum_float64);
-    CHECK(found_float32.behind == -7 && y5_emulated()->launches == 2, "wrote on, or %d launches",
-          (int)y5_emulated()->launches);
+    CHECK(found_float32.behind == -7, "wrote on");
+    expect_launches(2);
 }
 
 void
@@ -199,12 +182,10 @@ test_sparsity(void)
     static const int64_t models[][2] = {{177, 1}, {375, 1}, {906, 1}, {907, 2}, {MANY, 3}};
     for (int i = 0; i < 5; i++) {
         int64_t zeros = -1;
-        y5_cuda_error error;
         shake_machine();
-        expect_ok(api->sparsity_count(&here, items, models[i][0], &zeros, 1, &error), &error,
-                  "sparsity");
-        CHECK(zeros == models[i][0] && y5_emulated()->launches == models[i][1], "%d of %d",
-              (int)zeros, (int)models[i][0]);
+        CALL(sparsity_count, &here, items, models[i][0], &zeros, 1);
+        CHECK(zeros == models[i][0], "%d of %d", (int)zeros, (int)models[i][0]);
+        expect_launches(models[i][1]);
     }
 }
 
@@ -282,10 +263,9 @@ fuse_trial(int64_t trial)
     int32_t doubtful[SOME];
     _Atomic int32_t expected[SOME] = {0};
     memset(doubtful, 0xa5, sizeof(doubtful));
-    y5_cuda_error error;
-    expect_ok(api->fuse(&here, pairs, count, doubtful, &error), &error, "fuse");
+    CALL(fuse, &here, pairs, count, doubtful);
     y5_fuse(&core, twins, NULL, count, expected);
-    CHECK(y5_emulated()->launches == 1, "%d", (int)y5_emulated()->launches);
+    expect_launches(1);
     for (int64_t i = 0; i < count; i++) {
         for (int part = 0; part < 2; part++) {
             int64_t numel = part == 0 ? pairs[i].rows * pairs[i].columns : pairs[i].rows;
@@ -297,19 +277,11 @@ fuse_trial(int64_t trial)
             }
             check_same(memory[i].fused[part].data, wanted.data, numel, got,
                        part == 0 ? "fused weight" : "fused bias");
-            free(wanted.block);
         }
         CHECK(doubtful[i] == atomic_load(&expected[i]), "pair %d of dtype %d: %d", (int)i,
               pairs[i].dtype, doubtful[i]);
-        for (int j = 0; j < 6; j++) {
-            free(memory[i].inputs[j].block);
-        }
-        free(memory[i].roots.block);
-        for (int part = 0; part < 2; part++) {
-            free(memory[i].fused[part].block);
-            free(memory[i].expected[part].block);
-        }
     }
+    free_all();
 }
 
 /* As many pairs as YOLOv5n and x have, and more than a table holds. */
@@ -325,9 +297,8 @@ fuse_launches(int64_t count, int64_t launches)
                            &fused[i][1], 3.0,  1,    1,    Y5_FLOAT32, Y5_FLOAT32};
     }
     shake_machine();
-    y5_cuda_error error;
-    expect_ok(api->fuse(&here, pairs, count, NULL, &error), &error, "fuse");
-    CHECK(y5_emulated()->launches == launches, "%d: %d", (int)count, (int)y5_emulated()->launches);
+    CALL(fuse, &here, pairs, count, NULL);
+    expect_launches(launches);
     for (int64_t i = 0; i < count; i++) { /* 1 / sqrt(1 + 3); that + (1 - that) */
         CHECK(fused[i][0] == 0.5F && fused[i][1] == 1.0F, "pair %d", (int)i);
     }
@@ -340,11 +311,10 @@ test_fuse(void)
         shake_machine();
         fuse_trial(trial);
     }
-    fuse_launches(1, 1);
-    fuse_launches(57, 1);
-    fuse_launches(123, 1);
-    fuse_launches(302, 1);
-    fuse_launches(303, 2);
+    static const int64_t models[][2] = {{1, 1}, {57, 1}, {123, 1}, {302, 1}, {303, 2}};
+    for (int i = 0; i < 5; i++) {
+        fuse_launches(models[i][0], models[i][1]);
+    }
 }
 
 /* Few different magnitudes, so that many are equal at the threshold. */
@@ -363,9 +333,6 @@ prune_trial(int64_t trial)
 {
     y5_prune_layer layers[SOME];
     y5_prune_layer expected[SOME];
-    array weights[SOME];
-    array pruned[SOME];
-    array wanted[SOME];
     int64_t count = random_between(1, SOME);
     int64_t digits = 0;
     for (int64_t i = 0; i < count; i++) {
@@ -374,35 +341,27 @@ prune_trial(int64_t trial)
         int64_t numel = random_numel();
         int64_t some[] = {0, numel, 1, numel - 1, random_between(0, numel)};
         int64_t removed = some[random_between(0, 4)];
-        weights[i] = array_of(numel, dtype);
-        pruned[i] = array_of(numel, dtype);
-        wanted[i] = array_of(numel, dtype);
-        if (random_between(0, 1)) {
-            make_ties(weights[i].data, numel, dtype);
-        }
-        layers[i] = (y5_prune_layer){weights[i].data, pruned[i].data, numel, removed, dtype, false};
+        char *weights = array_of(numel, dtype).data;
+        char *pruned = array_of(numel, dtype).data;
+        layers[i] = (y5_prune_layer){weights, pruned, numel, removed, dtype, false};
         expected[i] = layers[i];
-        expected[i].pruned = wanted[i].data;
+        expected[i].pruned = array_of(numel, dtype).data;
+        if (random_between(0, 1)) {
+            make_ties(weights, numel, dtype);
+        }
         if (removed > 0 && removed < numel && digits_of[dtype] > digits) {
             digits = digits_of[dtype];
         }
     }
     int64_t bytes = api->prune_workspace_bytes(layers, count);
-    char *block = allocate(bytes + 256);
-    memset(block, 0xa5, (size_t)bytes + 256);
-    char *workspace = block + (256 - (uintptr_t)block % 256) % 256;
-    y5_cuda_error error;
-    expect_ok(api->prune(&here, layers, count, workspace, bytes, &error), &error, "prune");
+    CALL(prune, &here, layers, count, workspace_of(bytes), bytes);
     y5_prune(&core, expected, count, false);
-    CHECK(y5_emulated()->launches == (digits > 0 ? digits + 2 : 1), "%d launches for %d digits",
-          (int)y5_emulated()->launches, (int)digits);
+    expect_launches(digits > 0 ? digits + 2 : 1);
     for (int64_t i = 0; i < count; i++) {
-        check_same(pruned[i].data, wanted[i].data, layers[i].numel, layers[i].dtype, "pruned");
-        free(weights[i].block);
-        free(pruned[i].block);
-        free(wanted[i].block);
+        check_same(layers[i].pruned, expected[i].pruned, layers[i].numel, layers[i].dtype,
+                   "pruned");
     }
-    free(block);
+    free_all();
 }
 
 /* As many layers as YOLOv5n and x have, and more than a table holds. */
@@ -416,18 +375,15 @@ prune_launches(int64_t count, int64_t launches)
         layers[i] = (y5_prune_layer){weights, pruned[i], 4, i % 57 == 0, Y5_FLOAT32, false};
     }
     int64_t bytes = api->prune_workspace_bytes(layers, count);
-    char *block = allocate(bytes + 256);
-    char *workspace = block + (256 - (uintptr_t)block % 256) % 256;
     shake_machine();
-    y5_cuda_error error;
-    expect_ok(api->prune(&here, layers, count, workspace, bytes, &error), &error, "prune");
-    CHECK(y5_emulated()->launches == launches, "%d: %d", (int)count, (int)y5_emulated()->launches);
+    CALL(prune, &here, layers, count, workspace_of(bytes), bytes);
+    expect_launches(launches);
     for (int64_t i = 0; i < count; i++) {
         CHECK(pruned[i][0] == 3.0F && pruned[i][1] == (i % 57 == 0 ? 0.0F : -1.0F) &&
                   pruned[i][2] == 1.0F && pruned[i][3] == -2.0F,
               "layer %d", (int)i);
     }
-    free(block);
+    free_all();
 }
 
 void

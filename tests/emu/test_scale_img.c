@@ -101,7 +101,6 @@ check_against_core(const y5_scale_img *job)
                    (ways == FUSED_BLENDS ? Y5_SCALE_FUSED_BLEND : 0);
     CHECK(y5_scale_img_run(&core, &twin, &error) == Y5_OK, "%s", error.message);
     check_same(job->output, expected.data, numel, Y5_FLOAT32, "scale_img");
-    free(expected.block);
 }
 
 static void
@@ -134,13 +133,11 @@ trial(int32_t variant)
     job.image = image.data;
     job.output = output.data;
     shake_machine();
-    y5_cuda_error error;
-    expect_ok(api->scale_img(&here, &job, &error), &error, "scale_img");
-    CHECK(y5_emulated()->launches == 1, "%d", (int)y5_emulated()->launches);
+    CALL(scale_img, &here, &job);
+    expect_launches(1);
     check_against_oracle(&job);
     check_against_core(&job);
-    free(image.block);
-    free(output.block);
+    free_all();
 }
 
 void

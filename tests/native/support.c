@@ -16,6 +16,11 @@ bool simulated = false;
 
 static uint64_t random_state = 0;
 
+/* What free_all() has to free. */
+static void **allocated = NULL;
+static int64_t allocated_count = 0;
+static int64_t allocated_room = 0;
+
 void
 seed_random(const char *group)
 {
@@ -48,7 +53,21 @@ allocate(int64_t bytes)
 {
     void *memory = malloc((size_t)bytes);
     CHECK(memory != NULL || bytes == 0, "%lld bytes", (long long)bytes);
+    if (allocated_count == allocated_room) {
+        allocated_room = 2 * allocated_room + 64;
+        allocated = realloc((void *)allocated, (size_t)allocated_room * sizeof(*allocated));
+        CHECK(allocated != NULL, "%lld addresses", (long long)allocated_room);
+    }
+    allocated[allocated_count++] = memory;
     return memory;
+}
+
+void
+free_all(void)
+{
+    while (allocated_count > 0) {
+        free(allocated[--allocated_count]);
+    }
 }
 
 double

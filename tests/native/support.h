@@ -35,8 +35,10 @@ uint64_t random_bits(void);
 /* Uniform in low ... high, both included. */
 int64_t random_between(int64_t low, int64_t high);
 
-/* `bytes` of fresh memory with nothing behind them, so that instrumented runs see an overrun. */
+/* `bytes` of fresh memory with nothing behind them, so that instrumented runs see an overrun; it is
+ * free_all() that frees it, with all that was allocated since the last time. */
 void *allocate(int64_t bytes);
+void free_all(void);
 
 /* A 16-bit float: 1 sign bit, 15 - fraction_bits exponent bits. */
 typedef struct {
@@ -83,7 +85,7 @@ y5_tensor random_shape(int32_t max_dims, int64_t low, int64_t high);
 /* The offset in elements of element `index`, counted in row-major order of the shape. */
 int64_t offset_of(const y5_tensor *tensor, int64_t index);
 
-/* Every element's offset in that order, as a new array; the lowest and highest of them. */
+/* Every element's offset in that order, in allocated memory; the lowest and highest of them. */
 int64_t *all_offsets(const y5_tensor *tensor, int64_t *lowest, int64_t *highest);
 
 #endif

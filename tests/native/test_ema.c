@@ -49,7 +49,6 @@ copy_of(const void *data, int64_t bytes)
  * three elements in, and nothing behind it. */
 typedef struct {
     y5_ema_pair pairs[SIZES];
-    void *blocks[SIZES][2];
     void *initial[SIZES];
     void *expected[SIZES];
 } update;
@@ -64,25 +63,13 @@ prepare(update *to_do, y5_dtype to, y5_dtype from, double decay)
         char *arrays[2];
         for (int side = 0; side < 2; side++) {
             int64_t offset = random_between(0, 3) * bytes[side];
-            to_do->blocks[i][side] = allocate(offset + count * bytes[side]);
-            arrays[side] = (char *)to_do->blocks[i][side] + offset;
+            arrays[side] = (char *)allocate(offset + count * bytes[side]) + offset;
             fill(arrays[side], count, side == 0 ? to : from);
         }
         to_do->pairs[i] = (y5_ema_pair){arrays[0], arrays[1], count, to, from};
         to_do->initial[i] = copy_of(arrays[0], count * bytes[0]);
         to_do->expected[i] = copy_of(arrays[0], count * bytes[0]);
         expect(to_do->expected[i], arrays[1], count, to, from, decay);
-    }
-}
-
-static void
-finish(update *to_do)
-{
-    for (int64_t i = 0; i < SIZES; i++) {
-        free(to_do->blocks[i][0]);
-        free(to_do->blocks[i][1]);
-        free(to_do->initial[i]);
-        free(to_do->expected[i]);
     }
 }
 
@@ -109,7 +96,7 @@ check_type_pair(y5_level level, y5_dtype to, y5_dtype from)
             memcpy(to_do.pairs[i].average, to_do.initial[i], (size_t)(count * bytes));
         }
     }
-    finish(&to_do);
+    free_all();
 }
 
 /* One pair on the calling thread. */
@@ -227,11 +214,7 @@ check_layout(y5_level level, y5_tensor *average, int32_t threads)
     y5_ema_update(&run, &pair, layouts, 1, 0.93);
     /* The whole block: the gaps are to stay as they were. */
     check_same(blocks[0], expected, spans[0], average->dtype, "strided");
-    for (int side = 0; side < 2; side++) {
-        free(blocks[side]);
-        free(offsets[side]);
-    }
-    free(expected);
+    free_all();
 }
 
 static void
@@ -277,7 +260,7 @@ check_shared_elements(void)
         CHECK(!y5_ema_layout_of(&layout, &average, &average) || !shared, "round %d", round);
         refused += shared;
         free(seen);
-        free(offsets);
+        free_all();
     }
     CHECK(refused > 100, "only %d shared elements", refused);
 }

@@ -16,7 +16,6 @@ typedef struct {
     void *roots;
     _Atomic int32_t doubtful;
     void *inputs[INPUTS];
-    void *results[3]; /* fused weight, fused bias, roots */
 } problem;
 
 /* Finite numbers of a trained layer's magnitude; variances are positive. */
@@ -34,11 +33,10 @@ prepare(problem *made, y5_dtype dtype, y5_dtype fused_dtype, int64_t rows, int64
             set_element(made->inputs[i], at, dtype, value);
         }
     }
-    made->results[0] = allocate(rows * columns * fused_bytes);
-    made->results[1] = allocate(rows * fused_bytes);
-    made->results[2] = dtype == fused_dtype ? NULL : allocate(rows * bytes);
+    void *fused_weight = allocate(rows * columns * fused_bytes);
+    void *fused_bias = allocate(rows * fused_bytes);
     made->layout = NULL;
-    made->roots = made->results[2] != NULL ? made->results[2] : made->results[1];
+    made->roots = dtype == fused_dtype ? fused_bias : allocate(rows * bytes);
     made->doubtful = 0;
     made->pair = (y5_fuse_pair){
         .weight = made->inputs[WEIGHT],
@@ -47,25 +45,14 @@ prepare(problem *made, y5_dtype dtype, y5_dtype fused_dtype, int64_t rows, int64
         .beta = made->inputs[BETA],
         .mean = made->inputs[MEAN],
         .variance = made->inputs[VARIANCE],
-        .fused_weight = made->results[0],
-        .fused_bias = made->results[1],
+        .fused_weight = fused_weight,
+        .fused_bias = fused_bias,
         .rows = rows,
         .columns = columns,
         .epsilon = 0.001,
         .dtype = dtype,
         .fused_dtype = fused_dtype,
     };
-}
-
-static void
-finish(problem *made)
-{
-    for (int i = 0; i < INPUTS; i++) {
-        free(made->inputs[i]);
-    }
-    for (int i = 0; i < 3; i++) {
-        free(made->results[i]);
-    }
 }
 
 /* The root that stands for torch's: correctly rounded. */
@@ -138,7 +125,7 @@ check_types(y5_level level)
             run_pair(level, &made, 1);
             CHECK(!made.doubtful, "type %d, rows of %d", type, (int)lengths[i]);
             check_results(&made);
-            finish(&made);
+            free_all();
         }
     }
 }
@@ -155,7 +142,7 @@ check_threads(y5_level level)
             run_pair(level, &made, threads);
             CHECK(!made.doubtful, "%d threads", threads);
             check_results(&made);
-            finish(&made);
+            free_all();
         }
     }
 }
@@ -190,10 +177,7 @@ check_layouts(y5_level level)
         check_results(&plain);
         CHECK(memcmp(made.pair.fused_weight, plain.pair.fused_weight, 480 * 4) == 0, "layout");
         CHECK(memcmp(made.pair.fused_bias, plain.pair.fused_bias, 8 * 4) == 0, "layout's bias");
-        free(plain.pair.fused_weight);
-        free(plain.pair.fused_bias);
-        free(ordered);
-        finish(&made);
+        free_all();
     }
 }
 
@@ -213,7 +197,7 @@ check_doubts(y5_level level)
                     numbers[round % 3]);
         run_pair(level, &made, 1);
         CHECK(made.doubtful, "round %d", round);
-        finish(&made);
+        free_all();
     }
     problem made;
     prepare(&made, Y5_FLOAT32, Y5_FLOAT32, 4, 5);
@@ -225,7 +209,7 @@ check_doubts(y5_level level)
     set_element(made.inputs[GAMMA], 1, Y5_FLOAT32, 0);
     run_pair(level, &made, 1);
     CHECK(!made.doubtful, "a scale of zero");
-    finish(&made);
+    free_all();
 }
 
 void

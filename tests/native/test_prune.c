@@ -90,10 +90,6 @@ check_layer(y5_level level, const void *weights, int64_t numel, y5_dtype dtype, 
         CHECK(numel == 0 || memcmp(copy + skipped, weights, (size_t)(numel * width)) == 0,
               "%s: weights changed", what);
     }
-    free(order);
-    free(expected);
-    free(pruned);
-    free(copy);
 }
 
 typedef double (*maker)(int64_t index, int64_t numel);
@@ -190,7 +186,7 @@ check_kinds(y5_level level, y5_dtype dtype)
             }
             check_layer(level, weights, sizes[i], dtype, kinds[kind].name);
         }
-        free(weights);
+        free_all();
     }
 }
 
@@ -205,7 +201,7 @@ check_sizes(y5_level level, y5_dtype dtype)
         void *weights = allocate(numel * (int64_t)y5_dtype_bytes(dtype));
         fill(weights, numel, dtype);
         check_layer(level, weights, numel, dtype, "random");
-        free(weights);
+        free_all();
     }
 }
 
@@ -233,11 +229,8 @@ check_queue(y5_level level)
             ranked *order = sorted(layer->weights, layer->numel, layer->dtype);
             void *expected = allocate(layer->numel * (int64_t)y5_dtype_bytes(layer->dtype));
             check_result(layer, order, expected, "one of many");
-            free(expected);
-            free(order);
-            free((void *)(uintptr_t)layer->weights);
-            free(layer->pruned);
         }
+        free_all();
     }
 }
 

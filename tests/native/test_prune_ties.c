@@ -106,9 +106,6 @@ check_choice(y5_level level, const void *weights, int64_t numel, int64_t count, 
         CHECK(same_element(pruned, expected, i, dtype), "element %d of %d, %d pruned, dtype %d",
               (int)i, (int)numel, (int)count, dtype);
     }
-    free(order);
-    free(expected);
-    free(pruned);
 }
 
 /* Few values, many values, values that rise and fall, and now and then one that is not finite. */
@@ -160,7 +157,7 @@ test_prune_ties(y5_level level)
                 for (size_t c = 0; c < sizeof(counts) / sizeof(counts[0]); c++) {
                     check_choice(level, weights, numel, counts[c], (y5_dtype)dtype, &left);
                 }
-                free(weights);
+                free_all();
             }
         }
     }
@@ -170,6 +167,6 @@ test_prune_ties(y5_level level)
         for (int64_t part = 1; part < 8; part++) {
             check_choice(level, weights, numel, numel * part / 8, Y5_FLOAT32, &left);
         }
-        free(weights);
+        free_all();
     }
 }

@@ -143,8 +143,7 @@ check_image(y5_level level, const image_case *image, int32_t threads)
               (int)image->channels, image->interleaved ? " side by side" : "", (int)image->variant,
               (int)at[2], (int)at[3], (double)found, (double)expected);
     }
-    free(out);
-    free(in);
+    free_all();
 }
 
 static void

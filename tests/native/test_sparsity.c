@@ -75,7 +75,7 @@ check_sizes(y5_level level, y5_dtype dtype)
         int64_t zeros = count_dense(level, block + offset, numel, dtype);
         CHECK(zeros == expected, "%d of dtype %d: %d, not %d", (int)numel, dtype, (int)zeros,
               (int)expected);
-        free(block);
+        free_all();
     }
 }
 
@@ -157,8 +157,7 @@ check_strides(y5_level level)
         }
         int64_t zeros = y5_sparsity_count_tensor(level, &tensor);
         CHECK(zeros == expected, "round %d: %d, not %d", round, (int)zeros, (int)expected);
-        free(block);
-        free(offsets);
+        free_all();
     }
 }
 
@@ -188,8 +187,8 @@ check_items(y5_level level)
             int64_t expected = 5 + count_one_by_one(blocks[i], items[i].numel, items[i].dtype);
             CHECK(zeros[i] == expected, "item %d: %d, not %d", (int)i, (int)zeros[i],
                   (int)expected);
-            free(blocks[i]);
         }
+        free_all();
     }
 }
 

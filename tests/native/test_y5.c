@@ -91,8 +91,7 @@ check_random_tensors(void)
         bool equal = memcmp(offsets, others, (size_t)a.numel * sizeof(*offsets)) == 0;
         CHECK(a.numel == 0 || y5_tensor_same_order(&a, &b) == equal, "round %d", round);
         same += equal && round % 2;
-        free(others);
-        free(offsets);
+        free_all();
     }
     /* Both answers were asked for often. */
     CHECK(dense > 500 && same > 100, "%d dense, %d in the same order", dense, same);

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import importlib
+import os
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
-from synthetic import PACKAGES, known_forms, text_of
+from synthetic import PACKAGES, RELEASES, YOLOV5, known_forms, text_of
 
 from yolov5_utils import overlay, switches
 from yolov5_utils.ops import OPERATIONS
 from yolov5_utils.overlay.fingerprint import examine
 from yolov5_utils.overlay.known_callables import HOT
 
+ROOT = Path(__file__).parents[2]
 Loader = Callable[..., ModuleType]
 CLIENTS = ("utils", "yolov5", "ultralytics", "vendored")
 
@@ -79,6 +83,43 @@ def stock() -> Loader:
         return module
 
     return load
+
+
+@pytest.fixture(params=RELEASES)
+def pair(request: pytest.FixtureRequest, client: Loader, stock: Loader) -> tuple[Any, Any]:
+    """A release's module with the overlay, and without."""
+    overlay.install()
+    return client(request.param), stock(request.param)
+
+
+@pytest.fixture(params=YOLOV5)
+def yolov5(request: pytest.FixtureRequest, client: Loader, stock: Loader) -> tuple[Any, Any]:
+    """`pair`, of the releases that have sparsity and prune."""
+    overlay.install()
+    return client(request.param), stock(request.param)
+
+
+def ours(function: object) -> bool:
+    return hasattr(function, "__yolov5_utils__")
+
+
+def record() -> overlay.Record:
+    """What is said of the one client there is."""
+    [found] = overlay.status()
+    return found
+
+
+def run(*arguments: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Python in a client's folder, with the checkout in reach and no switch but `environment`."""
+    clean = {key: value for key, value in os.environ.items() if "YOLOV5_UTILS" not in key}
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=folder,
+        env={**clean, "PYTHONPATH": str(ROOT), **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 def replaceable(release: str = "7.0") -> tuple[str, ...]:

@@ -4,25 +4,19 @@ from __future__ import annotations
 
 import importlib
 import logging
-import os
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
 import pytest
-from conftest import Loader, replaceable
+from conftest import Loader, ours, record, replaceable, run
 from synthetic import edited, text_of
 
 from yolov5_utils import overlay
 
 ROOT = Path(__file__).parents[2]
 FORK = edited("def prune(model, amount=0.3):", "def prune_all(model, amount=0.3):")
-
-
-def ours(function: object) -> bool:
-    return hasattr(function, "__yolov5_utils__")
 
 
 def test_one_line_in_the_clients_own_log(
@@ -94,8 +88,7 @@ def test_a_problem_is_said(
         [line] = lines
         assert (line.name, line.levelno) == ("client", logging.WARNING)
         assert f"utils.torch_utils runs as it is: {problem}" in line.getMessage()
-    [record] = overlay.status()
-    assert problem in record.left["module"]
+    assert problem in record().left["module"]
 
 
 @pytest.mark.parametrize(("rank", "lines"), [("-1", 1), ("0", 1), ("1", 0), ("17", 0)])
@@ -127,8 +120,7 @@ def test_of_other_projects_nothing_is_said(
         client(text=text)
         assert caplog.records == []
         assert capfd.readouterr() == ("", "")
-        [record] = overlay.status()
-        assert record.left["module"].startswith("not YOLOv5's: it defines no ")
+        assert record().left["module"].startswith("not YOLOv5's: it defines no ")
         write(text_of("7.0"), package="yolov5.utils")
         importlib.import_module("yolov5.utils.torch_utils").LOGGER.info("first")
     line, _ = caplog.records
@@ -146,9 +138,9 @@ def test_a_log_that_is_set_up_later_has_the_line_before_its_first(
     with caplog.at_level(logging.INFO, "client"):
         logger.info("first")
         logger.info("second")
-    early, ours, *rest = (line.getMessage() for line in caplog.records)
+    early, line, *rest = (line.getMessage() for line in caplog.records)
     assert early == "too early"
-    assert "of utils.torch_utils replaced" in ours
+    assert "of utils.torch_utils replaced" in line
     assert rest == ["first", "second"]
     assert logger.filters == []
 
@@ -163,11 +155,9 @@ def test_other_filters_of_the_log_are_asked_as_always(
         return record.getMessage() != "dull"
 
     logger.addFilter(dull)
-    try:
-        with caplog.at_level(logging.INFO, "client"):
-            logger.info("dull")
-    finally:
-        logger.removeFilter(dull)
+    with caplog.at_level(logging.INFO, "client"):
+        logger.info("dull")
+    logger.removeFilter(dull)
     [line] = caplog.records
     assert "replaced" in line.getMessage()
 
@@ -223,22 +213,17 @@ if __name__ == "__main__":
 """
 
 
-def run(write: Callable[..., Path], code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Python with these arguments, beside a client and `code` in train.py."""
+def run_beside(write: Callable[..., Path], code: str, *arguments: str) -> tuple[str, str]:
+    """What Python prints with these arguments, beside a client and `code` in train.py."""
     folder = write(text_of("7.0")).parents[1]
     (folder / "train.py").write_text(code)
-    return subprocess.run(
-        [sys.executable, *arguments],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    done = run(*arguments, folder=folder)
+    assert done.returncode == 0, done.stderr
+    return done.stdout, done.stderr
 
 
 def test_a_log_without_handlers_until_later(write: Callable[..., Path]) -> None:
-    line, first = run(write, LATE, "train.py").stderr.splitlines()
+    line, first = run_beside(write, LATE, "train.py")[1].splitlines()
     assert "of utils.torch_utils replaced" in line
     assert first == "first"
 
@@ -252,8 +237,8 @@ def test_workers_are_patched_and_do_not_say_it_again(
 ) -> None:
     """Also where they have no main module to import, as those of a notebook."""
     program = ("-c", f"import train; train.main({method!r})") if imported else ("train.py", method)
-    done = run(write, WORKERS, *program)
-    assert done.stdout == "[True, True, True, True]\n"
-    *workers, ours, last = done.stderr.splitlines()
+    stdout, stderr = run_beside(write, WORKERS, *program)
+    assert stdout == "[True, True, True, True]\n"
+    *workers, line, last = stderr.splitlines()
     assert (workers, last) == (["working"] * 4, "done")
-    assert "of utils.torch_utils replaced" in ours
+    assert "of utils.torch_utils replaced" in line

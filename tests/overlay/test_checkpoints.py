@@ -3,14 +3,12 @@ without it, byte for byte, and loads where the package does not exist."""
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from conftest import run
 from synthetic import PACKAGES, text_of
 
 ROOT = Path(__file__).parents[2]
@@ -111,19 +109,17 @@ main(sys.argv[1:])
 """
 
 
-def run(folder: Path, *arguments: str) -> str:
-    environment = {key: value for key, value in os.environ.items() if "YOLOV5_UTILS" not in key}
-    environment["PYTHONPATH"] = str(ROOT)
-    command = [sys.executable, *arguments]
-    result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+def last_line(folder: Path, *arguments: str) -> str:
+    """Of what Python prints with these arguments."""
+    result = run(*arguments, folder=folder)
     assert result.returncode == 0, result.stderr
     return result.stdout.splitlines()[-1]
 
 
 @pytest.mark.slow
 def test_checkpoints_are_the_stock_ones_and_load_without_the_package(folder: Path) -> None:
-    assert run(folder, "train.py", "stock") == "False 3"
-    assert run(folder, "forms.py", "train.py", "ours") == "True 3"
+    assert last_line(folder, "train.py", "stock") == "False 3"
+    assert last_line(folder, "forms.py", "train.py", "ours") == "True 3"
     for kind in ("", "-tensors"):
         contents = []
         for name in ("stock", "ours"):
@@ -135,4 +131,4 @@ def test_checkpoints_are_the_stock_ones_and_load_without_the_package(folder: Pat
         for entry, record in contents[0].items():
             if not entry.startswith("."):  # the archive's own identity depends on its name
                 assert contents[1][entry] == record, entry
-    assert run(folder, "load.py", "ours") == "3 3"
+    assert last_line(folder, "load.py", "ours") == "3 3"

@@ -21,7 +21,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Loader, replaceable
+from conftest import Loader, ours, record, replaceable
 from synthetic import RELEASES, text_of
 from torch import nn
 
@@ -34,17 +34,8 @@ Write = Callable[..., Path]
 HOT = ("scale_img", "sparsity", "prune", "fuse_conv_and_bn", "time_sync")
 
 
-def ours(function: object) -> bool:
-    return hasattr(function, "__yolov5_utils__")
-
-
 def padding_of(module: ModuleType) -> float:
     return float(module.scale_img(torch.rand(1, 3, 64, 64), 0.83)[0, 0, -1, -1])
-
-
-def record() -> overlay.Record:
-    [found] = overlay.status()
-    return found
 
 
 def test_a_file_that_was_edited_imported_and_put_back(write: Write) -> None:

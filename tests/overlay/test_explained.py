@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import Loader, forget_clients
+from conftest import Loader, forget_clients, record
 from synthetic import edited, text_of
 from test_functions import needs, pair_of_layers
 from test_patches import model_of
@@ -33,13 +33,12 @@ def test_what_was_replaced_and_what_was_left(client: Loader) -> None:
     client(text=edited("old *= share", "old.mul_(share)"))
     rows = {row.name: row for row in yolov5_utils.explain()}
     assert {name: row.way for name, row in rows.items()} == {n: r.way for n, r in stock.items()}
-    [record] = overlay.status()
-    reason = record.left["ModelEMA.update"]
+    reason = record().left["ModelEMA.update"]
     added = f"; utils.torch_utils keeps its own ModelEMA.update: {reason}"
     assert (
         rows["ema"].why == yolov5_utils.explain("ModelEMA.update").why == stock["ema"].why + added
     )
-    for name in record.replaced:
+    for name in record().replaced:
         added = f"; {name} of utils.torch_utils replaced"
         assert rows[HOT[name].operation].why == stock[HOT[name].operation].why + added
 
@@ -97,10 +96,7 @@ def test_a_sum_that_the_replacement_hands_on(client: Loader) -> None:
     model = model_of()
     assert HANDED_ON not in yolov5_utils.explain("sparsity", model).why
     torch.set_default_dtype(torch.bfloat16)
-    try:
-        row = yolov5_utils.explain("sparsity", model)
-    finally:
-        torch.set_default_dtype(torch.float32)
+    row = yolov5_utils.explain("sparsity", model)
     assert row.why.endswith(f"{HANDED_ON}default dtype torch.bfloat16")
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from unittest.mock import MagicMock
 
 import pytest
-from conftest import Loader, replaceable
+from conftest import Loader, record, replaceable
 from synthetic import RELEASES, ULTRALYTICS, YOLOV5, edited, text_of
 
 from yolov5_utils import overlay
@@ -75,9 +75,8 @@ def test_other_averages_are_left_alone(client: Loader, change: str) -> None:
     overlay.install()
     module = client(text=edited(*OTHER_AVERAGES[change]))
     assert not hasattr(module.ModelEMA.update, "__yolov5_utils__")
-    [record] = overlay.status()
-    assert record.replaced == tuple(n for n in replaceable() if n != "ModelEMA.update")
-    assert "differs from every release" in record.left["ModelEMA.update"]
+    assert record().replaced == tuple(n for n in replaceable() if n != "ModelEMA.update")
+    assert "differs from every release" in record().left["ModelEMA.update"]
 
 
 def test_other_count_is_left_alone(client: Loader) -> None:
@@ -85,19 +84,18 @@ def test_other_count_is_left_alone(client: Loader) -> None:
     text = edited("(weights == 0).sum()", "(weights.abs() < 1e-6).sum()")
     module = client(text=text)
     assert not hasattr(module.sparsity, "__yolov5_utils__")
-    [record] = overlay.status()
-    assert record.replaced == tuple(n for n in replaceable() if n != "sparsity")
-    assert "differs" in record.left["sparsity"]
+    assert record().replaced == tuple(n for n in replaceable() if n != "sparsity")
+    assert "differs" in record().left["sparsity"]
 
 
 @pytest.mark.parametrize("change", NOT_THE_FILE)
 def test_other_files_are_left_alone(client: Loader, change: str) -> None:
     overlay.install()
     client(text=edited(*NOT_THE_FILE[change]))
-    [record] = overlay.status()
-    assert record.release is None
-    assert record.replaced == ()
-    assert record.left["module"].startswith("not YOLOv5's")
+    found = record()
+    assert found.release is None
+    assert found.replaced == ()
+    assert found.left["module"].startswith("not YOLOv5's")
 
 
 AGPL = "Ultralytics 🚀 AGPL-3.0 License - https://ultralytics.com/license"
@@ -151,8 +149,7 @@ def test_heads_of_ultralytics(head: str) -> None:
 def test_unrelated_file_of_that_name_is_left_alone(client: Loader) -> None:
     overlay.install()
     assert client(text="answer = 42\n").answer == 42
-    [record] = overlay.status()
-    assert record.left == {"module": "not YOLOv5's: it defines no class ModelEMA"}
+    assert record().left == {"module": "not YOLOv5's: it defines no class ModelEMA"}
 
 
 def test_stand_ins_are_not_modules() -> None:
@@ -180,9 +177,8 @@ def test_without_source_nothing_is_replaced(
     py_compile.compile(str(file), cfile=str(file.with_suffix(".pyc")), dfile="gone.py")
     file.unlink()
     importlib.import_module("utils.torch_utils")
-    [record] = overlay.status()
-    assert record.replaced == ()
-    assert "source cannot be read" in record.left["module"]
+    assert record().replaced == ()
+    assert "source cannot be read" in record().left["module"]
 
 
 def function(text: str) -> ast.FunctionDef:

@@ -5,23 +5,21 @@ from __future__ import annotations
 import inspect
 import logging
 from copy import deepcopy
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
-from conftest import Loader
-from synthetic import RELEASES, YOLOV5
+from conftest import Loader, forget_clients
+from synthetic import YOLOV5
 from test_patches import model_of, same_bits
 from torch import nn
 
+from tests.support import assert_raise_alike, takes
 from yolov5_utils import overlay
 from yolov5_utils.ops import OPERATIONS
 
 LOGGING = ("6.2", "7.0")
-
-
-def calls(operation: str, way: str = "C") -> int:
-    return OPERATIONS[operation].calls[way]
 
 
 def needs(operation: str) -> None:
@@ -30,26 +28,12 @@ def needs(operation: str) -> None:
         pytest.skip(f"{operation}: {reason}")
 
 
-@pytest.fixture(params=RELEASES)
-def pair(request: pytest.FixtureRequest, client: Loader, stock: Loader) -> tuple[Any, Any]:
-    """A release's module with the overlay, and without."""
-    overlay.install()
-    return client(request.param), stock(request.param)
-
-
-@pytest.fixture(params=YOLOV5)
-def yolov5(request: pytest.FixtureRequest, client: Loader, stock: Loader) -> tuple[Any, Any]:
-    overlay.install()
-    return client(request.param), stock(request.param)
-
-
 @pytest.mark.parametrize("amount", [0.0, 0.3, 0.5, 1.0, 7])
 def test_pruned_weights_are_the_stock_ones(yolov5: tuple[Any, Any], amount: float) -> None:
     ours, theirs = model_of(), model_of()
-    before = calls("prune")
-    for module, model in zip(yolov5, (ours, theirs), strict=True):
-        assert module.prune(model, amount) is None
-    assert calls("prune") == before + 1
+    with takes("prune"):
+        for module, model in zip(yolov5, (ours, theirs), strict=True):
+            assert module.prune(model, amount) is None
     assert same_bits(ours.state_dict(), theirs.state_dict())
     assert [name for name, _ in ours.named_parameters()] == [
         name for name, _ in theirs.named_parameters()
@@ -88,8 +72,6 @@ def test_texts_of_prune_go_where_the_release_sends_them(
         assert bool(said[0][1]) == (release in LOGGING)
         assert "global sparsity" in str(said[0])
         overlay.uninstall()
-        from conftest import forget_clients
-
         forget_clients()
         overlay.install()
 
@@ -106,22 +88,19 @@ def test_prune_asks_the_clients_own_sparsity(
 
 @pytest.mark.parametrize("amount", [-0.1, 1.1, 10**9, "0.3", None])
 def test_amounts_that_torch_refuses(yolov5: tuple[Any, Any], amount: Any) -> None:
-    errors = []
-    for module in yolov5:
-        with pytest.raises((TypeError, ValueError)) as raised:
-            module.prune(model_of(), amount)
-        errors.append((raised.type, str(raised.value)))
-    assert errors[0] == errors[1]
+    assert_raise_alike(
+        *(partial(module.prune, model_of(), amount) for module in yolov5),
+        kind=(TypeError, ValueError),
+    )
 
 
 def test_prune_where_c_cannot(yolov5: tuple[Any, Any]) -> None:
     """A weight with a mask already: torch's own pruning."""
     models = [model_of(), model_of()]
-    before = calls("prune", "torch")
-    for module, model in zip(yolov5, models, strict=True):
-        nn.utils.prune.l1_unstructured(model[0], "weight", amount=0.1)
-        module.prune(model, 0.5)
-    assert calls("prune", "torch") == before + 1
+    with takes("prune", "torch"):
+        for module, model in zip(yolov5, models, strict=True):
+            nn.utils.prune.l1_unstructured(model[0], "weight", amount=0.1)
+            module.prune(model, 0.5)
     assert same_bits(models[0].state_dict(), models[1].state_dict())
 
 
@@ -139,9 +118,8 @@ def test_scaled_images_are_the_stock_ones(
     pair: tuple[Any, Any], keywords: dict[str, Any], order: torch.memory_format
 ) -> None:
     image = torch.rand(2, 3, 97, 128).contiguous(memory_format=order)
-    before = calls("scale_img")
-    ours, theirs = (module.scale_img(image, **keywords) for module in pair)
-    assert calls("scale_img") == before + 1
+    with takes("scale_img"):
+        ours, theirs = (module.scale_img(image, **keywords) for module in pair)
     assert same_bits({"": ours}, {"": theirs})
     assert ours.stride() == theirs.stride()
 
@@ -155,20 +133,17 @@ def test_image_of_its_own_size_is_returned_itself(pair: tuple[Any, Any]) -> None
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
 def test_scale_img_where_c_cannot(pair: tuple[Any, Any], dtype: torch.dtype) -> None:
     image = torch.rand(1, 3, 40, 48).to(dtype)
-    before = calls("scale_img", "torch")
-    ours, theirs = (module.scale_img(image, 0.83) for module in pair)
-    assert calls("scale_img", "torch") == before + 1
+    with takes("scale_img", "torch"):
+        ours, theirs = (module.scale_img(image, 0.83) for module in pair)
     assert same_bits({"": ours}, {"": theirs})
 
 
 @pytest.mark.parametrize("arguments", [(torch.rand(3, 8, 8), 0.5), (torch.rand(1, 3, 8, 8), -1.0)])
 def test_errors_of_scale_img(pair: tuple[Any, Any], arguments: tuple[Any, ...]) -> None:
-    errors = []
-    for module in pair:
-        with pytest.raises((ValueError, RuntimeError)) as raised:
-            module.scale_img(*arguments)
-        errors.append((raised.type, str(raised.value)))
-    assert errors[0] == errors[1]
+    assert_raise_alike(
+        *(partial(module.scale_img, *arguments) for module in pair),
+        kind=(ValueError, RuntimeError),
+    )
 
 
 def test_gradient_of_scale_img(pair: tuple[Any, Any]) -> None:
@@ -206,7 +181,7 @@ def pair_of_layers(dtype: torch.dtype = torch.float32, **keywords: Any) -> tuple
 def test_fused_layers_are_the_stock_ones(pair: tuple[Any, Any], mode: Any, bias: bool) -> None:
     needs("fuse")
     layers = [pair_of_layers(bias=bias, padding=1, stride=2, groups=2) for _ in pair]
-    before = calls("fuse")
+    before = OPERATIONS["fuse"].calls["C"]
     with mode():
         results = [module.fuse_conv_and_bn(*two) for module, two in zip(pair, layers, strict=True)]
     ours, theirs = results
@@ -223,25 +198,24 @@ def test_fused_layers_are_the_stock_ones(pair: tuple[Any, Any], mode: Any, bias:
         assert other.is_leaf == parameter.is_leaf
         assert other.is_inference() == parameter.is_inference()
     if mode is not torch.enable_grad or in_place:
-        assert calls("fuse") == before + 1
+        assert OPERATIONS["fuse"].calls["C"] == before + 1
 
 
-def test_dilation_as_the_release_does(pair: tuple[Any, Any]) -> None:
-    needs("fuse")
-    with torch.no_grad():
-        ours, theirs = (module.fuse_conv_and_bn(*pair_of_layers(dilation=2)) for module in pair)
-    assert ours.dilation == theirs.dilation
-    assert same_bits(ours.state_dict(), theirs.state_dict())
+OPTIONS: dict[str, dict[str, Any]] = {
+    "dilation": {"dilation": 2},
+    **{mode: {"padding": 1, "padding_mode": mode} for mode in ("reflect", "replicate", "circular")},
+}
 
 
-@pytest.mark.parametrize("mode", ["reflect", "replicate", "circular"])
-def test_mode_of_padding_as_the_release_does(pair: tuple[Any, Any], mode: str) -> None:
+@pytest.mark.parametrize("option", OPTIONS)
+def test_options_as_the_release_has_them(pair: tuple[Any, Any], option: str) -> None:
     """The originals that make a new convolution make one that pads with zeros."""
     needs("fuse")
-    options = {"padding": 1, "padding_mode": mode}
     with torch.no_grad():
-        ours, theirs = (module.fuse_conv_and_bn(*pair_of_layers(**options)) for module in pair)
-    assert ours.padding_mode == theirs.padding_mode
+        ours, theirs = (
+            module.fuse_conv_and_bn(*pair_of_layers(**OPTIONS[option])) for module in pair
+        )
+    assert (ours.dilation, ours.padding_mode) == (theirs.dilation, theirs.padding_mode)
     assert list(vars(ours)) == list(vars(theirs))
     assert same_bits(ours.state_dict(), theirs.state_dict())
 
@@ -249,12 +223,10 @@ def test_mode_of_padding_as_the_release_does(pair: tuple[Any, Any], mode: str) -
 def test_errors_of_fuse(pair: tuple[Any, Any]) -> None:
     needs("fuse")
     layers = nn.Conv2d(4, 8, 3), nn.BatchNorm2d(8, affine=False)
-    errors = []
-    for module in pair:
-        with pytest.raises(AttributeError) as raised:
-            module.fuse_conv_and_bn(*deepcopy(layers))
-        errors.append(str(raised.value))
-    assert errors[0] == errors[1]
+    assert_raise_alike(
+        *(partial(module.fuse_conv_and_bn, *deepcopy(layers)) for module in pair),
+        kind=AttributeError,
+    )
 
 
 def test_time_is_asked_as_the_client_asks(

@@ -8,7 +8,6 @@ import importlib.machinery
 import importlib.resources
 import inspect
 import pickle
-import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
@@ -17,28 +16,10 @@ from unittest.mock import MagicMock
 
 import pytest
 import torch
-from conftest import Loader, replaceable
+from conftest import Loader, ours, record, replaceable, run
 from synthetic import text_of
 
 from yolov5_utils import operation, overlay
-
-
-def ours(function: object) -> bool:
-    return hasattr(function, "__yolov5_utils__")
-
-
-def run_python(code: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """A fresh interpreter in a client's folder."""
-    import os
-
-    return subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=folder,
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
 
 
 def test_names_imported_by_value_are_the_replaced_ones(write: Callable[..., Path]) -> None:
@@ -49,13 +30,12 @@ def test_names_imported_by_value_are_the_replaced_ones(write: Callable[..., Path
     module = importlib.import_module("utils.loss")
     assert ours(module.ModelEMA.update)
     assert ours(module.sparsity)
-    [record] = overlay.status()
-    assert record == (
+    assert record() == (
         "utils.torch_utils",
         str(file),
         "YOLOv5 after 6.2, ultralytics 8.0",
         replaceable(),
-        record.left,
+        record().left,
     )
 
 
@@ -185,8 +165,7 @@ def test_our_error_leaves_the_client_as_it_is(
     monkeypatch.setattr(patches, "apply", broken)
     overlay.install()
     assert not ours(client().sparsity)
-    [record] = overlay.status()
-    assert record.left == {"module": "ZeroDivisionError('ours')"}
+    assert record().left == {"module": "ZeroDivisionError('ours')"}
 
 
 def test_strict_makes_our_error_an_import_error(
@@ -213,9 +192,8 @@ def test_a_package_of_which_parts_are_gone_breaks_no_import(
         gone.setitem(sys.modules, f"yolov5_utils.overlay.{part}", None)
         module = client()
     assert ours(module.sparsity) == (part == "announce")
-    [record] = overlay.status()
     if part != "announce":
-        assert f"yolov5_utils.overlay.{part}" in record.left["module"]
+        assert f"yolov5_utils.overlay.{part}" in record().left["module"]
 
 
 def test_copies_made_in_a_circle_are_replaced_too(write: Callable[..., Path]) -> None:
@@ -300,8 +278,7 @@ def test_loader_that_cannot_be_watched_is_noted(
     monkeypatch.setattr(sys, "meta_path", [Foreign(), *sys.meta_path])
     overlay.install()
     assert client().loaded
-    [record] = overlay.status()
-    assert "cannot be watched" in record.left["module"]
+    assert "cannot be watched" in record().left["module"]
 
 
 def test_under_strict_a_call_that_c_refuses_is_an_error(
@@ -321,8 +298,7 @@ def test_backend_torch_leaves_the_client_as_it_is(
     monkeypatch.setenv("YOLOV5_UTILS_BACKEND", "torch")
     overlay.install()
     assert not ours(client().sparsity)
-    [record] = overlay.status()
-    assert record.left == {"module": "YOLOV5_UTILS_BACKEND=torch"}
+    assert record().left == {"module": "YOLOV5_UTILS_BACKEND=torch"}
 
 
 def test_unknown_value_of_a_switch(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -342,7 +318,7 @@ def test_installing_does_not_import_torch(tmp_path: Path) -> None:
     )
     (tmp_path / "utils").mkdir()
     (tmp_path / "utils" / "general.py").write_text("")
-    assert run_python(code, tmp_path).stderr == ""
+    assert run("-c", code, folder=tmp_path).stderr == ""
 
 
 BROKEN = """
@@ -361,7 +337,7 @@ print(float(torch_utils.sparsity(torch.nn.BatchNorm2d(2))))
 
 def test_without_the_extension_the_client_runs_stock(write: Callable[..., Path]) -> None:
     folder = write(text_of("7.0")).parents[1]
-    result = run_python(BROKEN, folder)
+    result = run("-c", BROKEN, folder=folder)
     assert result.returncode == 0, result.stderr
     assert result.stdout.startswith("() {'module': ")
     assert result.stdout.endswith("\n0.5\n")
@@ -371,6 +347,6 @@ def test_without_the_extension_the_client_runs_stock(write: Callable[..., Path])
 
 def test_without_the_extension_strict_is_an_error(write: Callable[..., Path]) -> None:
     folder = write(text_of("7.0")).parents[1]
-    result = run_python(BROKEN, folder, YOLOV5_UTILS_STRICT="1")
+    result = run("-c", BROKEN, folder=folder, YOLOV5_UTILS_STRICT="1")
     assert result.returncode == 1
     assert "ImportError: yolov5_utils: the C extension" in result.stderr

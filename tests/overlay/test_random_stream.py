@@ -11,13 +11,14 @@ from typing import Any
 import pytest
 import torch
 from conftest import Loader
-from test_functions import calls, needs, pair_of_layers
+from test_functions import needs, pair_of_layers
 from torch import Tensor, nn
 from torch.nn import init
 
 import yolov5_utils
+from tests.support import takes
 from yolov5_utils import _native, overlay, verify
-from yolov5_utils.ops import fuse_gpu
+from yolov5_utils.ops import OPERATIONS, fuse_gpu
 from yolov5_utils.overlay import random_stream
 
 Pair = tuple[Any, Any]
@@ -117,10 +118,10 @@ def in_place(pair: Pair) -> bool:
 @pytest.mark.parametrize("mode", [torch.enable_grad, torch.no_grad, torch.inference_mode])
 @pytest.mark.parametrize("count", [1, 2, 24])
 def test_the_stream_is_the_stock_one(pair: Pair, mode: Any, count: int) -> None:
-    before = calls("fuse")
+    before = OPERATIONS["fuse"].calls["C"]
     with mode():
         check(pair, lambda: layers(count), draws=in_place(pair) is False)
-    assert calls("fuse") == before + count
+    assert OPERATIONS["fuse"].calls["C"] == before + count
 
 
 def test_numbers_are_drawn_in_earnest_once_only(modern: Pair, constructed: list[Any]) -> None:
@@ -140,32 +141,26 @@ def test_a_normal_sample_that_is_kept_stays(modern: Pair, dtype: torch.dtype) ->
         torch.randn(1, dtype=dtype)
 
     check(modern, lambda: layers(3), prepare)
+    drawn = []
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(11)
-        prepare()
-        for conv, bn in layers(3):
-            modern[0].fuse_conv_and_bn(conv, bn)
-        ours = torch.randn(5, dtype=dtype)
-        torch.manual_seed(11)
-        prepare()
-        for conv, bn in layers(3):
-            modern[1].fuse_conv_and_bn(conv, bn)
-        assert torch.equal(ours, torch.randn(5, dtype=dtype))
+        for module in modern:
+            torch.manual_seed(11)
+            prepare()
+            for conv, bn in layers(3):
+                module.fuse_conv_and_bn(conv, bn)
+            drawn.append(torch.randn(5, dtype=dtype))
+    assert torch.equal(*drawn)
 
 
 def test_deterministic_algorithms(modern: Pair) -> None:
     torch.use_deterministic_algorithms(True)
-    try:
-        check(modern, lambda: layers(4))
-    finally:
-        torch.use_deterministic_algorithms(False)
+    check(modern, lambda: layers(4))
 
 
 def test_verify_mode_draws_nothing_more(modern: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(verify, "ON", True)
-    before = calls("fuse")
-    check(modern, lambda: layers(4))
-    assert calls("fuse") == before + 4
+    with takes("fuse", calls=4):
+        check(modern, lambda: layers(4))
 
 
 def test_backend_torch(modern: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -187,9 +182,8 @@ def test_where_the_state_moves_otherwise(
         skip(generator, draws + (of_convolution if wrong == "convolution" else draws == 40_000))
 
     monkeypatch.setattr(_native._C, "skip_random", other)
-    before = calls("fuse")
-    check(modern, lambda: layers(6))
-    assert calls("fuse") == before + 6
+    with takes("fuse", calls=6):
+        check(modern, lambda: layers(6))
     assert len(constructed) == 6
 
 
@@ -228,9 +222,8 @@ def in_float64() -> list[tuple[nn.Module, nn.Module]]:
 def test_where_torch_fuses(
     modern: Pair, constructed: list[Any], make: Callable[[], list[Any]]
 ) -> None:
-    before = calls("fuse", "torch")
-    check(modern, make)
-    assert calls("fuse", "torch") == before + 1
+    with takes("fuse", "torch"):
+        check(modern, make)
     assert constructed == []
 
 
@@ -269,18 +262,16 @@ def test_a_replaced_initialisation_is_the_clients(
 ) -> None:
     """Some programs switch it off, to load models sooner."""
     monkeypatch.setattr(owner, name, lambda *_, **__: torch.rand(3))
-    before = calls("fuse"), calls("fuse", "torch")
-    check(modern, lambda: layers(2))
-    assert (calls("fuse"), calls("fuse", "torch")) == (before[0], before[1] + 2)
+    with takes("fuse", "torch", 2):
+        check(modern, lambda: layers(2))
 
 
 def test_another_default_device_is_the_clients(
     modern: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(random_stream, "_default_device", lambda: "cuda")
-    before = calls("fuse", "torch")
-    check(modern, layers)
-    assert calls("fuse", "torch") == before + 1
+    with takes("fuse", "torch"):
+        check(modern, layers)
     explained = yolov5_utils.explain("fuse_conv_and_bn", *layers()[0])
     assert explained.why.endswith("but this call is torch's: the default device is not the CPU")
 

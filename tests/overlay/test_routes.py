@@ -6,8 +6,6 @@ import functools
 import gc
 import importlib
 import importlib.util
-import os
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -17,12 +15,12 @@ from unittest.mock import MagicMock
 
 import pytest
 import torch
-from conftest import Loader, replaceable
+from conftest import Loader, ours, record, replaceable, run
 from synthetic import text_of
 
 import yolov5_utils
+from tests.support import takes
 from yolov5_utils import overlay
-from yolov5_utils.ops import OPERATIONS
 from yolov5_utils.overlay.known_callables import HOT
 
 ROOT = Path(__file__).parents[2]
@@ -32,10 +30,6 @@ USERS = {
     "train.py": "from utils.torch_utils import *\nfrom utils import torch_utils, loss\n",
     "late.py": "def late():\n    from utils.torch_utils import prune\n    return prune\n",
 }
-
-
-def ours(function: object) -> bool:
-    return hasattr(function, "__yolov5_utils__")
 
 
 @pytest.fixture
@@ -113,8 +107,7 @@ def test_patch_and_unpatch_again_and_again(users: Callable[..., Any]) -> None:
         patched = held(modules)
         yolov5_utils.patch()
         assert held(modules) == patched
-        [record] = overlay.status()
-        assert record.replaced == replaceable()
+        assert record().replaced == replaceable()
         yolov5_utils.unpatch()
         yolov5_utils.unpatch()
         assert held(modules) == stock
@@ -154,11 +147,11 @@ def test_a_module_that_is_still_being_imported_is_left_to_the_finder(
     module = importlib.import_module("utils.torch_utils")
     assert not ours(module.before)
     assert not ours(module.sparsity)  # it was found before the finder was there
-    [record] = overlay.status()
-    assert record.left == {"module": "it was being imported when patch() was called: call it again"}
+    assert record().left == {
+        "module": "it was being imported when patch() was called: call it again"
+    }
     yolov5_utils.patch()
-    [record] = overlay.status()
-    assert record.replaced == replaceable()
+    assert record().replaced == replaceable()
     assert ours(module.sparsity)
     assert ours(module.before)
 
@@ -189,15 +182,13 @@ def test_a_users_wrapper_stays(client: Loader, release: str, name: str, wrap: Wr
     yolov5_utils.patch()
     assert vars(owner)[attribute] is wrapped
     assert ours(module.sparsity)
-    [record] = overlay.status()
-    assert record.replaced == replaceable(release)
-    calls = dict(OPERATIONS[HOT[name].operation].calls)
-    if holder:
-        average = module.ModelEMA(torch.nn.Linear(2, 2))
-        average.update(torch.nn.Linear(2, 2))
-    else:
-        wrapped(torch.rand(1, 3, 64, 64), 0.83)
-    assert OPERATIONS[HOT[name].operation].calls["C"] == calls["C"] + 1
+    assert record().replaced == replaceable(release)
+    with takes(HOT[name].operation):
+        if holder:
+            average = module.ModelEMA(torch.nn.Linear(2, 2))
+            average.update(torch.nn.Linear(2, 2))
+        else:
+            wrapped(torch.rand(1, 3, 64, 64), 0.83)
     yolov5_utils.unpatch()
     assert vars(owner)[attribute] is wrapped
     assert not ours(wrapped.__wrapped__)
@@ -209,8 +200,7 @@ def test_a_users_wrapper_around_ours_stays(client: Loader) -> None:
     module.scale_img = wrapped = traced(module.scale_img)
     yolov5_utils.patch()
     assert module.scale_img is wrapped
-    [record] = overlay.status()
-    assert record.replaced == replaceable()
+    assert record().replaced == replaceable()
     yolov5_utils.unpatch()
     assert module.scale_img is wrapped
     assert not ours(wrapped.__wrapped__)
@@ -222,8 +212,7 @@ def test_what_is_no_function_of_the_file_is_left(client: Loader) -> None:
     module.scale_img = stand_in = functools.partial(module.scale_img, gs=64)
     yolov5_utils.patch()
     assert module.scale_img is stand_in
-    [record] = overlay.status()
-    assert record.left["scale_img"] == "is not the function of this module's source"
+    assert record().left["scale_img"] == "is not the function of this module's source"
     assert not ours(stand_in.func)
 
 
@@ -258,20 +247,6 @@ def test_vendored_copies_are_patched_too_and_others_are_not_spoken_of(
     assert ours(copy.prune)
     assert [record.replaced for record in overlay.status()] == [(), replaceable("6.1")]
     assert len(caplog.records) == 2
-
-
-def run(
-    *arguments: str, folder: Path, environment: dict[str, str] | None = None
-) -> subprocess.CompletedProcess[str]:
-    clean = {key: value for key, value in os.environ.items() if "YOLOV5_UTILS" not in key}
-    return subprocess.run(
-        [sys.executable, *arguments],
-        cwd=folder,
-        env={**clean, **(environment or {})},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
 
 
 AUTO = """
@@ -334,9 +309,8 @@ def test_torchrun_starts_patched_ranks(write: Callable[..., Path], route: tuple[
     folder = write(text_of("7.0")).parents[1]
     (folder / "train.py").write_text(RANKS)
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
-    environment = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     arguments = (*launcher, "-m", "yolov5_utils", *route, "--epochs", "3")
-    result = run(*arguments, folder=folder, environment=environment)
+    result = run(*arguments, folder=folder, OMP_NUM_THREADS="1")
     assert result.returncode == 0, result.stderr
     for rank in (0, 1):
         assert f"rank {rank} of 2: 1, [" in result.stdout

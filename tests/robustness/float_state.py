@@ -12,17 +12,17 @@ from copy import deepcopy
 import torch
 from torch import Tensor, nn
 
-from yolov5_utils import _C, reference
+from yolov5_utils import _C, bits, reference
 from yolov5_utils.ops import OPERATIONS
 from yolov5_utils.ops.ema import update_modules
 from yolov5_utils.ops.prune import prune_layers
 from yolov5_utils.torch_utils import fuse_conv_and_bn, scale_img, sparsity
 
+from ..support import FLOATING, Holder
+
 ROUNDS = int(os.environ.get("YOLOV5_UTILS_TEST_ROUNDS", "1"))
 # Around the elements from which on torch deals out.
 SIZES = (1000, 32_768, 32_769, 100_001)
-FLOATING = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
-INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def subnormal(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -33,23 +33,16 @@ def subnormal(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
 
 
 def same(found: Tensor, expected: Tensor) -> bool:
-    return torch.equal(*(t.detach().view(INTEGERS[t.element_size()]) for t in (found, expected)))
-
-
-class State(nn.Module):
-    def __init__(self, *tensors: Tensor) -> None:
-        super().__init__()
-        for i, tensor in enumerate(tensors):
-            self.register_buffer(f"t{i}", tensor)
+    return bits.same(found.detach(), expected.detach())
 
 
 def ema() -> Iterator[bool]:
     pairs = [(dtype, dtype) for dtype in FLOATING] + [(torch.float32, torch.float64)]
     for (to, from_), size in itertools.product(pairs, SIZES):
-        average = State(subnormal(size, dtype=to), subnormal(40, 1000, dtype=to))
-        source = State(subnormal(size, dtype=from_), subnormal(40, 1000, dtype=from_))
+        average = Holder(subnormal(size, dtype=to), subnormal(40, 1000, dtype=to))
+        source = Holder(subnormal(size, dtype=from_), subnormal(40, 1000, dtype=from_))
         if size == SIZES[3]:
-            source.t1 = source.t1.t().contiguous().t()
+            source.b1 = source.b1.t().contiguous().t()
         expected = deepcopy(average)
         update_modules(average, source, 0.75)
         reference.ema_update(expected, source, 0.75)
@@ -108,7 +101,7 @@ def pool_flushes() -> bool:
 def main(flushing: str, threads: int) -> None:
     torch.manual_seed(3)
     torch.set_num_threads(threads)
-    update_modules(State(torch.ones(5)), State(torch.ones(5)), 0.5)  # too small to ask the pool
+    update_modules(Holder(torch.ones(5)), Holder(torch.ones(5)), 0.5)  # too small to ask the pool
     flush(flushing == "pool")
     torch.ones(1 << 22).add_(1)  # the pool starts
     flush(flushing == "caller")

@@ -72,6 +72,11 @@ def entries(module: nn.Module) -> dict[str, Any]:
     return found
 
 
+def state(module: nn.Module) -> list[Any]:
+    """The bits of its state dict, one after the other."""
+    return [bits(tensor) for tensor in module.state_dict().values()]
+
+
 def outcome(function: Callable[..., Any], build: Callable[[], Pair], decay: Any) -> Outcome:
     """Runs the function on a freshly built pair."""
     average, source = build()

@@ -17,7 +17,7 @@ from yolov5_utils.ops.ema import ModelEMA, update_modules
 from yolov5_utils.ops.sparsity import sparsity
 
 from ..support import Holder, original
-from .outcomes import Pair, assert_like_original, bits
+from .outcomes import Pair, assert_like_original, bits, state
 
 Update = Callable[[nn.Module, nn.Module, float], None]
 
@@ -28,6 +28,18 @@ def build() -> Pair:
         torch.manual_seed(seed)
         modules.append(nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3)))
     return modules[0], modules[1]
+
+
+def assert_same_end(
+    wrap: Callable[[Update], Update], build: Callable[[], Pair] = build, decay: float = 0.75
+) -> None:
+    """Both updates, wrapped alike, leave the same bits."""
+    ends = []
+    for function in (original, update_modules):
+        average, source = build()
+        wrap(function)(average, source, decay)
+        ends.append(state(average))
+    assert ends[0] == ends[1]
 
 
 @contextmanager
@@ -81,13 +93,7 @@ def test_update(name: str) -> None:
 
         return run
 
-    average, source = build()
-    within(original)(average, source, 0.75)
-    ours, source = build()
-    within(update_modules)(ours, source, 0.75)
-    assert [bits(t) for t in ours.state_dict().values()] == [
-        bits(t) for t in average.state_dict().values()
-    ]
+    assert_same_end(within)
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -122,7 +128,7 @@ def test_fake_tensor_mode() -> None:
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     average, source = build()
-    before = [bits(t) for t in average.state_dict().values()]
+    before = state(average)
     with FakeTensorMode(allow_non_fake_inputs=True):
         update_modules(average, source, 0.5)
         update_modules(Holder(torch.ones(3)), Holder(torch.ones(3)), 0.5)
@@ -130,7 +136,7 @@ def test_fake_tensor_mode() -> None:
     for function in (original, update_modules):
         with FakeTensorMode(), pytest.raises(Exception, match="[Ff]ake"):
             function(average, source, 0.5)
-    assert [bits(t) for t in average.state_dict().values()] == before
+    assert state(average) == before
 
 
 def transformed(transform: Any, *arguments: Any) -> Callable[[Update], Update]:
@@ -168,10 +174,10 @@ def test_captured_modules_in_transforms(name: str) -> None:
         try:
             wrap(function)(average, source, 0.5)
         except RuntimeError:
-            results.append(("RuntimeError", [bits(t) for t in build()[0].state_dict().values()]))
+            results.append(("RuntimeError", state(build()[0])))
         else:
-            results.append(("fine", [bits(t) for t in average.state_dict().values()]))
-        assert results[-1][1] == [bits(t) for t in average.state_dict().values()]
+            results.append(("fine", state(average)))
+        assert results[-1][1] == state(average)
     assert results[0] == results[1]
 
 
@@ -246,12 +252,8 @@ def test_scripted_modules() -> None:
             warnings.simplefilter("ignore")
             return torch.jit.script(average), torch.jit.script(source)
 
-    average, source = build_scripted()
-    update_modules(average, source, 0.75)
-    expected, source = build_scripted()
-    original(expected, source, 0.75)
-    ours = {k: bits(v) for k, v in average.state_dict().items()}
-    assert ours == {k: bits(v) for k, v in expected.state_dict().items()}
+    assert_same_end(lambda function: function, build_scripted)
+    average, _ = build_scripted()
     assert torch.equal(sparsity(average), reference.sparsity(average))
 
 
@@ -297,7 +299,6 @@ def test_rounding_toward_zero() -> None:
         pytest.skip("no libm, or an unknown architecture")
     libm = ctypes.CDLL(name)
     toward_zero, nearest = 0xC00, 0
-    before = torch.get_num_threads()
     torch.set_num_threads(1)
 
     def rounded(function: Update) -> Update:
@@ -310,12 +311,4 @@ def test_rounding_toward_zero() -> None:
 
         return run
 
-    try:
-        average, source = build()
-        rounded(original)(average, source, 0.9)
-        ours, source = build()
-        rounded(update_modules)(ours, source, 0.9)
-    finally:
-        torch.set_num_threads(before)
-    expected = [bits(t) for t in average.state_dict().values()]
-    assert [bits(t) for t in ours.state_dict().values()] == expected
+    assert_same_end(rounded, decay=0.9)

@@ -3,17 +3,13 @@ depends on who takes a task, and each has the bits of torch's own operations in 
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
 from yolov5_utils import _C
 
-ROOT = Path(__file__).parents[2]
+from ..support import python
 
 
 @pytest.mark.slow
@@ -23,15 +19,8 @@ ROOT = Path(__file__).parents[2]
 def test_same_bits_where_threads_flush(flushing: str, threads: int) -> None:
     if flushing == "pool" and not _C.info()["thread_pool"]:
         pytest.skip("this torch lends no pool, which could be asked")
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.robustness.float_state", flushing, str(threads)],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_WAIT_POLICY": "passive"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
+    command = ("-m", "tests.robustness.float_state", flushing, str(threads))
+    done = python(*command, OMP_WAIT_POLICY="passive")
     if done.stdout.startswith("SKIP "):
         pytest.skip(done.stdout[5:])
     assert done.returncode == 0, done.stdout + done.stderr

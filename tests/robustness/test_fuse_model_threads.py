@@ -51,11 +51,9 @@ class Deleting(Conv):
 
 @pytest.fixture(autouse=True)
 def quick_switches() -> Iterator[None]:
-    before = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     with torch.no_grad():
         yield
-    sys.setswitchinterval(before)
 
 
 def model_of(*kinds: type[Conv], channels: int = 1) -> nn.Sequential:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import repeat
 from typing import Any
 
@@ -15,6 +15,8 @@ import torch
 from torch import nn
 
 from yolov5_utils import _C, _native
+
+from ..support import meanwhile
 
 FACTS = _native.TORCH
 TENSOR = torch.ones(3)
@@ -31,12 +33,9 @@ CALLED: dict[str, tuple[Any, Any]] = {
 
 
 @pytest.fixture
-def unwilling() -> Iterator[None]:
+def unwilling() -> None:
     """Threads only change where the one that runs lets go of the GIL."""
-    before = sys.getswitchinterval()
     sys.setswitchinterval(100)
-    yield
-    sys.setswitchinterval(before)
 
 
 def turns_of_others(function: Callable[[Any], Any], argument: Any, times: int = 20_000) -> int:
@@ -78,28 +77,19 @@ def test_letting_go_is_noticed() -> None:
 
 def test_buffers_that_others_replace() -> None:
     """Buffers are asked for their sign, an operation of torch's, before addresses are taken."""
-    before = _C.configure(gil_bytes=1 << 40)
-    interval, stop = sys.getswitchinterval(), threading.Event()
+    _C.configure(gil_bytes=1 << 40)
     average, source = nn.Module(), nn.Module()
     for module in (average, source):
         for i in range(40):
             module.register_buffer(f"b{i}", torch.ones(4000 if i % 2 else 1))
 
     def replace() -> None:
-        while not stop.is_set():
-            for module in (average, source):
-                for buffer in module.buffers():
-                    buffer.data = torch.ones(buffer.shape)
+        for module in (average, source):
+            for buffer in module.buffers():
+                buffer.data = torch.ones(buffer.shape)
 
-    thread = threading.Thread(target=replace)
-    thread.start()
     sys.setswitchinterval(1e-6)
-    try:
+    with meanwhile(replace):
         end = time.monotonic() + 1
         while time.monotonic() < end:
             _C.ema_update(average, source, 0.5)
-    finally:
-        stop.set()
-        thread.join()
-        sys.setswitchinterval(interval)
-        _C.configure(**before)

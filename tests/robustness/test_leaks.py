@@ -18,7 +18,7 @@ from yolov5_utils import _C, _native
 from yolov5_utils.ops.fuse import convolution_prototype
 
 from ..support import Holder
-from .outcomes import bits
+from .outcomes import state
 from .producers import Producer
 
 STATM = Path("/proc/self/statm")
@@ -173,9 +173,8 @@ def frozen_heap() -> Iterator[None]:
 def way(request: pytest.FixtureRequest) -> Iterator[None]:
     """Both ways to a tensor's memory, with the GIL kept and with it released."""
     _C.register_torch(_native.TorchFacts(use_exchange="capsule" not in request.param))
-    before = _C.configure(gil_bytes=0 if "pinned" in request.param else 2**40)
+    _C.configure(gil_bytes=0 if "pinned" in request.param else 2**40)
     yield
-    _C.configure(**before)
     _C.register_torch(_native.TorchFacts())
 
 
@@ -272,7 +271,7 @@ def test_no_memory() -> None:
     for call, usual in calls:
         lasting = 0
         for at in range(200):
-            before = [bits(t) for t in watched.state_dict().values()]
+            before = state(watched)
             failure: BaseException | None = None
             nomemory.set_nomemory(at, at + 1)
             try:
@@ -285,7 +284,7 @@ def test_no_memory() -> None:
             if isinstance(failure, KeyError):
                 assert failure.args == ("1.weight",)
             if failure is not None:
-                assert [bits(t) for t in watched.state_dict().values()] == before
+                assert state(watched) == before
             lasting = 0 if isinstance(failure, MemoryError) else lasting + 1
             if lasting == 8:  # behind the last allocation
                 break

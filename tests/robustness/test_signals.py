@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import random
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from yolov5_utils import _C, _native
 from yolov5_utils.ops.prune import prune_layers
 from yolov5_utils.torch_utils import (
     ModelEMA,
@@ -28,13 +27,6 @@ from yolov5_utils.torch_utils import (
 LATEST_S = 2e-3  # of a round's signal
 
 pytestmark = pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timers here")
-
-
-@pytest.fixture(params=["exchange", "capsule"])
-def way(request: pytest.FixtureRequest) -> Iterator[str]:
-    _C.register_torch(_native.TorchFacts(use_exchange=request.param == "exchange"))
-    yield request.param
-    _C.register_torch(_native.TorchFacts())
 
 
 def calls() -> dict[str, Callable[[], Any]]:
@@ -59,7 +51,9 @@ def raised() -> RuntimeError:
 
 
 @pytest.mark.parametrize("name", calls())
-def test_no_exception_is_lost(name: str, way: str, rounds: Callable[[int], range]) -> None:
+def test_no_exception_is_lost(
+    name: str, way_to_memory: str, rounds: Callable[[int], range]
+) -> None:
     call = calls()[name]
     for _ in range(3):  # what is tried on first use
         call()

@@ -3,14 +3,9 @@ torch's own operations have room. They run in a process of their own, which a fu
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from ..support import python
 
 CHILD = """
 import sys, threading
@@ -93,12 +88,6 @@ NAMES = {
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("kind", NAMES)
 def test_on_a_small_stack(kind: str, threads: int) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", CHILD, str(threads), *NAMES[kind]],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])},
-    )
+    done = python("-c", CHILD, str(threads), *NAMES[kind])
     assert done.returncode == 0, f"exit code {done.returncode}: {done.stdout}{done.stderr}"
     assert done.stdout.splitlines()[-1] == "all done"

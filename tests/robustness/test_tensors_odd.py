@@ -3,7 +3,6 @@ bits that change their meaning; and dtypes and layouts the kernels do not know."
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -15,11 +14,10 @@ from yolov5_utils import _C, _native, reference
 from yolov5_utils.ops.ema import ModelEMA, update_modules
 from yolov5_utils.ops.sparsity import sparsity
 
-from ..support import Holder
+from ..support import FLOATING, Holder
 from .outcomes import Pair, assert_like_original, bits
 
 Maker = Callable[[], Tensor]
-FLOATING = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
 def block(start: float = 0.0, count: int = 24) -> Tensor:
@@ -36,24 +34,6 @@ def emptied() -> Tensor:
     view = whole[10:]
     whole.untyped_storage().resize_(0)
     return view
-
-
-def nested() -> Tensor:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return torch.nested.nested_tensor([block(0, 2), block(3, 3)])
-
-
-def quantised() -> Tensor:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return torch.quantize_per_tensor(block(), 0.1, 0, torch.qint8)
-
-
-def sparse_rows() -> Tensor:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return torch.eye(3).to_sparse_csr()
 
 
 class Wrapped(Tensor):
@@ -94,10 +74,10 @@ TENSORS: dict[str, Maker] = {
     "unsigned_16": lambda: torch.arange(24).to(torch.uint16),
     "unsigned_64": lambda: torch.arange(24).to(torch.uint64),
     "bool": lambda: torch.arange(24) > 5,
-    "quantised": quantised,
+    "quantised": lambda: torch.quantize_per_tensor(block(), 0.1, 0, torch.qint8),
     "sparse": lambda: torch.eye(3).to_sparse(),
-    "sparse_rows": sparse_rows,
-    "nested": nested,
+    "sparse_rows": lambda: torch.eye(3).to_sparse_csr(),
+    "nested": lambda: torch.nested.nested_tensor([block(0, 2), block(3, 3)]),
     "meta": lambda: torch.empty(24, device="meta"),
     "subclass": lambda: block().as_subclass(Wrapped),
     "inference": lambda: _inference(),
@@ -211,25 +191,21 @@ def test_parameters_in_one_flat_buffer() -> None:
 
 @pytest.mark.parametrize("elements", [700, 40_000])
 def test_tied_entries_in_order_on_every_thread(
-    elements: int, threads: int, rounds: Callable[[int], range]
+    elements: int, threads: int, pool: None, rounds: Callable[[int], range]
 ) -> None:
     """Memory written twice is written in order, however eager the pool."""
-    before = _C.configure(parallel_bytes=0, gil_bytes=0)
-    try:
-        for seed in rounds(15):
+    for seed in rounds(15):
 
-            def build(seed: int = seed) -> Pair:
-                torch.manual_seed(seed)
-                tied = torch.randn(elements)
-                return Holder(*[tied] * 12), Holder(*torch.randn(12, elements))
+        def build(seed: int = seed) -> Pair:
+            torch.manual_seed(seed)
+            tied = torch.randn(elements)
+            return Holder(*[tied] * 12), Holder(*torch.randn(12, elements))
 
-            average, source = build()
-            update_modules(average, source, 0.9)
-            expected, source = build()
-            reference.ema_update(expected, source, 0.9)
-            assert torch.equal(average.b0, expected.b0)
-    finally:
-        _C.configure(**before)
+        average, source = build()
+        update_modules(average, source, 0.9)
+        expected, source = build()
+        reference.ema_update(expected, source, 0.9)
+        assert torch.equal(average.b0, expected.b0)
 
 
 @pytest.mark.parametrize("name", ["zero_tensor", "negative_dense", "unaligned", "every_second"])
@@ -289,23 +265,10 @@ def test_decays(name: str, last: Maker) -> None:
     assert_like_original(lambda: (Holder(block(), last()), Holder(block(4), last())), decay)
 
 
-def with_settings(function: Callable[..., Any], **settings: Any) -> Callable[..., Any]:
-    """The function, run under other settings of the extension."""
-
-    def run(*args: Any) -> Any:
-        before = _C.configure(**settings)
-        try:
-            return function(*args)
-        finally:
-            _C.configure(**before)
-
-    return run
-
-
 @pytest.mark.parametrize("gil_bytes", [0, 2**40], ids=["without_gil", "with_gil"])
-def test_version_counters_rise(gil_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_version_counters_rise(gil_bytes: int) -> None:
     """Autograd must notice each write, tied entries and views included."""
-    monkeypatch.setattr(_C, "ema_update", with_settings(_C.ema_update, gil_bytes=gil_bytes))
+    _C.configure(gil_bytes=gil_bytes)
     model = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3))
     model[0].bias = nn.Parameter(torch.ones(9)[::3])
     ema = ModelEMA(model)

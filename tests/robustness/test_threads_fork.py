@@ -17,12 +17,11 @@ import torch
 from torch import nn
 
 from yolov5_utils import _C, _native
-from yolov5_utils.ops import OPERATIONS
 from yolov5_utils.ops.ema import ModelEMA, update_modules
 from yolov5_utils.ops.sparsity import sparsity
 
-from ..support import Holder, original
-from .outcomes import bits, in_child
+from ..support import Holder, meanwhile, original, takes
+from .outcomes import in_child, state
 
 SETTINGS = {
     "pool": {"parallel_bytes": 0, "gil_bytes": 0},
@@ -32,14 +31,10 @@ SETTINGS = {
 
 
 @pytest.fixture(params=SETTINGS)
-def settings(request: pytest.FixtureRequest) -> Iterator[None]:
+def settings(request: pytest.FixtureRequest) -> None:
     """How calls run: on torch's pool, on their own thread without the GIL, or with it."""
-    before = _C.configure(**SETTINGS[request.param])
-    interval = sys.getswitchinterval()
+    _C.configure(**SETTINGS[request.param])
     sys.setswitchinterval(1e-5)
-    yield
-    sys.setswitchinterval(interval)
-    _C.configure(**before)
 
 
 def model(seed: int, width: int = 48) -> nn.Module:
@@ -47,10 +42,6 @@ def model(seed: int, width: int = 48) -> nn.Module:
     return nn.Sequential(
         nn.Conv2d(3, width, 3), nn.BatchNorm2d(width), nn.Conv2d(width, width, 3), nn.Linear(9, 9)
     )
-
-
-def state(module: nn.Module) -> list[Any]:
-    return [bits(t) for t in module.state_dict().values()]
 
 
 def test_threads_with_an_average_each(settings: None) -> None:
@@ -74,27 +65,10 @@ def test_threads_with_an_average_each(settings: None) -> None:
 
 def busy(change: Callable[[], None], call: Callable[[], object], seconds: float) -> None:
     """Calls `call` while another thread keeps changing things; a crash is the failure."""
-    stop = threading.Event()
-    errors: list[BaseException] = []
-
-    def keep_changing() -> None:
-        while not stop.is_set():
-            try:
-                change()
-            except BaseException as error:
-                errors.append(error)
-                return
-
-    other = threading.Thread(target=keep_changing)
-    other.start()
-    end = time.monotonic() + seconds
-    try:
+    with meanwhile(change):
+        end = time.monotonic() + seconds
         while time.monotonic() < end:
             call()
-    finally:
-        stop.set()
-        other.join()
-    assert not errors
 
 
 @pytest.mark.parametrize("function", ["update", "sparsity"])
@@ -150,7 +124,6 @@ def test_another_thread_replaces_the_memory(function: str) -> None:
 
 def test_configure_from_several_threads() -> None:
     """Settings stay valid; a change of one does not undo another's."""
-    before = _C.configure()
 
     def keep_level() -> None:
         for _ in range(300):
@@ -160,48 +133,38 @@ def test_configure_from_several_threads() -> None:
         for i in range(300):
             _C.configure(parallel_bytes=i)
 
-    try:
-        with ThreadPoolExecutor(2) as pool:
-            for job in [pool.submit(keep_level), pool.submit(keep_bytes)]:
-                job.result()
-        after = _C.configure()
-        assert (after["level"], after["parallel_bytes"]) == ("portable", 299)
-    finally:
-        _C.configure(**before)
+    with ThreadPoolExecutor(2) as pool:
+        for job in [pool.submit(keep_level), pool.submit(keep_bytes)]:
+            job.result()
+    after = _C.configure()
+    assert (after["level"], after["parallel_bytes"]) == ("portable", 299)
 
 
-def test_forked_child_never_waits_for_the_pool() -> None:
+def test_forked_child_never_waits_for_the_pool(pool: None) -> None:
     """The pool's threads do not exist in a child; a task given to them would never end."""
-    before = _C.configure(parallel_bytes=0, gil_bytes=0)
-    threads = torch.get_num_threads()
     torch.set_num_threads(2)
-    try:
-        average, source = model(1, 256), model(2, 256)
-        update_modules(average, source, 0.5)  # the pool has been used
-        sparsity(source)
-        torch.ones(1_000_000).mul_(2)
-        calls = dict(OPERATIONS["ema"].calls)
+    average, source = model(1, 256), model(2, 256)
+    update_modules(average, source, 0.5)  # the pool has been used
+    sparsity(source)
+    torch.ones(1_000_000).mul_(2)
 
-        def child() -> None:
-            for _ in range(3):
-                _C.ema_update(average, source, 0.5)
-                _C.count_module_zeros(source)
-                ModelEMA(Holder(torch.ones(3))).update(Holder(torch.zeros(3)))
+    def child() -> None:
+        for _ in range(3):
+            _C.ema_update(average, source, 0.5)
+            _C.count_module_zeros(source)
+            ModelEMA(Holder(torch.ones(3))).update(Holder(torch.zeros(3)))
 
-            def grandchild() -> None:
-                _C.ema_update(average, source, 0.5)
+        def grandchild() -> None:
+            _C.ema_update(average, source, 0.5)
 
-            in_child(grandchild, 10)
+        in_child(grandchild, 10)
 
+    with takes("ema"):
         in_child(child, 20)
         expected = state(average)
         in_child(lambda: _C.ema_update(average, source, 0.5), 20)
         assert state(average) == expected  # a child has its own memory
         update_modules(average, source, 0.5)  # and the parent goes on
-        assert OPERATIONS["ema"].calls["C"] == calls["C"] + 1
-    finally:
-        torch.set_num_threads(threads)
-        _C.configure(**before)
 
 
 @pytest.fixture

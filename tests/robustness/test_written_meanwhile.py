@@ -8,7 +8,6 @@ import itertools
 import os
 import random
 import sys
-import threading
 import time
 from collections.abc import Callable
 from contextlib import redirect_stdout
@@ -21,13 +20,13 @@ from torch import Tensor, nn
 from yolov5_utils import _C, _native
 from yolov5_utils.torch_utils import ModelEMA, fuse_conv_and_bn, prune, scale_img, sparsity
 
+from ..support import FLOATING, meanwhile
 from .outcomes import in_child
 
 SECONDS = 0.25 * int(os.environ.get("YOLOV5_UTILS_TEST_ROUNDS", "1"))
 GUARD = 7.0
 SPACE = 1024  # elements of a guard on either side
-FLOATING = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
-NARROW = FLOATING if _native.TorchFacts().half_scalars_stay_float32 else FLOATING[::3]
+NARROW = FLOATING if _native.TorchFacts().half_scalars_stay_float32 else FLOATING[:2]
 
 
 class Guarded:
@@ -53,7 +52,8 @@ class Guarded:
             assert (memory[-SPACE:] == GUARD).all(), "written behind a tensor"
 
 
-def keep_writing(tensors: list[Tensor], stop: threading.Event, seed: int) -> None:
+def writer_of(tensors: list[Tensor], seed: int) -> Callable[[], object]:
+    """What writes to a drawn one of the tensors in a drawn way."""
     draw = random.Random(seed)
     ways: tuple[Callable[[Tensor], object], ...] = (
         lambda t: t.fill_(1.0),
@@ -61,8 +61,7 @@ def keep_writing(tensors: list[Tensor], stop: threading.Event, seed: int) -> Non
         lambda t: t.zero_(),
         lambda t: t.fill_(float("nan")),
     )
-    while not stop.is_set():
-        draw.choice(ways)(draw.choice(tensors))
+    return lambda: draw.choice(ways)(draw.choice(tensors))
 
 
 def convolution(guarded: Guarded, dtype: torch.dtype, width: int = 128) -> nn.Conv2d:
@@ -135,7 +134,7 @@ CALLS = {
     "prune": (prune_in_place, FLOATING),
     "prune_model": (prune_a_model, FLOATING[:1]),
     "ema": (update, NARROW),
-    "sparsity": (count, FLOATING[:2]),
+    "sparsity": (count, (torch.float32, torch.float16)),
     "fuse": (fuse, FLOATING),
     "scale_img": (scale, FLOATING[:1]),
 }
@@ -152,16 +151,10 @@ def test_written_meanwhile(name: str, dtype: torch.dtype) -> None:
         sys.setswitchinterval(1e-6)
         guarded = Guarded()
         call = CALLS[name][0](guarded, dtype)
-        stop = threading.Event()
-        writer = threading.Thread(target=keep_writing, args=(guarded.tensors, stop, 11))
-        writer.start()
-        end = time.monotonic() + SECONDS
-        try:
+        with meanwhile(writer_of(guarded.tensors, 11)):
+            end = time.monotonic() + SECONDS
             while time.monotonic() < end:
                 call()
-        finally:
-            stop.set()
-            writer.join()
         guarded.check()
 
     in_child(work, 60 + SECONDS)

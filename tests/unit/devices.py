@@ -79,9 +79,5 @@ def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> I
     yield Device(gpu, "CUDA")
 
 
-def ways(operation: str) -> dict[str, int]:
+def calls_of(operation: str) -> dict[str, int]:
     return dict(OPERATIONS[operation].calls)
-
-
-def way_since(operation: str, before: dict[str, int]) -> set[str]:
-    return {way for way, calls in ways(operation).items() if calls > before[way]}

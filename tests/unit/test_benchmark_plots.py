@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 from .. import older_torch
+from ..support import ROOT, python
 
 pytest.importorskip("matplotlib", reason="the pictures need matplotlib")
 if older_torch.APPLIES:
@@ -19,7 +18,6 @@ if older_torch.APPLIES:
 from benchmarks import __main__ as report
 from benchmarks import bench_time_synchronized, harness, peers, plots, summary
 
-ROOT = Path(__file__).parents[2]
 ABOUT = {
     "cpu": "A CPU",
     "cores": 2,
@@ -134,8 +132,7 @@ def test_documents_are_written(tmp_path):
 def test_pictures_can_be_drawn_again(tmp_path):
     source = tmp_path / "figures.json"
     harness.write_json(CONTENT, source)
-    command = [sys.executable, "-m", "benchmarks.plots", source, tmp_path / "out"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    done = python("-m", "benchmarks.plots", source, tmp_path / "out")
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == [str(tmp_path / "out" / n) for n in ("speed.png", "limit.png")]
 

@@ -10,7 +10,6 @@ import json
 import pkgutil
 import re
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -18,17 +17,12 @@ from typing import Any
 import pytest
 import torch
 
-from yolov5_utils import (
-    _C,
-    __version__,
-    probe,
-    reference,
-    torch_utils,
-)
+from yolov5_utils import _C, __version__, probe, reference, torch_utils
 from yolov5_utils.commands import cli, info, selftest
 from yolov5_utils.ops import OPERATIONS
 
 from .. import older_torch
+from ..support import client_text
 from .command_line import OURS, ROOT, STOCK, Result, run
 
 
@@ -216,17 +210,6 @@ def test_info_tells_what_it_would_do_to_the_clients_it_finds(tmp_path: Path) -> 
     assert [client["module"] for client in facts["clients"]] == ["utils.torch_utils"]
     text = run(OURS, "info", folder=tmp_path, **environment).stdout
     assert re.search("found here: utils.torch_utils +not YOLOv5's: it defines no class", text)
-
-
-def client_text() -> str:
-    """The text of a small client that the overlay knows."""
-    sys.path.insert(0, str(Path(__file__).parents[1] / "overlay"))
-    try:
-        from synthetic import text_of
-    finally:
-        del sys.path[0]
-    text: str = text_of("7.0")
-    return text
 
 
 def test_info_finds_a_package_in_this_folder(tmp_path: Path) -> None:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import sysconfig
 from pathlib import Path
 
@@ -13,16 +10,7 @@ import torch
 
 from yolov5_utils import _C, _native, switches
 
-
-def python(code: str, *options: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """`code` in a fresh interpreter."""
-    return subprocess.run(
-        [sys.executable, *options, "-c", code],
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+from ..support import python
 
 
 def test_configure_returns_what_was() -> None:
@@ -60,19 +48,19 @@ def test_level_that_this_cpu_lacks() -> None:
 def test_best_level_is_the_default() -> None:
     code = "from yolov5_utils import _native; print(_native._C.info()['level'])"
     best = _C.info()["levels_found"][-1]
-    assert python(code, YOLOV5_UTILS_CPU="").stdout.strip() == best
+    assert python("-c", code, YOLOV5_UTILS_CPU="").stdout.strip() == best
 
 
 def test_level_from_the_environment(level: str) -> None:
     code = "from yolov5_utils import _native; print(_native._C.info()['level'])"
-    assert python(code, YOLOV5_UTILS_CPU=level).stdout.strip() == level
+    assert python("-c", code, YOLOV5_UTILS_CPU=level).stdout.strip() == level
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("switch", switches.ALL, ids=lambda s: s.name)
 def test_unknown_value_lists_the_valid_ones(switch: switches.Switch) -> None:
     code = "from yolov5_utils import overlay, torch_utils; overlay.install()"
-    done = python(code, **{switch.name: "wrong"})
+    done = python("-c", code, **{switch.name: "wrong"})
     assert done.returncode != 0
     message = done.stderr.strip().splitlines()[-1]
     assert f"{switch.name}='wrong'" in message
@@ -92,7 +80,7 @@ MODEL = "import torch; from yolov5_utils import ops, torch_utils as t; m = torch
 
 def test_backend_torch() -> None:
     code = MODEL + "t.sparsity(m); t.ModelEMA(m).update(m); print(ops.OPERATIONS)"
-    done = python(code, YOLOV5_UTILS_BACKEND="torch")
+    done = python("-c", code, YOLOV5_UTILS_BACKEND="torch")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("'YOLOV5_UTILS_BACKEND=torch': 1") == 2
     assert "'C': 1" not in done.stdout
@@ -100,8 +88,8 @@ def test_backend_torch() -> None:
 
 def test_strict_refuses_the_torch_way() -> None:
     code = MODEL + "e = t.ModelEMA(m); e.decay = lambda x: torch.tensor(0.5); e.update(m)"
-    assert python(code, YOLOV5_UTILS_STRICT="0").returncode == 0
-    done = python(code, YOLOV5_UTILS_STRICT="1")
+    assert python("-c", code, YOLOV5_UTILS_STRICT="0").returncode == 0
+    done = python("-c", code, YOLOV5_UTILS_STRICT="1")
     assert "RuntimeError: ema: C cannot run this call (decay: not a Python float)" in done.stderr
 
 
@@ -120,8 +108,8 @@ def test_missing_extension_names_the_remedy(tmp_path: Path) -> None:
     installed = sysconfig.get_paths()["purelib"]  # without its .pth files: they may lead to _C
     paths = [str(tmp_path), installed, str(Path(torch.__file__).parents[1])]
     code = f"import sys; sys.path[:0] = {paths!r}; import yolov5_utils._native"
-    done = python(code, "-S")
+    done = python("-S", "-c", code)
     assert "ImportError: yolov5_utils: the C extension" in done.stderr
     assert "pip install" in done.stderr
     (package / "_C.abi3.so").write_bytes(b"not a library")
-    assert "pip install" in python(code, "-S").stderr
+    assert "pip install" in python("-S", "-c", code).stderr

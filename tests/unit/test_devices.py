@@ -31,13 +31,12 @@ from yolov5_utils.torch_utils import (
 )
 
 from .. import older_torch
-from ..support import FLOATING, Holder, assert_same_bits, original, values
-from .devices import Device, way_since, ways
+from ..support import DECAY, FLOATING, Holder, assert_same_bits, original, takes, values
+from .devices import Device, calls_of
 from .ema_models import Net, trained
 from .test_scale_img import original as original_scale_img
 
 SIZES = (*range(40), 97, 255, 256, 257, 1000, 4099, 70_001)
-DECAY = 0.9987
 
 
 def check_ema(
@@ -45,14 +44,20 @@ def check_ema(
 ) -> None:
     """One update against the original's loop on the same device."""
     average, source = average.to(device.place), source.to(device.place)
-    expected, before = copy.deepcopy(average), ways("ema")
+    expected = copy.deepcopy(average)
     original(expected, source, decay)
     ema = ModelEMA(nn.Identity())
     ema.ema, ema.decay = average, lambda _: decay
-    ema.update(source)
-    assert way_since("ema", before) == {way or device.way}
+    with takes("ema", way or device.way):
+        ema.update(source)
+    assert_same_state(average, expected)
+
+
+def assert_same_state(found: nn.Module, expected: nn.Module) -> None:
+    """Equal bits of all entries, wherever they are."""
+    state = found.state_dict()
     for key, value in expected.state_dict().items():
-        assert_same_bits(average.state_dict()[key].cpu(), value.cpu())
+        assert_same_bits(state[key].cpu(), value.cpu())
 
 
 def way_of(device: Device, *dtypes: torch.dtype) -> str:
@@ -122,16 +127,9 @@ def test_ema_of_tied_tensors(device: Device) -> None:
     shared = values(1000, torch.float32, 1).to(device.place)
     average, source = (
         Holder(shared, shared, shared[100:300]),
-        Holder(*(values(size, torch.float32, size).to(device.place) for size in (1000, 1000, 200))),
+        Holder(*(values(size, torch.float32, size) for size in (1000, 1000, 200))),
     )
-    expected = copy.deepcopy(average)
-    original(expected, source, DECAY)
-    ema, before = ModelEMA(nn.Identity()), ways("ema")
-    ema.ema, ema.decay = average, lambda _: DECAY
-    ema.update(source)
-    assert way_since("ema", before) == {"torch" if device.way == "CUDA" else device.way}
-    for key, value in expected.state_dict().items():
-        assert_same_bits(average.state_dict()[key].cpu(), value.cpu())
+    check_ema(average, source, device, way="torch" if device.way == "CUDA" else "")
 
 
 def test_ema_tells_autograd(device: Device) -> None:
@@ -150,25 +148,22 @@ def with_zeros(size: int, dtype: torch.dtype, seed: int) -> Tensor:
 
 def check_sparsity(model: nn.Module, device: Device, way: str = "") -> None:
     model = model.to(device.place)
-    expected, before = reference.sparsity(model), ways("sparsity")
-    found = sparsity(model)
-    assert way_since("sparsity", before) == {way or device.way}
+    expected = reference.sparsity(model)
+    with takes("sparsity", way or device.way):
+        found = sparsity(model)
     assert found.device == expected.device
     assert found.shape == expected.shape
     assert_same_bits(found.cpu(), expected.cpu())
 
 
-class Parameters(nn.Module):
+def parameters(*tensors: Tensor) -> nn.Module:
     """A module of parameters alone."""
-
-    def __init__(self, *tensors: Tensor) -> None:
-        super().__init__()
-        self.list = nn.ParameterList([nn.Parameter(t, requires_grad=False) for t in tensors])
+    return nn.ParameterList([nn.Parameter(t, requires_grad=False) for t in tensors])
 
 
 @pytest.mark.parametrize("dtype", FLOATING, ids=str)
 def test_sparsity_dtypes(device: Device, dtype: torch.dtype) -> None:
-    check_sparsity(Parameters(*(with_zeros(size, dtype, size) for size in SIZES)), device)
+    check_sparsity(parameters(*(with_zeros(size, dtype, size) for size in SIZES)), device)
 
 
 def test_sparsity_mixed_and_tied(device: Device) -> None:
@@ -180,11 +175,9 @@ def test_sparsity_mixed_and_tied(device: Device) -> None:
 
 
 def test_sparsity_in_double(device: Device) -> None:
+    model = parameters(*(with_zeros(size, torch.float32, 1) for size in SIZES))
     torch.set_default_dtype(torch.float64)
-    try:
-        check_sparsity(Parameters(*(with_zeros(size, torch.float32, 1) for size in SIZES)), device)
-    finally:
-        torch.set_default_dtype(torch.float32)
+    check_sparsity(model, device)
 
 
 @pytest.mark.parametrize("exact", [True, False], ids=("from 6.1", "before"))
@@ -198,11 +191,11 @@ def test_the_overlays_sparsity(device: Device, exact: bool) -> None:
             zeros += (parameter == 0).sum()
         return zeros / elements
 
-    model = Parameters(*(with_zeros(size, torch.float32, size) for size in SIZES)).to(device.place)
+    model = parameters(*(with_zeros(size, torch.float32, size) for size in SIZES)).to(device.place)
     replaced = replacements._sparsity(replacements, original_sparsity, SparsityForm(exact=exact))
-    before = ways("sparsity")
-    found, expected = replaced(model), original_sparsity(model)
-    assert way_since("sparsity", before) == {device.way}
+    with takes("sparsity", device.way):
+        found = replaced(model)
+    expected = original_sparsity(model)
     assert found.device == expected.device
     assert_same_bits(found.cpu(), expected.cpu())
 
@@ -210,7 +203,7 @@ def test_the_overlays_sparsity(device: Device, exact: bool) -> None:
 def test_sparsity_rounds_as_the_original_above_2_to_the_24(device: Device) -> None:
     """The float32 sum of zeros is no longer exact there, and depends on the order."""
     sizes = ((1 << 24) + 1, 3, 5, 7, 1_000_001, 1, 1)
-    check_sparsity(Parameters(*(torch.zeros(size) for size in sizes)), device)
+    check_sparsity(parameters(*(torch.zeros(size) for size in sizes)), device)
 
 
 def pruned_by_sorting(weights: Tensor, count: int) -> Tensor:
@@ -262,10 +255,9 @@ def convolutions(seed: int, dtype: torch.dtype = torch.float32) -> nn.Module:
 def test_prune_models(device: Device, dtype: torch.dtype) -> None:
     """As torch's pruning leaves them, but for equally small weights at the threshold."""
     ours = convolutions(1, dtype).to(device.place)
-    theirs, before = copy.deepcopy(ours), ways("prune")
-    kept = list(ours.parameters())
-    prune_module.prune_layers(ours, 0.3)
-    assert way_since("prune", before) == {device.way}
+    theirs, kept = copy.deepcopy(ours), list(ours.parameters())
+    with takes("prune", device.way):
+        prune_module.prune_layers(ours, 0.3)
     reference.prune_layers(theirs, 0.3)
     assert list(ours.state_dict()) == list(theirs.state_dict())
     assert {id(p) for p in ours.parameters()} == {id(p) for p in kept}
@@ -285,9 +277,8 @@ def test_prune_prints(device: Device, capsys: pytest.CaptureFixture[str]) -> Non
 def check_scale_img(img: Tensor, ratio: float, device: Device, **options: object) -> None:
     img = img.to(device.place)
     expected = original_scale_img(img, ratio, **options)
-    before = ways("scale_img")
-    found = scale_img(img, ratio, **options)
-    assert way_since("scale_img", before) == {device.way}, OPERATIONS["scale_img"].reasons
+    with takes("scale_img", device.way):
+        found = scale_img(img, ratio, **options)
     assert found.stride() == expected.stride()
     assert_same_bits(found.cpu(), expected.cpu())
 
@@ -319,9 +310,8 @@ def test_scale_img(device: Device, dtype: torch.dtype, order: torch.memory_forma
 
 def test_scale_img_wants_gradients(device: Device) -> None:
     img = torch.rand(1, 3, 64, 64, device=device.place, requires_grad=True)
-    before = ways("scale_img")
-    scale_img(img, 0.5).sum().backward()
-    assert way_since("scale_img", before) == {"torch"}
+    with takes("scale_img", "torch"):
+        scale_img(img, 0.5).sum().backward()
     assert img.grad is not None
 
 
@@ -363,6 +353,14 @@ def assert_same_fused(found: nn.Conv2d, expected: nn.Conv2d) -> None:
         assert getattr(found, name) == getattr(expected, name)
 
 
+def check_fuse(conv: nn.Conv2d, bn: nn.BatchNorm2d, way: str) -> None:
+    """The reference's bits, on this way."""
+    expected = reference.fuse_conv_and_bn(conv, bn)
+    with takes("fuse", way):
+        found = fuse_conv_and_bn(conv, bn)
+    assert_same_fused(found, expected)
+
+
 @pytest.mark.parametrize("dtype", FLOATING, ids=str)
 def test_fuse(device: Device, dtype: torch.dtype) -> None:
     for seed, (channels, bias, groups) in enumerate(
@@ -370,11 +368,9 @@ def test_fuse(device: Device, dtype: torch.dtype) -> None:
     ):
         conv, bn = pair(channels, dtype, seed, bias, groups)
         conv, bn = conv.to(device.place), bn.to(device.place)
-        before, random_state = ways("fuse"), torch.get_rng_state()
-        found = fuse_conv_and_bn(conv, bn)
+        random_state = torch.get_rng_state()
+        check_fuse(conv, bn, device.way)
         assert torch.equal(torch.get_rng_state(), random_state)
-        assert way_since("fuse", before) == {device.way}, OPERATIONS["fuse"].reasons
-        assert_same_fused(found, reference.fuse_conv_and_bn(conv, bn))
 
 
 def test_fuse_weights_that_are_no_numbers(device: Device) -> None:
@@ -407,9 +403,8 @@ class Block(nn.Module):
 def test_fuse_model(device: Device) -> None:
     model = nn.Sequential(*(Block((8, 8), seed) for seed in range(9))).to(device.place)
     expected = [reference.fuse_conv_and_bn(block.conv, block.bn) for block in model]
-    before = ways("fuse")
-    fuse_model(model)
-    assert way_since("fuse", before) == {device.way}
+    with takes("fuse", device.way, len(model)):
+        fuse_model(model)
     for block, conv in zip(model, expected, strict=True):
         assert not hasattr(block, "bn")
         assert_same_fused(block.conv, conv)
@@ -452,7 +447,7 @@ def test_without_memory_to_try_variants(
     problem: type[Exception],
 ) -> None:
     """The call itself may still have room; and the next one tries again."""
-    image, before = torch.rand(1, 3, 99, 130, device=device.place), ways("scale_img")
+    image = torch.rand(1, 3, 99, 130, device=device.place)
     expected = original_scale_img(image, 0.83)
 
     def full(*arguments: object) -> bool:
@@ -460,8 +455,8 @@ def test_without_memory_to_try_variants(
 
     with monkeypatch.context() as patched:
         patched.setattr(scale_img_module, "_agrees", full)
-        assert_same_bits(scale_img(image, 0.83).cpu(), expected.cpu())
-    assert way_since("scale_img", before) == {"torch"}
+        with takes("scale_img", "torch"):
+            assert_same_bits(scale_img(image, 0.83).cpu(), expected.cpu())
     assert untried._found == {}
     check_scale_img(image, 0.83, device)
 
@@ -476,13 +471,13 @@ def test_each_pair_of_a_model_is_counted_once(
     model = model.to(device.place)
     if not library:
         _C.use_cuda_library(None)
-    before, reasons = ways(path), sum(OPERATIONS[path].reasons.values())
-    fuse_model(model)
+    reasons = sum(OPERATIONS[path].reasons.values())
     way = "torch" if device.way == "CUDA" and not library else device.way
-    assert ways(path) == {**before, way: before[way] + 9}
+    with takes(path, way, 9):
+        fuse_model(model)
     noted = sum(OPERATIONS[path].reasons.values()) - reasons
     assert noted == (9 if way == "torch" else 0)
     one_row = nn.Sequential(Block((8, 8), 1), Block((8, 1), 2)).to(device.place)
-    before = ways(path)
+    before = calls_of(path)
     fuse_model(one_row)  # on a GPU the original's product has its own bits for the second
-    assert sum(ways(path).values()) == sum(before.values()) + 2
+    assert sum(calls_of(path).values()) == sum(before.values()) + 2

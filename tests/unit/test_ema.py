@@ -5,44 +5,17 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from yolov5_utils import _C, _native
+from yolov5_utils import _C
 
-from ..support import (
-    DECAY,
-    FLOATING,
-    Holder,
-    assert_same_bits,
-    original,
-    values,
-)
+from ..support import DECAY, FLOATING, Holder, assert_same_bits, original, values
 
 SIZES = (*range(98), 1000, 100_003)
-
-
-@pytest.fixture(params=("exchange", "capsule"))
-def way(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Both ways to a tensor's memory: the exchange table, and capsules as in older torch."""
-    found = _C.register_torch(_native.TorchFacts(use_exchange=request.param == "exchange"))
-    if request.param == "exchange" and not found:
-        _C.register_torch(_native.TorchFacts())
-        pytest.skip("this torch has no exchange table")
-    yield request.param
-    _C.register_torch(_native.TorchFacts())
-
-
-@pytest.fixture
-def pool() -> Iterator[None]:
-    """torch's thread pool for every call, however small."""
-    before = _C.configure(parallel_bytes=0, gil_bytes=0)
-    yield
-    _C.configure(**before)
 
 
 def check(average: nn.Module, source: nn.Module, decay: float = DECAY) -> None:
@@ -161,7 +134,7 @@ def test_zero_dimensions_and_many(level: str) -> None:
     )
 
 
-def test_both_ways_to_a_tensor(level: str, way: str) -> None:
+def test_both_ways_to_a_tensor(level: str, way_to_memory: str) -> None:
     averages = [values(317, dtype, 7) for dtype in FLOATING]
     sources = [values(317, dtype, 8) for dtype in FLOATING]
     counter = torch.tensor(5)
@@ -195,15 +168,11 @@ def test_same_bits_on_every_thread_count(level: str, pool: None) -> None:
     averages = [values(n, torch.float32, n) for n in sizes]
     sources = [values(n, torch.float32, n + 1) for n in sizes]
     results = []
-    before = torch.get_num_threads()
-    try:
-        for count in (1, 2, 3, 5):
-            torch.set_num_threads(count)
-            updated = Holder(*(t.clone() for t in averages))
-            _C.ema_update(updated, Holder(*sources), DECAY)
-            results.append(list(updated.buffers()))
-    finally:
-        torch.set_num_threads(before)
+    for count in (1, 2, 3, 5):
+        torch.set_num_threads(count)
+        updated = Holder(*(t.clone() for t in averages))
+        _C.ema_update(updated, Holder(*sources), DECAY)
+        results.append(list(updated.buffers()))
     for other in results[1:]:
         for a, b in zip(results[0], other, strict=True):
             assert_same_bits(a, b)

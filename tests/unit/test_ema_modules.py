@@ -15,12 +15,11 @@ from yolov5_utils import _C, reference
 from yolov5_utils.torch_utils import ModelEMA
 
 from ..support import original
-from .ema_models import Net, assert_state, check, snapshot, trained
+from .ema_models import Net, assert_state, averaged, check, snapshot, trained
 
 
 def test_many_updates(level: str) -> None:
-    model = Net()
-    ema = ModelEMA(model)
+    model, ema = averaged()
     for step in range(1, 12):
         check(ema, trained(model, step))
         assert ema.updates == step
@@ -39,8 +38,7 @@ def test_attributes() -> None:
 
 
 def test_decay_and_updates_are_read_at_every_update() -> None:
-    model = Net()
-    ema = ModelEMA(model)
+    model, ema = averaged()
     ema.updates = 1000
     check(ema, trained(model))
     assert ema.updates == 1001
@@ -49,12 +47,11 @@ def test_decay_and_updates_are_read_at_every_update() -> None:
 
 
 def test_decay_that_is_no_float() -> None:
-    model = Net()
-    ema = ModelEMA(model)
+    model, ema = averaged()
     ema.decay = lambda x: torch.tensor([0.5])
-    check(ema, trained(model), takes="torch")
+    check(ema, trained(model), way="torch")
     ema.decay = lambda x: 1
-    check(ema, trained(model), takes="torch")
+    check(ema, trained(model), way="torch")
 
 
 def test_wrapped_models() -> None:
@@ -68,8 +65,7 @@ def test_wrapper_subclass_is_not_unwrapped() -> None:
     class Parallel(nn.DataParallel):
         pass
 
-    model = Net()
-    ema = ModelEMA(model)
+    model, ema = averaged()
     expected = snapshot(ema.ema)
     with pytest.raises(KeyError, match="anchors"):
         ema.update(Parallel(model))
@@ -106,8 +102,7 @@ def test_frozen_parameters_move() -> None:
 @pytest.mark.parametrize("side", ["ema", "model", "both"])
 @pytest.mark.parametrize("cast", ["half", "double", "bfloat16"])
 def test_casts_after_the_copy(level: str, side: str, cast: str) -> None:
-    model = Net()
-    ema = ModelEMA(model)
+    model, ema = averaged()
     trained(model)
     if side in ("ema", "both"):
         getattr(ema.ema, cast)()
@@ -118,16 +113,14 @@ def test_casts_after_the_copy(level: str, side: str, cast: str) -> None:
 
 def test_half_and_back_between_updates() -> None:
     """What validation does to the EMA every epoch: new storage, new buffer objects."""
-    model = Net()
-    ema = ModelEMA(model)
+    model, ema = averaged()
     for step in range(4):
         check(ema, trained(model, step))
         ema.ema.half().float()
 
 
 def test_storage_that_moved() -> None:
-    model = Net()
-    ema = ModelEMA(model)
+    model, ema = averaged()
     check(ema, trained(model))
     model.conv.weight.data = torch.rand(8, 3, 3, 3)
     check(ema, model)
@@ -144,14 +137,12 @@ def test_storage_that_moved() -> None:
 
 
 def test_sync_batch_norm_conversion() -> None:
-    model = Net()
-    ema = ModelEMA(model)
+    model, ema = averaged()
     check(ema, nn.SyncBatchNorm.convert_sync_batchnorm(trained(model)))
 
 
 def test_extra_entries_of_the_model_are_ignored() -> None:
-    model = Net()
-    ema = ModelEMA(model)
+    model, ema = averaged()
     model.more = nn.Linear(2, 2)
     model.register_buffer("extra", torch.ones(3))
     ema_keys = list(ema.ema.state_dict())
@@ -163,8 +154,7 @@ def test_extra_entries_of_the_model_are_ignored() -> None:
 
 
 def test_parameter_on_one_side_buffer_on_the_other() -> None:
-    model = Net()
-    ema = ModelEMA(model)
+    model, ema = averaged()
     anchors = model.anchors
     del model.anchors
     model.anchors = nn.Parameter(anchors + 1)
@@ -175,8 +165,7 @@ def test_parameter_on_one_side_buffer_on_the_other() -> None:
 
 
 def test_versions_rise(level: str) -> None:
-    model = Net()
-    ema = ModelEMA(model)
+    model, ema = averaged()
     tensors = dict(ema.ema.state_dict(keep_vars=True).items())
     before = {k: v._version for k, v in tensors.items()}
     ema.update(trained(model))
@@ -186,8 +175,7 @@ def test_versions_rise(level: str) -> None:
 
 def test_inference_tensors() -> None:
     """The original updates them, outside inference mode too."""
-    model = Net()
-    ema = ModelEMA(model)
+    model, ema = averaged()
     with torch.inference_mode():
         ema.ema.anchors = ema.ema.anchors.clone()
     for step in range(2):
@@ -203,11 +191,10 @@ def test_inference_tensors() -> None:
 
 
 def test_negative_bit() -> None:
-    model = Net()
-    ema = ModelEMA(model)
+    model, ema = averaged()
     model.anchors = torch.complex(torch.rand(3, 2), torch.rand(3, 2)).conj().imag
     assert model.anchors.is_neg()
-    check(ema, model, takes="torch")
+    check(ema, model, way="torch")
 
 
 def test_update_attr() -> None:
@@ -224,8 +211,7 @@ def test_update_attr() -> None:
 
 
 def test_no_grad_and_result() -> None:
-    model = Net()
-    ema = ModelEMA(model)
+    model, ema = averaged()
     assert ema.update(model) is None
     assert all(v.grad_fn is None for v in ema.ema.state_dict(keep_vars=True).values())
 

@@ -5,23 +5,22 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from yolov5_utils import _C, _native
 from yolov5_utils.torch_utils import ModelEMA
 
-from ..support import assert_same_bits, original
-from .ema_models import Net, assert_state, check, fails, trained, way
+from ..support import assert_same_bits, original, takes
+from .ema_models import Net, assert_state, averaged, check, fails, trained
 
 
 @pytest.mark.parametrize("key", ["bn.running_var", "head.2.bias", "anchors"])
 def test_missing_entry(key: str) -> None:
-    model = Net()
-    ema = ModelEMA(model)
+    model, ema = averaged()
     module, _, name = key.rpartition(".")
     delattr(model.get_submodule(module), name)
     with pytest.raises(KeyError) as raised:
@@ -32,23 +31,40 @@ def test_missing_entry(key: str) -> None:
     assert ours.value.args == raised.value.args == (key,)
 
 
-def test_missing_module() -> None:
-    model = Net()
-    ema = ModelEMA(model)
-    del model.head[2]
-    fails(ema, model, KeyError, r"head\.2\.weight")
+WRONG: dict[str, tuple[Callable[[Any, Any], object], type[Exception], str]] = {
+    "a missing module": (
+        lambda model, average: model.head.__delitem__(2),
+        *(KeyError, r"head\.2\.weight"),
+    ),
+    "not persistent in the model": (
+        lambda model, average: model._non_persistent_buffers_set.add("anchors"),
+        *(KeyError, "anchors"),
+    ),
+    "shapes that differ": (
+        lambda model, average: setattr(model.head[2], "bias", nn.Parameter(torch.ones(5))),
+        *(RuntimeError, "must match"),
+    ),
+    "an average that is too small": (
+        lambda model, average: setattr(average.head[2], "bias", nn.Parameter(torch.ones(1), False)),
+        *(RuntimeError, "broadcast"),
+    ),
+    "an expanded average": (
+        lambda model, average: setattr(average, "anchors", torch.ones(1, 2).expand(3, 2)),
+        *(RuntimeError, "single memory location"),
+    ),
+}
 
 
-def test_entry_that_is_not_persistent_in_the_model() -> None:
-    model = Net()
-    ema = ModelEMA(model)
-    model._non_persistent_buffers_set.add("anchors")
-    fails(ema, model, KeyError, "anchors")
+@pytest.mark.parametrize("case", WRONG)
+def test_wrong_entries(case: str) -> None:
+    change, error, match = WRONG[case]
+    model, ema = averaged()
+    change(model, ema.ema)
+    fails(ema, model, error, match)
 
 
 def test_missing_counter_is_no_error() -> None:
-    model = Net()
-    ema = ModelEMA(model)
+    model, ema = averaged()
     model.bn.num_batches_tracked = None
     expected = copy.deepcopy(ema.ema)
     original(expected, trained(model), ema.decay(1))
@@ -56,57 +72,31 @@ def test_missing_counter_is_no_error() -> None:
     assert_state(ema.ema, expected.state_dict())
 
 
-def test_shape_mismatch() -> None:
-    model = Net()
-    ema = ModelEMA(model)
-    model.head[2].bias = nn.Parameter(torch.ones(5))
-    fails(ema, model, RuntimeError, "must match")
-
-
 def test_shape_that_broadcasts_does_so() -> None:
-    model = Net()
-    ema = ModelEMA(model)
+    model, ema = averaged()
     model.head[2].bias = nn.Parameter(torch.ones(1))
-    check(ema, model, takes="torch")
-
-
-def test_ema_too_small_for_the_model() -> None:
-    model = Net()
-    ema = ModelEMA(model)
-    ema.ema.head[2].bias = nn.Parameter(torch.ones(1), False)
-    fails(ema, model, RuntimeError, "broadcast")
+    check(ema, model, way="torch")
 
 
 def test_float8_is_refused_as_torch_refuses_it() -> None:
-    model = Net()
-    ema = ModelEMA(model)
+    model, ema = averaged()
     ema.ema.anchors = ema.ema.anchors.to(torch.float8_e4m3fn)
     fails(ema, model, NotImplementedError, "not implemented for 'Float8_e4m3fn'")
 
 
-def test_expanded_average() -> None:
-    model = Net()
-    ema = ModelEMA(model)
-    ema.ema.anchors = torch.ones(1, 2).expand(3, 2)
-    fails(ema, model, RuntimeError, "single memory location")
-
-
 def test_average_that_is_the_model() -> None:
-    model = Net()
-    ema = ModelEMA(model)
+    model, ema = averaged()
     ema.ema.conv.weight = model.conv.weight
     expected, expected_model = copy.deepcopy((ema.ema, model))
     original(expected, expected_model, ema.decay(1))
-    before = way()
-    ema.update(model)
-    assert way()["torch"] == before["torch"] + 1
+    with takes("ema", "torch"):
+        ema.update(model)
     assert_state(ema.ema, expected.state_dict())
     assert_state(model, expected_model.state_dict())
 
 
 def test_average_that_overlaps_the_model() -> None:
-    model = Net()
-    ema = ModelEMA(model)
+    model, ema = averaged()
     block = torch.rand(20)
     model.register_buffer("block", block[:12])
     ema.ema.register_buffer("block", block[8:])
@@ -117,9 +107,8 @@ def test_average_that_overlaps_the_model() -> None:
     twin_model = copy.deepcopy(model)
     twin_model.block = twin_block[:12]
     original(twin, twin_model, ema.decay(1))
-    before = way()
-    ema.update(model)
-    assert way()["torch"] == before["torch"] + 1
+    with takes("ema", "torch"):
+        ema.update(model)
     assert_same_bits(block, twin_block)
 
 
@@ -140,10 +129,9 @@ def add_instance_method(module: nn.Module) -> None:
 @pytest.mark.parametrize("side", ["ema", "model"])
 @pytest.mark.parametrize("where", ["", "head.2"])
 def test_modules_with_a_state_of_their_own(change: Any, side: str, where: str) -> None:
-    model = Net()
-    ema = ModelEMA(model)
+    model, ema = averaged()
     change((ema.ema if side == "ema" else model).get_submodule(where))
-    check(ema, trained(model), takes="torch")
+    check(ema, trained(model), way="torch")
 
 
 def test_overridden_state_dict() -> None:
@@ -155,7 +143,7 @@ def test_overridden_state_dict() -> None:
             return state
 
     model = nn.Sequential(Renamed(3, 3))
-    check(ModelEMA(model), trained(model), takes="torch")
+    check(ModelEMA(model), trained(model), way="torch")
 
 
 def test_extra_state() -> None:
@@ -166,7 +154,7 @@ def test_extra_state() -> None:
         def set_extra_state(self, state: Tensor) -> None: ...
 
     model = nn.Sequential(Extra(3, 3))
-    check(ModelEMA(model), trained(model), takes="torch")
+    check(ModelEMA(model), trained(model), way="torch")
 
     class Dictionary(Extra):
         def get_extra_state(self) -> Any:
@@ -188,7 +176,7 @@ def test_quantised_and_sparse_entries() -> None:
     model.sparse = (torch.eye(3) * 3).to_sparse()
     expected = copy.deepcopy(ema.ema)
     original(expected, model, 0.5)
-    check(ema, trained_dense(model, 2), takes="torch")
+    check(ema, trained_dense(model, 2), way="torch")
     assert torch.equal(ema.ema.sparse.to_dense(), expected.sparse.to_dense())
 
 
@@ -205,12 +193,11 @@ def test_parameter_subclass() -> None:
 
     model = Net()
     model.head[2].weight = Special(torch.rand(4, 4))
-    check(ModelEMA(model), trained(model), takes="torch")
+    check(ModelEMA(model), trained(model), way="torch")
 
 
 def test_ordered_dicts_of_older_torch() -> None:
-    model = Net()
-    ema = ModelEMA(model)
+    model, ema = averaged()
     for module in [*ema.ema.modules(), *model.modules()]:
         for name in ("_parameters", "_buffers", "_modules"):
             module.__dict__[name] = OrderedDict(module.__dict__[name])
@@ -227,14 +214,10 @@ def test_cyclic_tree() -> None:
 
 
 def test_flushed_subnormals() -> None:
-    model = Net()
-    ema = ModelEMA(model)
+    model, ema = averaged()
     if not torch.set_flush_denormal(True):
         pytest.skip("this CPU cannot flush subnormals")
-    try:
-        check(ema, trained(model), takes="torch")
-    finally:
-        torch.set_flush_denormal(False)
+    check(ema, trained(model), way="torch")
 
 
 def test_modes_see_the_operations() -> None:
@@ -249,22 +232,16 @@ def test_modes_see_the_operations() -> None:
             Watch.seen += 1
             return func(*args, **(kwargs or {}))
 
-    model = Net()
-    ema = ModelEMA(model)
+    model, ema = averaged()
     with Watch():
-        check(ema, trained(model), takes="torch")
+        check(ema, trained(model), way="torch")
     assert Watch.seen > 0
 
 
-def test_refused_beside_open_questions() -> None:
+def test_refused_beside_open_questions(way_to_memory: str) -> None:
     """An entry that torch does not describe, behind one whose sign is asked: no endless look."""
     model = Net()
     model.scale = nn.Parameter(torch.ones(1))
     model.register_buffer("q", torch.eye(3).to_sparse())
     ema = ModelEMA(model)
-    for use_exchange in (True, False):
-        _C.register_torch(_native.TorchFacts(use_exchange=use_exchange))
-        try:
-            check(ema, model, takes="torch")
-        finally:
-            _C.register_torch(_native.TorchFacts())
+    check(ema, model, way="torch")

@@ -12,11 +12,11 @@ import torch
 from torch import nn
 
 from yolov5_utils import reference
-from yolov5_utils.ops import OPERATIONS
 from yolov5_utils.ops.fuse_model import fuse_model
 from yolov5_utils.torch_utils import fuse_conv_and_bn
 
-from .devices import Device, way_since, ways
+from ..support import takes
+from .devices import Device
 from .test_fuse import assert_same, compare_members, fused_in_c, original, pair
 from .test_fuse_model import Conv
 
@@ -122,9 +122,8 @@ def test_whole_models() -> None:
 def test_devices(device: Device, mode: str, padding: Any) -> None:
     conv, bn = pair(4, 3, (3, 2), padding=padding, padding_mode=mode)
     conv, bn = conv.to(device.place), bn.eval().to(device.place)
-    before = ways("fuse")
-    fused = fuse_conv_and_bn(conv, bn)
-    assert way_since("fuse", before) == {device.way}, OPERATIONS["fuse"].reasons
+    with takes("fuse", device.way):
+        fused = fuse_conv_and_bn(conv, bn)
     for name in ("padding", "padding_mode", "_reversed_padding_repeated_twice"):
         assert getattr(fused, name) == getattr(original(conv, bn), name)
     assert_computes_both(fused.cpu(), conv.cpu(), bn.cpu())

@@ -11,12 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
-from yolov5_utils import _C, _native
+from yolov5_utils import _C
 from yolov5_utils.ops import OPERATIONS
 from yolov5_utils.ops import fuse as fuse_file
 from yolov5_utils.torch_utils import fuse_conv_and_bn
 
-from .test_fuse import CALLS, OwnConv, assert_same, check, original, pair, snapshot
+from ..support import takes
+from .test_fuse import OwnConv, check, check_in_torch, original, pair, snapshot
 
 
 def raises_like(error: type[Exception], conv: Any, bn: Any) -> None:
@@ -29,7 +30,7 @@ def raises_like(error: type[Exception], conv: Any, bn: Any) -> None:
     assert snapshot(*modules) == before
 
 
-def with_shape(conv: nn.Conv2d, **attributes: Any) -> nn.Conv2d:
+def with_shape(conv: Any, **attributes: Any) -> Any:
     for name, value in attributes.items():
         setattr(conv, name, value)
     return conv
@@ -80,15 +81,9 @@ def test_wrong_inputs(case: str) -> None:
 def test_other_modules_run_in_torch() -> None:
     square = nn.ConvTranspose2d(8, 8, 3).requires_grad_(False)
     for conv in (square, with_shape(pair()[0], kernel_size=[3, 3])):
-        calls = CALLS["torch"]
-        assert_same(fuse_conv_and_bn(conv, pair()[1]), original(conv, pair()[1]))
-        assert CALLS["torch"] == calls + 1
+        check_in_torch(conv, pair()[1])
     for eps in (1, 1e300):
-        conv, bn = pair()
-        bn.eps = eps
-        calls = CALLS["torch"]
-        assert_same(fuse_conv_and_bn(conv, bn), original(conv, bn))
-        assert CALLS["torch"] == calls + 1
+        check_in_torch(pair()[0], with_shape(pair()[1], eps=eps))
 
 
 def test_meta_tensors() -> None:
@@ -104,9 +99,8 @@ def test_tensor_subclasses_run_in_torch() -> None:
     conv, bn = pair()
     wanted = original(conv, bn)
     bn.running_mean = bn.running_mean.as_subclass(Own)
-    calls = CALLS["torch"]
-    assert torch.equal(fuse_conv_and_bn(conv, bn).bias, wanted.bias)
-    assert CALLS["torch"] == calls + 1
+    with takes("fuse", "torch"):
+        assert torch.equal(fuse_conv_and_bn(conv, bn).bias, wanted.bias)
 
 
 def goes_to_torch(words: str) -> nn.Conv2d:
@@ -171,14 +165,9 @@ def test_unknown_members(monkeypatch: pytest.MonkeyPatch) -> None:
     goes_to_torch("members")
 
 
-def test_capsules(level: str) -> None:
-    """The way to a tensor's memory in older torch."""
-    _C.register_torch(_native.TorchFacts(use_exchange=False))
-    try:
-        check(*pair())
-        check(*pair(8, 3, 3, torch.float64))
-    finally:
-        _C.register_torch(_native.TorchFacts())
+def test_both_ways_to_a_tensor(level: str, way_to_memory: str) -> None:
+    check(*pair())
+    check(*pair(8, 3, 3, torch.float64))
 
 
 def lacking(name: str) -> nn.Conv2d:

@@ -18,8 +18,8 @@ from yolov5_utils.ops import fuse as fuse_file
 from yolov5_utils.ops.fuse_model import fuse_model
 from yolov5_utils.torch_utils import fuse_conv_and_bn
 
-from ..support import FLOATING, assert_same_bits
-from .test_fuse import CALLS, assert_same, original, pair
+from ..support import FLOATING, assert_same_bits, takes
+from .test_fuse import assert_same, original, pair
 from .test_fuse_model import Conv
 
 SIXTEEN_BITS = (torch.float16, torch.bfloat16)
@@ -51,12 +51,13 @@ def draw(random: np.random.Generator, dtype: torch.dtype) -> tuple[Any, Any]:
 
 @pytest.mark.parametrize("dtype", FLOATING, ids=str)
 def test_drawn_pairs(level: str, dtype: torch.dtype) -> None:
-    random, calls = np.random.default_rng(17), CALLS["C"]
+    random, calls = np.random.default_rng(17), OPERATIONS["fuse"].calls["C"]
     for _ in range(DRAWS):
         conv, bn = draw(random, dtype)
         found, wanted = fuse_conv_and_bn(conv, bn), original_in(dtype, conv, bn)
         assert_same(found, wanted)
-    assert CALLS["C"] - calls > 0.7 * DRAWS, OPERATIONS["fuse"].reasons
+    in_c = OPERATIONS["fuse"].calls["C"] - calls
+    assert in_c > 0.7 * DRAWS, OPERATIONS["fuse"].reasons
 
 
 def original_in(dtype: torch.dtype, conv: Any, bn: Any) -> nn.Conv2d:
@@ -89,9 +90,8 @@ def test_whole_models(dtype: torch.dtype) -> None:
         module.conv, module.bn = draw(random, dtype)
         module.bn.eps = 1e-3
     wanted = [original_in(dtype, module.conv, module.bn) for module in model]
-    calls = CALLS["C"]
-    fuse_model(model)
-    assert CALLS["C"] == calls + len(model)
+    with takes("fuse", calls=len(model)):
+        fuse_model(model)
     for module, expected in zip(model, wanted, strict=True):
         assert_same(module.conv, expected)
 
@@ -116,14 +116,13 @@ def test_a_torch_that_rounds_otherwise(monkeypatch: pytest.MonkeyPatch, dtype: t
     monkeypatch.setattr(reference, "fuse_conv_and_bn", in_float32)
     conv, bn = (module.to(dtype) for module in pair(300, 2, 1))
     bn.running_var.uniform_(0, 0.1)
-    calls = dict(CALLS)
-    for _ in range(2):
-        assert_same(fuse_conv_and_bn(conv, bn), in_float32(conv, bn))
-    assert {**calls, "torch": calls["torch"] + 2} == CALLS
+    with takes("fuse", "torch", 2):
+        for _ in range(2):
+            assert_same(fuse_conv_and_bn(conv, bn), in_float32(conv, bn))
     assert {dtype: False} == fuse_file._AGREES
     assert fuse_file.fuse_in_c([conv], [bn]) is None
-    assert_same(fuse_conv_and_bn(*pair()), original(*pair()))
-    assert calls["C"] + 1 == CALLS["C"]
+    with takes("fuse"):
+        assert_same(fuse_conv_and_bn(*pair()), original(*pair()))
 
 
 @pytest.mark.parametrize("dtype", SIXTEEN_BITS, ids=str)

@@ -9,13 +9,15 @@ import torch
 
 from yolov5_utils import _C, reference
 from yolov5_utils.ops import prune as prune_module
-from yolov5_utils.torch_utils import ModelEMA, fuse_conv_and_bn, scale_img, sparsity
+from yolov5_utils.torch_utils import ModelEMA, scale_img, sparsity
 
 from ..support import assert_same_bits, original
-from .devices import need_gpu, way_since, ways
+from .devices import Device, need_gpu
 from .ema_models import Net
 from .test_devices import (
-    assert_same_fused,
+    assert_same_state,
+    check_fuse,
+    check_scale_img,
     convolutions,
     original_scale_img,
     pair,
@@ -61,8 +63,7 @@ def test_the_current_stream_is_used(gpu: torch.device) -> None:
     assert not done.query()
     done.synchronize()
     original(expected.ema, model, ema.decay(1))
-    for key, value in expected.ema.state_dict().items():
-        assert_same_bits(ema.ema.state_dict()[key].cpu(), value.cpu())
+    assert_same_state(ema.ema, expected.ema)
 
 
 def test_graph_capture(gpu: torch.device) -> None:
@@ -85,8 +86,7 @@ def test_graph_capture(gpu: torch.device) -> None:
         graph.replay()
         original(expected, source, 0.9)
     torch.cuda.synchronize()
-    for key, value in expected.state_dict().items():
-        assert_same_bits(average.state_dict()[key].cpu(), value.cpu())
+    assert_same_state(average, expected)
     assert_same_bits(resized.cpu(), original_image.cpu())
     assert_same_bits(share.cpu(), reference.sparsity(source).cpu())
     for weight, result, count in zip(weights, pruned, counts, strict=True):
@@ -95,14 +95,8 @@ def test_graph_capture(gpu: torch.device) -> None:
 
 
 def test_deterministic_algorithms_are_torchs(gpu: torch.device) -> None:
-    image, before = torch.rand(1, 3, 64, 96, device=gpu), ways("scale_img")
     torch.use_deterministic_algorithms(True)
-    try:
-        found, expected = scale_img(image, 0.83), original_scale_img(image, 0.83)
-    finally:
-        torch.use_deterministic_algorithms(False)
-    assert way_since("scale_img", before) == {"torch"}
-    assert_same_bits(found.cpu(), expected.cpu())
+    check_scale_img(torch.rand(1, 3, 64, 96), 0.83, Device(gpu, "torch"))
 
 
 def test_mixed_devices_raise_as_upstream(gpu: torch.device) -> None:
@@ -117,13 +111,9 @@ def test_mixed_devices_raise_as_upstream(gpu: torch.device) -> None:
         assert torch.equal(ema.ema.state_dict()[key], value)
 
 
-def test_lowered_precision_takes_the_originals_product(gpu: torch.device) -> None:
+def test_lowered_precision_takes_the_originals_product(
+    gpu: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
     conv, bn = (module.to(gpu) for module in pair((64, 64), torch.float32, 1))
-    before, allowed = ways("fuse"), torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = True
-    try:
-        found, expected = fuse_conv_and_bn(conv, bn), reference.fuse_conv_and_bn(conv, bn)
-    finally:
-        torch.backends.cuda.matmul.allow_tf32 = allowed
-    assert way_since("fuse", before) == {"torch"}
-    assert_same_fused(found, expected)
+    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", True)
+    check_fuse(conv, bn, "torch")

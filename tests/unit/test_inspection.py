@@ -324,30 +324,17 @@ class TestProfileOfLaterReleases:
         assert capsys.readouterr().out == ""
 
 
-@pytest.fixture
-def summary(caplog):
-    """The one text logged so far, at INFO, on the logger of the drop-in module."""
-    caplog.set_level(logging.INFO, logger="yolov5_utils.torch_utils")
-
-    def read():
-        (record,) = caplog.records
-        assert (record.name, record.levelno) == ("yolov5_utils.torch_utils", logging.INFO)
-        return record.getMessage()
-
-    return read
-
-
 class TestModelInfo:
-    def test_without_thop(self, no_thop, summary, capsys):
+    def test_without_thop(self, no_thop, message, capsys):
         assert model_info(Detector()) is None
-        assert summary() == "Model Summary: 5 layers, 12 parameters, 12 gradients"
+        assert message() == "Model Summary: 5 layers, 12 parameters, 12 gradients"
         assert capsys.readouterr().out == ""
 
-    def test_frozen_parameters_have_no_gradients(self, no_thop, summary):
+    def test_frozen_parameters_have_no_gradients(self, no_thop, message):
         model = Detector()
         model.module_list[0].requires_grad_(False)
         model_info(model)
-        assert summary() == "Model Summary: 5 layers, 12 parameters, 4 gradients"
+        assert message() == "Model Summary: 5 layers, 12 parameters, 4 gradients"
 
     @pytest.mark.parametrize(
         ("model", "img_size", "gflops"),
@@ -360,9 +347,9 @@ class TestModelInfo:
             (Detector(stride=64), 32, "6144.0"),
         ],
     )
-    def test_gflops_scale_with_the_image(self, thop, summary, model, img_size, gflops):
+    def test_gflops_scale_with_the_image(self, thop, message, model, img_size, gflops):
         model_info(model, img_size=img_size)
-        assert summary().endswith(f" gradients, {gflops} GFLOPs")
+        assert message().endswith(f" gradients, {gflops} GFLOPs")
         stride = max(32, int(model.stride.max()))
         assert thop.shapes == [(1, model.yaml["ch"], stride, stride)]
 
@@ -373,40 +360,40 @@ class TestModelInfo:
         assert thop.models[0] is not model
         assert list(model.state_dict()) == keys
 
-    def test_model_without_stride(self, thop, summary):
+    def test_model_without_stride(self, thop, message):
         model = Detector()
         del model.stride
         model_info(model, img_size=32)
-        assert summary().endswith(", 6144.0 GFLOPs")
+        assert message().endswith(", 6144.0 GFLOPs")
 
     @pytest.mark.parametrize("settings", [None, "yolov5s-cls.yaml"])
-    def test_without_settings_the_first_parameter_has_the_channels(self, thop, summary, settings):
+    def test_without_settings_the_first_parameter_has_the_channels(self, thop, message, settings):
         model = nn.Sequential(nn.Conv2d(5, 2, 1), nn.Flatten())
         if settings is not None:
             model.yaml = settings
         model_info(model, imgsz=64)
         assert thop.shapes == [(1, 5, 32, 32)]
-        assert summary().endswith(", 40960.0 GFLOPs")  # 2 · 5 · 64 · 64
+        assert message().endswith(", 40960.0 GFLOPs")  # 2 · 5 · 64 · 64
 
-    def test_settings_come_before_the_first_parameter(self, thop, summary):
+    def test_settings_come_before_the_first_parameter(self, thop, message):
         """5.0's first layer makes four channels of each before its convolution."""
         model = nn.Sequential(nn.PixelUnshuffle(2), nn.Conv2d(12, 2, 1))
         model.yaml = {"ch": 3}
         model_info(model, img_size=64)
-        assert summary().endswith(", 24576.0 GFLOPs")
+        assert message().endswith(", 24576.0 GFLOPs")
 
     @pytest.mark.parametrize("broken", [nn.Linear(2, 2), Detector().half(), nn.Module()], ids=repr)
-    def test_a_count_that_fails_is_left_out(self, thop, summary, broken):
+    def test_a_count_that_fails_is_left_out(self, thop, message, broken):
         model_info(broken)
-        assert summary().startswith("Model Summary: ")
-        assert summary().endswith(" gradients")
+        assert message().startswith("Model Summary: ")
+        assert message().endswith(" gradients")
 
-    def test_a_model_that_cannot_be_copied_is_not_counted_on(self, thop, summary):
+    def test_a_model_that_cannot_be_copied_is_not_counted_on(self, thop, message):
         model = Detector()
         model.lock = threading.Lock()
         model_info(model)
         assert thop.models == []
-        assert summary().endswith(" gradients")
+        assert message().endswith(" gradients")
 
     def test_verbose_prints_a_row_per_parameter(self, no_thop, capsys):
         model = Detector()
@@ -429,24 +416,24 @@ class TestModelInfo:
             "                  [2]          0          0\n"
         )
 
-    def test_a_table_of_what_has_no_mean(self, no_thop, summary, capsys):
+    def test_a_table_of_what_has_no_mean(self, no_thop, message, capsys):
         model = nn.Sequential(nn.LazyLinear(3), nn.Linear(2, 2, device="meta"), nn.Module())
         model[2].count = nn.Parameter(torch.arange(4), requires_grad=False)
         model_info(model, verbose=True)
         rows = capsys.readouterr().out.splitlines()[1:]
         assert len(rows) == 5
         assert all(row.endswith("nan        nan") for row in rows)
-        assert summary() == "Model Summary: 4 layers, 10 parameters, 6 gradients"
+        assert message() == "Model Summary: 4 layers, 10 parameters, 6 gradients"
 
     @pytest.mark.parametrize("names", [{"img_size": 64}, {"imgsz": 64}])
-    def test_names_of_the_image_size(self, thop, summary, names):
+    def test_names_of_the_image_size(self, thop, message, names):
         model_info(Detector(), **names)
-        assert summary().endswith(", 24576.0 GFLOPs")
+        assert message().endswith(", 24576.0 GFLOPs")
 
-    def test_detailed_is_verbose(self, no_thop, summary, capsys):
+    def test_detailed_is_verbose(self, no_thop, message, capsys):
         model_info(Detector(), detailed=True)
         assert len(capsys.readouterr().out.splitlines()) == 5
-        assert summary().startswith("Model Summary: 5 layers")
+        assert message().startswith("Model Summary: 5 layers")
 
     def test_large_counts_keep_their_column(self, no_thop, capsys):
         model_info(nn.Linear(1200, 1100, bias=False), verbose=True)

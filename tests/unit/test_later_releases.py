@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import random
 from copy import deepcopy
 
@@ -23,20 +22,6 @@ from yolov5_utils.torch_utils import (
     smart_resume,
     smartCrossEntropyLoss,
 )
-
-
-@pytest.fixture
-def messages(caplog):
-    """Texts logged so far, at INFO, on the logger of the drop-in module; reading empties them."""
-    caplog.set_level(logging.INFO, logger="yolov5_utils.torch_utils")
-
-    def read():
-        assert {(r.name, r.levelno) for r in caplog.records} <= {("yolov5_utils.torch_utils", 20)}
-        texts = [record.getMessage() for record in caplog.records]
-        caplog.clear()
-        return texts
-
-    return read
 
 
 class Parts(nn.Module):

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from yolov5_utils import torch_utils
+
+from ..support import python
 
 NAMES = Path(__file__).parents[2] / "docs/names.md"
 
@@ -65,11 +65,7 @@ def client(tmp_path):
     def run(program: str, torch_utils: str, general: str = "") -> str:
         (tmp_path / "utils/torch_utils.py").write_text(torch_utils)
         (tmp_path / "utils/general.py").write_text(general)
-        package = str(NAMES.parents[1])
-        program = f"import sys; sys.path[:0] = [{str(tmp_path)!r}, {package!r}]\n{program}"
-        ran = subprocess.run(
-            [sys.executable, "-c", program], capture_output=True, text=True, check=False
-        )
+        ran = python("-c", f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n{program}")
         assert ran.returncode == 0, ran.stderr
         return ran.stdout + ran.stderr
 

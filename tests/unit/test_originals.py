@@ -3,7 +3,6 @@ that it is complete and noticed by every hot path."""
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from collections.abc import Iterator
 from functools import reduce
@@ -21,6 +20,7 @@ from yolov5_utils.ops import OPERATIONS
 from yolov5_utils.ops.fuse_model import fuse_model
 
 from .. import older_torch
+from ..support import python
 
 OP = sys.modules["yolov5_utils.ops.scale_img"]
 
@@ -205,5 +205,5 @@ def test_torchs_pruning_is_imported_when_something_is_pruned() -> None:
         "prune_layers(model, 0.5)\n"
         "print(int((model.weight == 0).sum()), 'torch.nn.utils.prune' in sys.modules)\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    done = python("-c", code)
     assert done.stdout == "54 True\n", done.stderr

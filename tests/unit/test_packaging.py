@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from ..support import client_text
+
 ROOT = Path(__file__).parents[2]
 STARTUP = "yolov5_utils_overlay.pth"
 FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
@@ -24,16 +26,18 @@ pytest.importorskip("setuptools", reason="building needs setuptools")
 pytestmark = pytest.mark.slow
 
 
-def run(*command: str | Path, cwd: Path, cuda: str = "0") -> str:
-    """The output of a command; its failure shows what it printed. No build switch gets through."""
-    environment = {
-        k: v for k, v in os.environ.items() if not k.startswith(("YOLOV5_", "PYTHONPATH"))
-    }
-    environment["YOLOV5_UTILS_CUDA"] = cuda
-    environment["TORCH_CUDA_ARCH_LIST"] = "9.0"  # one chip: tests/emu builds for all of them
-    done = subprocess.run(
-        command, cwd=cwd, env=environment, capture_output=True, text=True, check=False
+def start(*command: str | Path, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """A command and what it printed. No build switch gets through but `environment`."""
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("YOLOV5_", "PYTHONPATH"))}
+    return subprocess.run(
+        command, cwd=cwd, env=clean | environment, capture_output=True, text=True, check=False
     )
+
+
+def run(*command: str | Path, cwd: Path, cuda: str = "0") -> str:
+    """The output of a command; its failure shows what it printed."""
+    one_chip = {"TORCH_CUDA_ARCH_LIST": "9.0"}  # tests/emu builds for all of them
+    done = start(*command, cwd=cwd, YOLOV5_UTILS_CUDA=cuda, **one_chip)
     assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
     return done.stdout
 
@@ -187,17 +191,7 @@ class Installed:
         run(*command, cwd=self.python.parent)
 
     def run(self, *arguments: str, cwd: Path, **more: str) -> subprocess.CompletedProcess[str]:
-        environment = {
-            k: v for k, v in os.environ.items() if not k.startswith(("YOLOV5_", "PYTHONPATH"))
-        }
-        return subprocess.run(
-            (self.python, *arguments),
-            cwd=cwd,
-            env={**environment, **more},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        return start(self.python, *arguments, cwd=cwd, **more)
 
 
 @pytest.fixture(scope="module")
@@ -225,13 +219,8 @@ if __name__ == "__main__":
 
 @pytest.fixture
 def client(tmp_path: Path) -> Path:
-    sys.path.insert(0, str(ROOT / "tests" / "overlay"))
-    try:
-        from synthetic import text_of
-    finally:
-        del sys.path[0]
     (tmp_path / "utils").mkdir()
-    (tmp_path / "utils" / "torch_utils.py").write_text(text_of("7.0"))
+    (tmp_path / "utils" / "torch_utils.py").write_text(client_text())
     (tmp_path / "train.py").write_text(CLIENT)
     return tmp_path
 

@@ -4,7 +4,6 @@ share memory with inputs or are of another kind, integers that are none, types o
 from __future__ import annotations
 
 import signal
-import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +13,8 @@ from torch import Tensor, nn
 
 from yolov5_utils import _C, _native, reference
 from yolov5_utils.torch_utils import sparsity
+
+from ..support import meanwhile
 
 SMALL = [
     name
@@ -138,23 +139,15 @@ def test_a_huge_skip_ends_with_a_signal() -> None:
 
 def test_memory_stays_while_the_gil_is_released() -> None:
     """Another thread takes the memory of every tensor in sight away while C works on it."""
-    before = _C.configure(gil_bytes=0)
-    stop = threading.Event()
+    _C.configure(gil_bytes=0)
     average, source = nn.Linear(600, 600), nn.Linear(600, 600)
 
     def take_away() -> None:
-        while not stop.is_set():
-            for module in (average, source):
-                for parameter in module.parameters():
-                    parameter.data = torch.rand(parameter.shape)
+        for module in (average, source):
+            for parameter in module.parameters():
+                parameter.data = torch.rand(parameter.shape)
 
-    thread = threading.Thread(target=take_away)
-    thread.start()
-    try:
+    with meanwhile(take_away):
         for _ in range(300):
             _C.ema_update(average, source, 0.5)
             _C.count_module_zeros(source)
-    finally:
-        stop.set()
-        thread.join()
-        _C.configure(**before)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import random
 import re
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +16,8 @@ from torch import nn
 
 from yolov5_utils import _native, probe
 
-ROOT = Path(__file__).parents[2]
+from ..support import ROOT, python
+
 RELEASES = ROOT / "docs/torch-releases.md"
 CUDA_BUILD = torch.version.cuda is not None
 # Names of the package itself that torch has as well, by chance.
@@ -194,14 +194,12 @@ def trials() -> list[str]:
 
 def test_a_torch_that_refuses_in_any_way() -> None:
     """The package is imported and right on it, through torch where it cannot know."""
-    command = [sys.executable, "-c", HOSTILE, *trials()]
-    ran = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    ran = python("-c", HOSTILE, *trials())
     assert (ran.stdout, ran.returncode) == ("", 0), ran.stderr
 
 
 def test_an_interrupt_of_the_import_is_no_refusal() -> None:
-    command = [sys.executable, "-c", HOSTILE, "_C._increment_version:KeyboardInterrupt"]
-    ran = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    ran = python("-c", HOSTILE, "_C._increment_version:KeyboardInterrupt")
     if probe.find("_C._increment_version") is None:
         assert "AttributeError" in ran.stderr
     else:

@@ -3,7 +3,7 @@ level, 1 and 2 threads, data made to mislead it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -23,14 +23,6 @@ LEVELS = _C.info()["levels_found"]
 # Words that a sample of a layer with so many elements looks at: sample_size_ and bracket_ in C.
 MISLED = 60_000
 SAMPLE = 512
-
-
-@pytest.fixture
-def pool() -> Iterator[None]:
-    """torch's thread pool for every call, however small."""
-    before = _C.configure(parallel_bytes=0, gil_bytes=0)
-    yield
-    _C.configure(**before)
 
 
 def keys_of(weights: Tensor) -> np.ndarray:
@@ -138,6 +130,18 @@ def test_layers_written_past_the_caches(level: str, dtype: torch.dtype) -> None:
         assert (room[offset + words + extra :] == 7).all()
 
 
+def single_answer(size: int, generator: torch.Generator) -> Tensor:
+    """Weights of which no two are equally small."""
+    weights = (torch.randperm(size, generator=generator) + 1).float()
+    return weights.mul_(torch.where(torch.rand(size, generator=generator) < 0.5, -1, 1))
+
+
+def pruned_by_topk(weights: Tensor, count: int) -> Tensor:
+    mask = torch.ones_like(weights)
+    mask[torch.topk(weights.abs(), count, largest=False).indices] = 0
+    return mask * weights
+
+
 @pytest.mark.parametrize("threads_used", [1, 2, 3, 4])
 def test_random_layers_against_torch(level: str, threads_used: int, pool: None) -> None:
     """Sizes and shares at random, 250 layers a call, on data with a single answer."""
@@ -145,21 +149,12 @@ def test_random_layers_against_torch(level: str, threads_used: int, pool: None) 
     sizes = torch.randint(1, 3000, (250,), generator=generator).tolist()
     layers, counts, wanted = [], [], []
     for size in sizes:
-        weights = (torch.randperm(size, generator=generator) + 1).float()
-        weights.mul_(torch.where(torch.rand(size, generator=generator) < 0.5, -1, 1))
-        count = round(float(torch.rand((), generator=generator)) * size)
-        mask = torch.ones_like(weights)
-        mask[torch.topk(weights.abs(), count, largest=False).indices] = 0
-        layers.append(weights)
-        counts.append(count)
-        wanted.append(mask * weights)
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(threads_used)
-        results = [torch.full_like(layer, 7) for layer in layers]
-        _C.prune(layers, results, counts)
-    finally:
-        torch.set_num_threads(before)
+        layers.append(single_answer(size, generator))
+        counts.append(round(float(torch.rand((), generator=generator)) * size))
+        wanted.append(pruned_by_topk(layers[-1], counts[-1]))
+    torch.set_num_threads(threads_used)
+    results = [torch.full_like(layer, 7) for layer in layers]
+    _C.prune(layers, results, counts)
     for result, want in zip(results, wanted, strict=True):
         assert_same_bits(result, want)
 
@@ -216,29 +211,21 @@ def test_against_torch_without_ties(level: str, threads: int, pool: None) -> Non
     """torch's own operations, on data with a single answer."""
     for dtype in (torch.float32, torch.float64):
         for size in (1000, 5000, 50_000):
-            generator = torch.Generator().manual_seed(size)
-            weights = (torch.randperm(size, generator=generator) + 1).to(dtype)
-            weights.mul_(torch.where(torch.rand(size, generator=generator) < 0.5, -1, 1))
+            weights = single_answer(size, torch.Generator().manual_seed(size)).to(dtype)
             count = round(0.3 * size)
-            mask = torch.ones_like(weights)
-            mask[torch.topk(weights.abs(), count, largest=False).indices] = 0
-            assert_same_bits(pruned(weights, count), mask * weights)
+            assert_same_bits(pruned(weights, count), pruned_by_topk(weights, count))
 
 
 def test_many_layers_on_every_thread_count(level: str, pool: None) -> None:
     layers = [values(size, dtype, size) for size in (*SIZES, 40_000, 0) for dtype in FLOATING]
     counts = [layer.numel() // 3 for layer in layers]
     wanted = [expected(layer, count) for layer, count in zip(layers, counts, strict=True)]
-    before = torch.get_num_threads()
-    try:
-        for threads in (1, 2, 3, 5):
-            torch.set_num_threads(threads)
-            results = [torch.full_like(layer, 7) for layer in layers]
-            _C.prune(layers, results, counts)
-            for result, want in zip(results, wanted, strict=True):
-                assert_same_bits(result, want)
-    finally:
-        torch.set_num_threads(before)
+    for threads in (1, 2, 3, 5):
+        torch.set_num_threads(threads)
+        results = [torch.full_like(layer, 7) for layer in layers]
+        _C.prune(layers, results, counts)
+        for result, want in zip(results, wanted, strict=True):
+            assert_same_bits(result, want)
 
 
 @pytest.mark.parametrize("offset", range(1, 17))
@@ -264,14 +251,9 @@ def test_properties(data: st.DataObject) -> None:
     integers = torch.tensor(drawn, dtype=INTEGER_VIEW[bits // 8]).repeat(repeats)
     weights = integers.view(dtype)
     count = data.draw(st.integers(0, weights.numel()))
-    results = []
     for level in LEVELS:
-        before = _C.configure(level=level)
-        try:
-            results.append(pruned(weights, count))
-        finally:
-            _C.configure(**before)
-        assert_same_bits(results[-1], expected(weights, count))
+        _C.configure(level=level)
+        assert_same_bits(pruned(weights, count), expected(weights, count))
 
 
 def test_checks_only() -> None:

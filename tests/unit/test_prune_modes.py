@@ -10,8 +10,8 @@ from yolov5_utils import reference
 from yolov5_utils.ops import OPERATIONS
 from yolov5_utils.ops.prune import prune_layers
 
-from ..support import assert_same_bits
-from .test_prune_models import calls, check, small_model, tied_values
+from ..support import assert_same_bits, takes
+from .test_prune_models import check, small_model, tied_values
 
 
 def test_modes() -> None:
@@ -21,14 +21,11 @@ def test_modes() -> None:
 
     model = small_model()
     with Counting():
-        check(model, takes="torch")
+        check(model, way="torch")
     with torch.device("cpu"):
-        check(model, takes="torch")
+        check(model, way="torch")
     if torch.set_flush_denormal(True):
-        try:
-            check(model, takes="torch")
-        finally:
-            torch.set_flush_denormal(False)
+        check(model, way="torch")
 
 
 @pytest.mark.parametrize("wanted", [True, False], ids=["grad", "no grad"])
@@ -40,11 +37,9 @@ def test_inference_mode(loaded: bool, wanted: bool) -> None:
         with torch.inference_mode(loaded):
             torch.manual_seed(5)
             model = small_model().requires_grad_(wanted)
-        before = calls()
-        with torch.inference_mode():
+        calls = int(prune_them is prune_layers)
+        with torch.inference_mode(), takes("prune", calls=calls):
             prune_them(model, 0.3)
-        if prune_them is prune_layers:
-            assert calls()["C"] == before["C"] + 1
         models.append(model)
     for mine, theirs in zip(*(model.parameters() for model in models), strict=True):
         for kind in (lambda t: t, lambda t: t.data):
@@ -67,8 +62,5 @@ def test_inference_tensors_outside_of_the_mode() -> None:
 
 def test_deterministic_algorithms() -> None:
     torch.use_deterministic_algorithms(True)
-    try:
-        check(small_model())
-        check(tied_values(small_model()), ties="torch")
-    finally:
-        torch.use_deterministic_algorithms(False)
+    check(small_model())
+    check(tied_values(small_model()), ties="torch")

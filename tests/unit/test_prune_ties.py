@@ -16,19 +16,13 @@ from yolov5_utils.ops import prune as ops_prune
 from yolov5_utils.ops.prune import prune_layers
 
 from ..support import assert_same_bits
-from .test_prune import ADVERSARIES, noise, pipe
+from .test_prune import ADVERSARIES, noise, pipe, pruned_by_topk
 
 CHOSEN = (torch.float32, torch.float16, torch.bfloat16)  # the dtypes in which C knows the choice
 # Around the few elements that are sorted, the blocks of a partition (128), and two of them.
 SIZES = (2, 3, 4, 5, 127, 128, 129, 255, 256, 257, 258, 259, 511, 513, 1000, 5000, 40_001)
 SHARES = (0.02, 0.3, 0.5, 0.98)
 TIED = ("two values", "few values", "once half", "period 16", "all equal", "infinite and NaN")
-
-
-def as_topk_chooses(weights: Tensor, count: int) -> Tensor:
-    mask = torch.ones_like(weights)
-    mask[torch.topk(weights.abs(), k=count, largest=False).indices] = 0
-    return mask * weights
 
 
 def chosen(weights: Tensor, count: int) -> tuple[Tensor, list[int]]:
@@ -48,26 +42,14 @@ def test_the_choice_is_that_of_topk(level: str, name: str, dtype: torch.dtype) -
             if count * 64 > size:
                 assert left == [], (size, count)
             if not left:
-                assert_same_bits(result, as_topk_chooses(weights, count))
+                assert_same_bits(result, pruned_by_topk(weights, count))
 
 
 @settings(deadline=None, max_examples=300)
 @given(data=st.data())
 def test_any_few_values(data: st.DataObject) -> None:
     dtype = data.draw(st.sampled_from(CHOSEN))
-    special = [
-        0.0,
-        -0.0,
-        1.0,
-        -1.0,
-        2.0,
-        -2.0,
-        3.0,
-        1e-7,
-        float("inf"),
-        -float("inf"),
-        float("nan"),
-    ]
+    special = [*(0.0, -0.0, 1.0, -1.0, 2.0, -2.0, 3.0, 1e-7), *map(float, ("inf", "-inf", "nan"))]
     size = data.draw(st.integers(2, 900))
     drawn = data.draw(st.lists(st.sampled_from(special), min_size=1, max_size=40))
     weights = torch.tensor((drawn * (size // len(drawn) + 1))[:size]).to(dtype)
@@ -76,7 +58,7 @@ def test_any_few_values(data: st.DataObject) -> None:
     count = data.draw(st.integers(1, size))
     result, left = chosen(weights, count)
     if not left:
-        assert_same_bits(result, as_topk_chooses(weights, count))
+        assert_same_bits(result, pruned_by_topk(weights, count))
 
 
 def test_choices_differ(level: str) -> None:
@@ -129,11 +111,8 @@ def test_another_topk_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_several_layers_on_several_threads(threads: int) -> None:
     model = nn.Sequential(*(nn.Conv2d(16 * i, 48, 3) for i in range(1, 9))).half().float()
     theirs = copy.deepcopy(model)
-    before = _C.configure(parallel_bytes=0)
-    try:
-        prune_layers(model, 0.3, ties="torch")
-    finally:
-        _C.configure(**before)
+    _C.configure(parallel_bytes=0)
+    prune_layers(model, 0.3, ties="torch")
     reference.prune_layers(theirs, 0.3)
     for mine, other in zip(model.parameters(), theirs.parameters(), strict=True):
         assert_same_bits(mine.data, other.data)

@@ -5,12 +5,7 @@ from __future__ import annotations
 
 import itertools
 import math
-import os
 import random
-import subprocess
-import sys
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import torch
@@ -20,15 +15,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from yolov5_utils import _C
-from yolov5_utils.ops import OPERATIONS
 from yolov5_utils.torch_utils import scale_img
 
 from .. import older_torch
+from ..support import python, takes
 
 ORDERS = (torch.contiguous_format, torch.channels_last)
 VARIANTS = range(20)
 WAY = "torch" if older_torch.APPLIES else "C"  # no variant has the bits of torch before 2.1
-ROOT = Path(__file__).parents[2]
 
 
 def original(img: Tensor, ratio: float, same_shape: bool = False, gs: int = 32) -> Tensor:
@@ -81,11 +75,8 @@ def check(img: Tensor, ratio: float, same_shape: bool = False, gs: int = 32) -> 
     unclear = img.shape[2] * img.shape[3] == 1 or not (img.is_contiguous() or img.shape[1] <= 3)
     way = "torch" if unclear else WAY
     before = img.clone()
-    calls = OPERATIONS["scale_img"].calls[way]
-    actual = scale_img(img, ratio, same_shape, gs)
-    reasons = OPERATIONS["scale_img"].reasons
-    made = OPERATIONS["scale_img"].calls[way]
-    assert made == calls + 1, f"did not run in {way}; in torch for: {reasons}"
+    with takes("scale_img", way):
+        actual = scale_img(img, ratio, same_shape, gs)
     assert_same(actual, original(img, ratio, same_shape, gs))
     assert_same(img, before)
     assert actual.data_ptr() != img.data_ptr() or actual.numel() == 0
@@ -94,14 +85,6 @@ def check(img: Tensor, ratio: float, same_shape: bool = False, gs: int = 32) -> 
 def random_ratio(draw: random.Random) -> float:
     ranges = ((0.15, 0.5), (0.5, 1.0), (0.5, 1.0), (1.0, 1.1), (1.0, 2.7))
     return draw.choice((draw.uniform(*draw.choice(ranges)), 0.5, 0.25, 2.0, 0.83, 0.67))
-
-
-@pytest.fixture
-def pool() -> Iterator[None]:
-    """torch's thread pool for every call, however small."""
-    before = _C.configure(parallel_bytes=0, gil_bytes=0)
-    yield
-    _C.configure(**before)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -123,20 +106,17 @@ def test_random_shapes(level: str, threads: int, pool: None, seed: int) -> None:
 @pytest.mark.parametrize("count", [3, 4])
 def test_more_threads(level: str, pool: None, count: int) -> None:
     """The same bits on any number of threads above 1, and torch's on that number."""
-    before, draw = torch.get_num_threads(), random.Random(count)
-    try:
-        for number in range(60):
-            img = values(draw.choice((1, 3)), 3, draw.randint(9, 200), draw.randint(9, 200))
-            ratio = random_ratio(draw)
-            order = draw.choice(ORDERS)
-            img = img.contiguous(memory_format=order)
-            torch.set_num_threads(count)
-            check(img, ratio, number % 3 == 0)
-            several = scale_img(img, ratio)
-            torch.set_num_threads(2)
-            assert_same(several, scale_img(img, ratio))
-    finally:
-        torch.set_num_threads(before)
+    draw = random.Random(count)
+    for number in range(60):
+        img = values(draw.choice((1, 3)), 3, draw.randint(9, 200), draw.randint(9, 200))
+        ratio = random_ratio(draw)
+        order = draw.choice(ORDERS)
+        img = img.contiguous(memory_format=order)
+        torch.set_num_threads(count)
+        check(img, ratio, number % 3 == 0)
+        several = scale_img(img, ratio)
+        torch.set_num_threads(2)
+        assert_same(several, scale_img(img, ratio))
 
 
 # Around every vector width, window of two vectors, and tile of 1024 columns.
@@ -308,10 +288,6 @@ for threads in (1, 2, 1):
 @pytest.mark.parametrize("capability", ["default", "avx2"])
 def test_torch_of_other_cpus(capability: str) -> None:
     """torch told to use its kernels for older CPUs, which round otherwise."""
-    environment = {**os.environ, "ATEN_CPU_CAPABILITY": capability}
-    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), *sys.path])
-    run = subprocess.run(
-        [sys.executable, "-c", CAPABILITY_CHECK], env=environment, capture_output=True, text=True
-    )
+    run = python("-c", CAPABILITY_CHECK, ATEN_CPU_CAPABILITY=capability)
     assert run.returncode == 0, run.stderr
     assert run.stdout.strip() == capability.upper()

@@ -13,47 +13,43 @@ import pytest
 import torch
 
 from yolov5_utils import _C, reference
-from yolov5_utils.ops import OPERATIONS
 from yolov5_utils.torch_utils import scale_img
 
+from ..support import takes
 from .test_scale_img import ORDERS, WAY, assert_same, check, random_ratio, values
+from .test_scale_img_ways import reason_of
 
 OP = sys.modules["yolov5_utils.ops.scale_img"]
-PATH = OPERATIONS["scale_img"]
 MOST_ELEMENTS = 1_500_000  # of an image or its result
 
 
 def compare_random_images(numbers: range) -> None:
     """Batches, channels, orders, sizes and ratios around every border, on 1 and 2 threads."""
-    threads = torch.get_num_threads()
-    try:
-        for number in numbers:
-            draw = random.Random(number)
-            torch.set_num_threads(draw.choice((1, 2)))
-            channels = draw.choice((1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, draw.randint(1, 64)))
-            ratio = random_ratio(draw)
-            total = draw.choice((128, 128, draw.randint(100, 160), draw.randint(3, 500)))
-            total += draw.randint(-2, 2)  # of the height and width of the result
-            height = draw.choice((1, 2, draw.randint(1, max(1, total - 1))))
-            sides = [max(1, round(side / ratio)) for side in (height, max(1, total - height))]
-            draw.shuffle(sides)
-            plane = max(1, *(round(sides[0] * r) * round(sides[1] * r) for r in (1, ratio)))
-            batch = min(draw.choice((1, 1, 2, 32)), max(1, MOST_ELEMENTS // (channels * plane)))
-            if batch * channels * plane > MOST_ELEMENTS or min(sides) * ratio < 1:
-                continue
-            img = values(batch, channels, *sides, seed=number, special=draw.random() < 0.3)
-            img = img.contiguous(memory_format=draw.choice(ORDERS))
-            gs, same_shape = draw.choice((1, 7, 32, 64)), draw.random() < 0.3
-            try:
-                check(img, ratio, same_shape, gs)
-            except AssertionError as error:
-                error.add_note(
-                    f"round {number}: {tuple(img.shape)} strides {img.stride()} "
-                    f"ratio {ratio!r} {same_shape=} {gs=} on {torch.get_num_threads()} threads"
-                )
-                raise
-    finally:
-        torch.set_num_threads(threads)
+    for number in numbers:
+        draw = random.Random(number)
+        torch.set_num_threads(draw.choice((1, 2)))
+        channels = draw.choice((1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, draw.randint(1, 64)))
+        ratio = random_ratio(draw)
+        total = draw.choice((128, 128, draw.randint(100, 160), draw.randint(3, 500)))
+        total += draw.randint(-2, 2)  # of the height and width of the result
+        height = draw.choice((1, 2, draw.randint(1, max(1, total - 1))))
+        sides = [max(1, round(side / ratio)) for side in (height, max(1, total - height))]
+        draw.shuffle(sides)
+        plane = max(1, *(round(sides[0] * r) * round(sides[1] * r) for r in (1, ratio)))
+        batch = min(draw.choice((1, 1, 2, 32)), max(1, MOST_ELEMENTS // (channels * plane)))
+        if batch * channels * plane > MOST_ELEMENTS or min(sides) * ratio < 1:
+            continue
+        img = values(batch, channels, *sides, seed=number, special=draw.random() < 0.3)
+        img = img.contiguous(memory_format=draw.choice(ORDERS))
+        gs, same_shape = draw.choice((1, 7, 32, 64)), draw.random() < 0.3
+        try:
+            check(img, ratio, same_shape, gs)
+        except AssertionError as error:
+            error.add_note(
+                f"round {number}: {tuple(img.shape)} strides {img.stride()} "
+                f"ratio {ratio!r} {same_shape=} {gs=} on {torch.get_num_threads()} threads"
+            )
+            raise
 
 
 def test_random_images(level: str, rounds: Callable[[int], range]) -> None:
@@ -118,19 +114,16 @@ def test_variants_that_are_not_tried_are_others_again() -> None:
 def test_every_number_of_channels_is_a_class(monkeypatch: pytest.MonkeyPatch) -> None:
     calibration = OP.Calibration()
     monkeypatch.setattr(OP, "_calibration", calibration)
-    before = torch.get_num_threads()
     for threads, channels, side in itertools.product((1, 2), (4, 5, 6, 33, 34), (40, 100)):
         torch.set_num_threads(threads)
         check(values(1, channels, side, side), 0.83)
-    torch.set_num_threads(before)
     assert len({key[:3] for key in calibration._found}) == 20
 
 
 def test_more_channels_than_are_tried() -> None:
     img = values(1, OP._MOST_CHANNELS + 1, 20, 30)
-    before = PATH.calls["torch"]
-    assert_same(scale_img(img, 0.83), reference.scale_img(img, 0.83))
-    assert PATH.calls["torch"] == before + 1
+    with takes("scale_img", "torch"):
+        assert_same(scale_img(img, 0.83), reference.scale_img(img, 0.83))
 
 
 def test_a_refusal_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,11 +135,10 @@ def test_a_refusal_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
     scale_img(img, 0.83)
     monkeypatch.setattr(calibration, "variant", None)
     monkeypatch.setattr(OP, "resize", None)
-    before = PATH.calls["torch"]
-    for order in ORDERS:
-        given = img.contiguous(memory_format=order)
-        assert_same(scale_img(given, 0.83), reference.scale_img(given, 0.83))
-    assert PATH.calls["torch"] == before + 2
+    with takes("scale_img", "torch", 2):
+        for order in ORDERS:
+            given = img.contiguous(memory_format=order)
+            assert_same(scale_img(given, 0.83), reference.scale_img(given, 0.83))
     with pytest.raises(TypeError):
         scale_img(values(1, 3, 400, 50), 0.83)  # of another class
 
@@ -160,10 +152,8 @@ def test_a_refusal_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_left_to_torch(img: torch.Tensor, ratio: float, reason: str) -> None:
-    before = dict(PATH.reasons)
-    found, expected = scale_img(img, ratio), reference.scale_img(img, ratio)
-    assert torch.equal(found, expected)
-    assert found.stride() == expected.stride()
-    noted = [why for why, count in PATH.reasons.items() if count != before.get(why)]
-    assert len(noted) == 1
-    assert reason in noted[0]
+    results: list[torch.Tensor] = []
+    assert reason in reason_of(lambda: results.append(scale_img(img, ratio)))
+    expected = reference.scale_img(img, ratio)
+    assert torch.equal(results[0], expected)
+    assert results[0].stride() == expected.stride()

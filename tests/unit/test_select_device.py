@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import compileall
 import datetime
-import logging
 import os
 import shutil
 import subprocess
@@ -23,6 +22,8 @@ from yolov5_utils.helpers.device import (
     init_torch_seeds,
     select_device,
 )
+
+from ..support import python
 
 GPU_NAMES = ("First GPU", "Second GPU", "Third GPU", "Fourth GPU")
 GPU_BYTES = 16_945_512_448  # 16160.5 MB of 1024² bytes
@@ -63,19 +64,6 @@ def no_gpu(monkeypatch, code):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
 
 
-@pytest.fixture
-def banner(caplog):
-    """The one text logged so far, at INFO, on the logger of the drop-in module."""
-    caplog.set_level(logging.INFO, logger="yolov5_utils.torch_utils")
-
-    def read():
-        (record,) = caplog.records
-        assert (record.name, record.levelno) == ("yolov5_utils.torch_utils", logging.INFO)
-        return record.getMessage()
-
-    return read
-
-
 def visible() -> str:
     return os.environ["CUDA_VISIBLE_DEVICES"]
 
@@ -84,49 +72,49 @@ class TestSelectDevice:
     @pytest.mark.parametrize(
         "device", ["cpu", "CPU", " cpu ", torch.device("cpu"), torch.device("cpu", 0)], ids=repr
     )
-    def test_cpu_hides_the_gpus(self, gpus, banner, device):
+    def test_cpu_hides_the_gpus(self, gpus, message, device):
         assert select_device(device) == torch.device("cpu")
         assert visible() == "-1"
-        assert banner() == BANNER + "CPU\n"
+        assert message() == BANNER + "CPU\n"
 
     @pytest.mark.parametrize("device", ["", "  ", None], ids=repr)
-    def test_automatic_without_a_gpu_is_the_cpu(self, no_gpu, banner, device):
+    def test_automatic_without_a_gpu_is_the_cpu(self, no_gpu, message, device):
         assert select_device(device, batch_size=7) == torch.device("cpu")
         assert visible() == "untouched"
-        assert banner() == BANNER + "CPU\n"
+        assert message() == BANNER + "CPU\n"
 
     @pytest.mark.parametrize("device", ["", "  ", None, "cuda", torch.device("cuda")], ids=repr)
-    def test_automatic_lists_only_the_first_gpu(self, gpus, banner, device):
+    def test_automatic_lists_only_the_first_gpu(self, gpus, message, device):
         assert select_device(device, batch_size=7) == torch.device("cuda:0")
         assert visible() == "untouched"
-        assert banner() == BANNER + "CUDA:0 (First GPU, 16160.5MB)\n"
+        assert message() == BANNER + "CUDA:0 (First GPU, 16160.5MB)\n"
 
     @pytest.mark.parametrize(
         "device", [1, "1", "cuda:1", "CUDA:1", " 1 ", torch.device("cuda", 1)], ids=repr
     )
-    def test_one_gpu_becomes_the_only_visible_one(self, gpus, banner, device):
+    def test_one_gpu_becomes_the_only_visible_one(self, gpus, message, device):
         assert select_device(device, batch_size=7) == torch.device("cuda:0")
         assert visible() == "1"
-        assert banner() == BANNER + "CUDA:1 (First GPU, 16160.5MB)\n"
+        assert message() == BANNER + "CUDA:1 (First GPU, 16160.5MB)\n"
 
     def test_int_zero_is_a_gpu_and_not_automatic(self, gpus):
         select_device(0)
         assert visible() == "0"
 
     @pytest.mark.parametrize("device", ["0,2,3", "cuda:0,2,3", "cuda:0,cuda:2,cuda:3"])
-    def test_several_gpus_are_listed_below_each_other(self, gpus, banner, device):
+    def test_several_gpus_are_listed_below_each_other(self, gpus, message, device):
         assert select_device(device, batch_size=6) == torch.device("cuda:0")
         assert visible() == "0,2,3"
         space = " " * (len(BANNER) + 1)
-        assert banner() == (
+        assert message() == (
             f"{BANNER}CUDA:0 (First GPU, 16160.5MB)\n"
             f"{space}CUDA:2 (Second GPU, 16160.5MB)\n"
             f"{space}CUDA:3 (Third GPU, 16160.5MB)\n"
         )
 
-    def test_double_digit_number_is_one_gpu(self, gpus, banner):
+    def test_double_digit_number_is_one_gpu(self, gpus, message):
         select_device("10", batch_size=7)
-        assert banner() == BANNER + "CUDA:10 (First GPU, 16160.5MB)\n"
+        assert message() == BANNER + "CUDA:10 (First GPU, 16160.5MB)\n"
 
     def test_batch_size_is_checked_against_the_requested_gpus(self, gpus, caplog):
         message = r"^batch-size 16 not multiple of GPU count 3$"
@@ -158,11 +146,11 @@ class TestSelectDevice:
     @pytest.mark.parametrize(
         "device", ["mps", " MPS ", torch.device("mps"), torch.device("mps", 0)]
     )
-    def test_mps_hides_the_gpus(self, gpus, banner, device, monkeypatch):
+    def test_mps_hides_the_gpus(self, gpus, message, device, monkeypatch):
         monkeypatch.setattr(device_module, "_mps_is_available", lambda: True)
         assert select_device(device, batch_size=7) == torch.device("mps")
         assert visible() == "-1"
-        assert banner() == BANNER + "MPS\n"
+        assert message() == BANNER + "MPS\n"
 
     def test_mps_where_there_is_none(self, gpus, caplog, monkeypatch):
         monkeypatch.setattr(device_module, "_mps_is_available", lambda: False)
@@ -181,22 +169,22 @@ class TestSelectDevice:
         assert device_module._mps_is_available() is False
 
     @pytest.mark.parametrize("device", ["cpu", "0,1"])
-    def test_banner_without_a_line_break(self, gpus, banner, device):
+    def test_banner_without_a_line_break(self, gpus, message, device):
         select_device(device, newline=False)
-        assert banner().startswith(BANNER)
-        assert banner().endswith(("CPU", "16160.5MB)"))
-        assert banner().count("\n") == device.count(",")
+        assert message().startswith(BANNER)
+        assert message().endswith(("CPU", "16160.5MB)"))
+        assert message().count("\n") == device.count(",")
 
-    def test_date_stands_in_for_git(self, no_gpu, banner, monkeypatch):
+    def test_date_stands_in_for_git(self, no_gpu, message, monkeypatch):
         monkeypatch.setattr(device_module, "git_describe", lambda: "")
         monkeypatch.setattr(device_module, "date_modified", lambda: "2021-3-26")
         select_device()
-        assert banner() == f"YOLOv5 🚀 2021-3-26 torch {torch.__version__} CPU\n"
+        assert message() == f"YOLOv5 🚀 2021-3-26 torch {torch.__version__} CPU\n"
 
     @pytest.mark.parametrize(
         "error", [FileNotFoundError, PermissionError, ValueError, UnicodeError, NameError]
     )
-    def test_nothing_that_the_banner_needs_stops_it(self, gpus, banner, monkeypatch, error):
+    def test_nothing_that_the_banner_needs_stops_it(self, gpus, message, monkeypatch, error):
         def refuse(*_):
             raise error("no such thing here")
 
@@ -205,7 +193,7 @@ class TestSelectDevice:
         monkeypatch.setattr(torch.cuda, "get_device_properties", refuse)
         assert select_device("0,1") == torch.device("cuda:0")
         text = f"YOLOv5 🚀 torch {torch.__version__} "
-        assert banner() == f"{text}CUDA:0\n{' ' * len(text)} CUDA:1\n"
+        assert message() == f"{text}CUDA:0\n{' ' * len(text)} CUDA:1\n"
 
     @pytest.mark.parametrize("interrupt", [KeyboardInterrupt, SystemExit])
     def test_an_interrupt_does(self, no_gpu, monkeypatch, interrupt):
@@ -220,10 +208,10 @@ class TestSelectDevice:
         with pytest.raises(AssertionError, match="^5 GPUs requested, of which CUDA sees 4$"):
             select_device("0,1,2,3,4")
 
-    def test_windows_consoles_get_ascii(self, no_gpu, banner, monkeypatch):
+    def test_windows_consoles_get_ascii(self, no_gpu, message, monkeypatch):
         monkeypatch.setattr("platform.system", lambda: "Windows")
         select_device()
-        assert banner() == f"YOLOv5  {CODE} torch {torch.__version__} CPU\n"
+        assert message() == f"YOLOv5  {CODE} torch {torch.__version__} CPU\n"
 
     def test_assertions_survive_optimised_python(self):
         program = (
@@ -232,10 +220,9 @@ class TestSelectDevice:
             "try: select_device('0')\n"
             "except AssertionError as error: print(error)"
         )
-        ran = subprocess.run(
-            [sys.executable, "-O", "-c", program], capture_output=True, text=True, check=True
+        assert (
+            python("-O", "-c", program).stdout == "CUDA unavailable, invalid device 0 requested\n"
         )
-        assert ran.stdout == "CUDA unavailable, invalid device 0 requested\n"
 
 
 def git(folder: Path, *arguments: str) -> str:
@@ -280,9 +267,7 @@ class TestGitDescribe:
     def test_default_is_the_folder_of_the_running_script(self, repository, tmp_path):
         script = repository / "train.py"
         script.write_text("from yolov5_utils.torch_utils import *\nprint(git_describe())\n")
-        ran = subprocess.run(
-            [sys.executable, str(script)], cwd=tmp_path, capture_output=True, text=True, check=True
-        )
+        ran = python(script, folder=tmp_path)
         assert ran.stdout.strip() == git(repository, "rev-parse", "--short", "HEAD")
 
 
@@ -332,12 +317,7 @@ def test_a_frozen_program(tmp_path, monkeypatch):
     compileall.compile_dir(tmp_path, quiet=2, legacy=True)
     for source in tmp_path.rglob("*.py"):
         source.unlink()
-    ran = subprocess.run(
-        [sys.executable, "-c", FROZEN.format(folder=str(tmp_path))],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-    )
+    ran = python("-c", FROZEN.format(folder=str(tmp_path)), folder=tmp_path)
     assert (ran.returncode, ran.stderr) == (0, "")
     assert ran.stdout.count("cpu") == 6
 

@@ -15,14 +15,6 @@ from yolov5_utils import _native
 skip_random = _native._C.skip_random
 
 LAYOUT = struct.Struct("<QiiQ624Q40s")  # seed, left, seeded, next, words, what normal_ keeps
-LEVELS = _native._C.info()["levels_found"]
-
-
-@pytest.fixture(params=LEVELS)
-def level(request: pytest.FixtureRequest) -> Any:
-    before = _native._C.configure(level=request.param)
-    yield request.param
-    _native._C.configure(level=before["level"])
 
 
 def generator(seed: int = 0, drawn: int = 0) -> torch.Generator:
@@ -91,14 +83,9 @@ def test_inference_mode() -> None:
     assert same_state(ours, theirs)
 
 
-def test_capsules() -> None:
-    """As in torch before 2.10."""
-    _native._C.register_torch(_native.TorchFacts(use_exchange=False))
-    try:
-        ours, theirs = generator(1), generator(1)
-        skip_random(ours, 700)
-    finally:
-        _native._C.register_torch(_native.TORCH)
+def test_both_ways_to_the_state(way_to_memory: str) -> None:
+    ours, theirs = generator(1), generator(1)
+    skip_random(ours, 700)
     torch.empty(700).uniform_(generator=theirs)
     assert same_state(ours, theirs)
 

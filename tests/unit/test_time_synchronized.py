@@ -7,9 +7,7 @@ run beside the C function on the same answers.
 from __future__ import annotations
 
 import inspect
-import os
 import pickle
-import subprocess
 import sys
 import threading
 import time
@@ -22,6 +20,9 @@ from yolov5_utils import _C, _native, reference
 from yolov5_utils.commands import info
 from yolov5_utils.ops import OPERATIONS
 from yolov5_utils.ops import time_synchronized as operation
+
+from ..support import takes
+from .command_line import STOCK, run
 
 FUNCTIONS = {"C": _C.time_synchronized, "original": reference.time_synchronized}
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
@@ -73,6 +74,21 @@ def outcome(call):
         return type(error), str(error)
 
 
+def both_on_the_same(monkeypatch, replaced):
+    """What either function gives on these answers of torch and the clock, asked for alike."""
+    logs, outcomes = [], []
+    for function in FUNCTIONS.values():
+        log: list[str] = []
+        with monkeypatch.context() as patch:
+            for name, answer in replaced.items():
+                owner = time if name == "time" else torch.cuda
+                patch.setattr(owner, name, answers(log, name, answer))
+            outcomes.append(outcome(function))
+        logs.append(log)
+    assert logs[0] == logs[1]
+    return outcomes
+
+
 SICK = RuntimeError("CUDA error: an illegal memory access was encountered")
 
 
@@ -80,31 +96,14 @@ SICK = RuntimeError("CUDA error: an illegal memory access was encountered")
 @pytest.mark.parametrize("synchronize", (None, SICK))
 @pytest.mark.parametrize("available", (False, True, 0, 2, [], ValueError("who knows")))
 def test_replaced_functions_are_called_as_they_are(monkeypatch, available, synchronize, clock):
-    logs, outcomes = [], []
-    for function in FUNCTIONS.values():
-        log: list[str] = []
-        with monkeypatch.context() as patch:
-            patch.setattr(torch.cuda, "is_available", answers(log, "is_available", available))
-            patch.setattr(torch.cuda, "synchronize", answers(log, "synchronize", synchronize))
-            if clock is not None:
-                patch.setattr(time, "time", answers(log, "time", clock))
-            outcomes.append(outcome(function))
-        logs.append(log)
-    assert logs[0] == logs[1]
+    replaced = {"is_available": available, "synchronize": synchronize}
+    outcomes = both_on_the_same(monkeypatch, replaced | ({"time": clock} if clock else {}))
     assert outcomes[0] == outcomes[1] or (clock is None and 0 <= outcomes[1] - outcomes[0] < 5)
 
 
 @pytest.mark.parametrize("name", ("is_available", "synchronize", "time"))
 def test_one_replaced_function_is_enough(monkeypatch, name):
-    owner = time if name == "time" else torch.cuda
-    logs = []
-    for function in FUNCTIONS.values():
-        log: list[str] = []
-        with monkeypatch.context() as patch:
-            patch.setattr(owner, name, answers(log, name, 0.0))
-            function()
-        logs.append(log)
-    assert logs[0] == logs[1]
+    assert not any(isinstance(x, tuple) for x in both_on_the_same(monkeypatch, {name: 0.0}))
 
 
 def test_another_torch_cuda_is_seen(monkeypatch):
@@ -219,12 +218,11 @@ def test_it_waits_for_the_gpu_and_lets_other_threads_run():
 
 
 def test_calls_are_counted():
-    before = OPERATIONS["time_synchronized"].counted()
-    for _ in range(3):
-        _C.time_synchronized()
-    after = OPERATIONS["time_synchronized"].counted()
-    assert after == {**before, "C": before["C"] + 3}
-    assert info.hot_paths()["time_synchronized"]["calls"] == after
+    with takes("time_synchronized", calls=3):
+        for _ in range(3):
+            _C.time_synchronized()
+    counted = OPERATIONS["time_synchronized"].counted()
+    assert info.hot_paths()["time_synchronized"]["calls"] == counted
 
 
 SCRIPT = """
@@ -247,12 +245,7 @@ print(type(time_synchronized).__name__, OPERATIONS["time_synchronized"].counted(
     ],
 )
 def test_the_switches_choose_the_way(variable, printed):
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("YOLOV5_UTILS_")}
-    if variable:
-        environment.update([variable.split("=")])
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT], env=environment, capture_output=True, text=True, check=False
-    )
+    done = run(STOCK, "-c", SCRIPT, **dict([variable.split("=")] if variable else []))
     assert done.stdout.strip() == printed, done.stderr
 
 

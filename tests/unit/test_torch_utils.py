@@ -7,7 +7,6 @@ import inspect
 import json
 import logging
 import math
-import subprocess
 import sys
 from copy import deepcopy
 
@@ -16,6 +15,8 @@ from torch import nn
 
 import yolov5_utils
 from yolov5_utils import torch_utils
+
+from ..support import python
 
 # YOLOv5 of July 2021, with what later releases added; the paths' defaults are found at the call.
 SIGNATURES = {
@@ -245,8 +246,7 @@ print(json.dumps({
 
 def effects(statement: str, torch_first: bool) -> dict:
     start = "with torch" if torch_first else "without torch"
-    command = [sys.executable, "-c", HYGIENE, start, statement]
-    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    ran = python("-c", HYGIENE, start, statement)
     assert ran.returncode == 0, ran.stderr
     return json.loads(ran.stdout)
 

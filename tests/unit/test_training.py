@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from types import ModuleType
 
@@ -11,6 +10,8 @@ import torch
 from torch import nn
 
 from yolov5_utils.torch_utils import initialize_weights, load_classifier
+
+from ..support import python
 
 
 class OwnReLU(nn.ReLU):
@@ -122,10 +123,7 @@ class TestLoadClassifier:
             "try: load_classifier()\n"
             "except ModuleNotFoundError as error: print(error.name)"
         )
-        ran = subprocess.run(
-            [sys.executable, "-c", program], capture_output=True, text=True, check=True
-        )
-        assert ran.stdout == "torchvision\n"
+        assert python("-c", program).stdout == "torchvision\n"
 
     def test_installed_torchvision(self, monkeypatch):
         """The real interface, with random numbers in the place of the download."""

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 from copy import deepcopy
 
 import pytest
@@ -22,6 +19,8 @@ from yolov5_utils.ops.scale_img import scale_img
 from yolov5_utils.ops.sparsity import sparsity
 from yolov5_utils.overlay import replacements
 from yolov5_utils.overlay.known_callables import SparsityForm
+
+from ..support import python
 
 C = _native._C
 
@@ -114,20 +113,10 @@ def test_a_fault_in_the_counts_is_found(monkeypatch, which):
         return (*counts[:which], counts[which] + 1, *counts[which + 1 :])
 
     monkeypatch.setattr(C, "count_module_zeros", after(C.count_module_zeros, fault))
-    dtype = torch.get_default_dtype()
-    try:
-        torch.set_default_dtype(torch.float64 if which == 4 else torch.float32)
-        names = (
-            "parameters",
-            "elements",
-            "zeros",
-            "share in torch.float32",
-            "share in torch.float64",
-        )
-        with pytest.raises(verify.VerifyError, match=f"sparsity: {names[which]}: C gave "):
-            sparsity(small_model())
-    finally:
-        torch.set_default_dtype(dtype)
+    torch.set_default_dtype(torch.float64 if which == 4 else torch.float32)
+    names = ("parameters", "elements", "zeros", "share in torch.float32", "share in torch.float64")
+    with pytest.raises(verify.VerifyError, match=f"sparsity: {names[which]}: C gave "):
+        sparsity(small_model())
 
 
 @pytest.mark.parametrize("exact", (True, False))
@@ -282,13 +271,8 @@ def test_calls_are_left_as_they_are(monkeypatch):
         prune_layers(average, 0.3)
         share = sparsity(average)
         scaled = scale_img(image, 0.83)
-        values = [
-            *average.state_dict().values(),
-            *source.state_dict().values(),
-            share,
-            image,
-            scaled,
-        ]
+        states = (*average.state_dict().values(), *source.state_dict().values())
+        values = [*states, share, image, scaled]
         tensors = [*average.parameters(), *average.buffers(), *source.parameters(), image, scaled]
         return values, [t._version for t in tensors], torch.random.get_rng_state()
 
@@ -310,11 +294,5 @@ def test_without_the_mode_nothing_is_checked(monkeypatch):
 
 @pytest.mark.parametrize(("value", "mode"), (("0", "False"), ("1", "True")))
 def test_the_switch_turns_it_on(value, mode):
-    done = subprocess.run(
-        [sys.executable, "-c", "from yolov5_utils import verify; print(verify.ON)"],
-        env={**os.environ, "YOLOV5_UTILS_VERIFY": value},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert done.stdout.strip() == mode
+    code = "from yolov5_utils import verify; print(verify.ON)"
+    assert python("-c", code, YOLOV5_UTILS_VERIFY=value).stdout.strip() == mode

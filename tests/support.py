@@ -5,6 +5,7 @@ they end, and what another process makes of some code."""
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import runpy
 import subprocess
@@ -17,6 +18,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from yolov5_utils.ops import OPERATIONS
 
@@ -25,6 +27,9 @@ LIMIT_SECONDS = 600  # a process that hangs is a failure, not a wait
 FLOATING = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 DECAY = 0.9987
 SPECIAL = (0.0, -0.0, 1.0, -1.0, 1e-40, -1e-40, 1e-45, 3e38, -3e38, float("inf"), float("-inf"))
+every_pair_of_types = pytest.mark.parametrize(
+    ("average_dtype", "source_dtype"), list(itertools.product(FLOATING, FLOATING)), ids=str
+)
 INTEGER_VIEW = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -35,6 +40,18 @@ class Holder(nn.Module):
         super().__init__()
         for i, buffer in enumerate(buffers):
             self._buffers[f"b{i}"] = buffer  # whatever it is
+
+
+class Watch(TorchFunctionMode):
+    """Notes the operations' names, and changes nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.seen.append(func.__name__)
+        return func(*args, **(kwargs or {}))
 
 
 def original(average: nn.Module, source: nn.Module, decay: Any) -> None:
@@ -79,6 +96,15 @@ def takes(operation: str, way: str = "C", calls: int = 1) -> Iterator[None]:
     before = path.counted()
     yield
     assert path.counted() == {**before, way: before[way] + calls}, path.reasons
+
+
+def in_threads(*functions: Callable[[], object]) -> None:
+    """Each in a thread of its own, all to their end."""
+    threads = [threading.Thread(target=function) for function in functions]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from .stand_in import StandIn, build, compiler, stand_in
+from .stand_in import Record, StandIn, build, compiler, record_of, stand_in
 
 
 @pytest.fixture(scope="session")
@@ -42,3 +42,17 @@ def gpu(built: Callable[..., Path]) -> Iterator[Callable[[Path | None], StandIn]
     yield start
     for manager in reversed(managers):
         manager.__exit__(None, None, None)
+
+
+@pytest.fixture
+def faked(
+    built: Callable[..., Path], gpu: Callable[[Path | None], StandIn]
+) -> Callable[..., tuple[StandIn, Record]]:
+    """faked("FAKE_..."): the stand-in, and the record of a fake library with these definitions."""
+
+    def start(*definitions: str) -> tuple[StandIn, Record]:
+        library = built("fake_library.c", *definitions)
+        stand_in = gpu(library)
+        return stand_in, record_of(library)
+
+    return start

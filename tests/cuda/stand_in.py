@@ -11,7 +11,7 @@ import contextlib
 import ctypes
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -73,6 +73,14 @@ class Record(ctypes.Structure):
     ]
 
 
+@contextlib.contextmanager
+def never_called(record: Record) -> Iterator[None]:
+    """The library is not called meanwhile."""
+    calls = record.calls
+    yield
+    assert record.calls == calls
+
+
 def record_of(library: Path) -> Record:
     """The record of a fake library that is loaded; it changes with every call."""
     get = ctypes.CDLL(str(library)).fake_record_get
@@ -83,9 +91,9 @@ def record_of(library: Path) -> Record:
 class Facts(_native.TorchFacts):
     """What the extension is told of torch, with memory of the CPU in place of a GPU's."""
 
-    def __init__(self) -> None:
+    def __init__(self, allocate: Callable[[int, int], Tensor] | None = None) -> None:
         super().__init__()
-        self.allocate = self.memory
+        self.allocate = allocate or self.memory
 
     @staticmethod
     def memory(size_bytes: int, device_index: int) -> Tensor:

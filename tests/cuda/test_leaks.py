@@ -18,7 +18,7 @@ from torch import nn
 from yolov5_utils import _C
 
 from .stand_in import Facts
-from .test_loader import FAILED, NO_KERNEL, NOT_NOW, Built, Start, model, pair_to_fuse
+from .test_loader import FAILED, NO_KERNEL, NOT_NOW, Faked, model, pair_to_fuse
 
 Made = tuple[Callable[[], object], list[Any]]
 
@@ -70,7 +70,6 @@ LIBRARIES = {
 
 def prepare(library: str, stand_in: Any, objects: list[Any]) -> None:
     """What torch's allocator does in this case."""
-    facts = Facts()
     first = next((x for x in objects if type(x) in (torch.Tensor, nn.Parameter)), None)
 
     def allocate(size: int, device: int) -> torch.Tensor:
@@ -80,15 +79,14 @@ def prepare(library: str, stand_in: Any, objects: list[Any]) -> None:
             stand_in.move(first, device_type=1, index=0)
         return Facts.memory(size, device)
 
-    facts.allocate = allocate
-    _C.register_torch(facts)
+    _C.register_torch(Facts(allocate))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("library", LIBRARIES)
 @pytest.mark.parametrize("name", CALLS)
-def test_nothing_is_kept(built: Built, gpu: Start, name: str, library: str) -> None:
-    stand_in = gpu(built("fake_library.c", *LIBRARIES[library]))
+def test_nothing_is_kept(faked: Faked, name: str, library: str) -> None:
+    stand_in, _ = faked(*LIBRARIES[library])
     call, objects = CALLS[name]()
     prepare(library, stand_in, objects)
 

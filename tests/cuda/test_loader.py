@@ -3,13 +3,14 @@ one every time; calls then take torch, and CPU tensors never notice."""
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +19,16 @@ import torch
 from torch import nn
 
 from tests.emu.library import ABI_VERSION
+from tests.support import takes
 from yolov5_utils import _C, _native
 from yolov5_utils.ops import OPERATIONS
 from yolov5_utils.torch_utils import ModelEMA, sparsity
 
-from .stand_in import Facts, StandIn, record_of
+from .stand_in import Facts, Record, StandIn, never_called
 
 Start = Callable[[Path | None], StandIn]
 Built = Callable[..., Path]
+Faked = Callable[..., tuple[StandIn, Record]]
 
 NO_DRIVER, NO_KERNEL, NOT_NOW, BAD_ARGUMENT, FAILED = range(1, 6)
 
@@ -116,18 +119,17 @@ def test_a_path_that_is_no_text(gpu: Start) -> None:
 
 def test_the_call_takes_torch_and_says_why(gpu: Start) -> None:
     gpu(None)
-    path = OPERATIONS["ema"]
-    calls, why = dict(path.calls), "the CUDA library is not installed (docs/gpu.md)"
+    path, why = OPERATIONS["ema"], "the CUDA library is not installed (docs/gpu.md)"
     counted = path.reasons.get(why, 0)
     ema, source = ModelEMA(model()), model(1)
     expected = copy.deepcopy(ema.ema).state_dict()
     decay = ema.decay(1)
-    ema.update(source)
+    with takes("ema", "torch"):
+        ema.update(source)
     for key, value in ema.ema.state_dict().items():
         if value.is_floating_point():
             new = expected[key].mul_(decay).add_(source.state_dict()[key] * (1 - decay))
             assert torch.equal(value, new)
-    assert path.calls == {**calls, "torch": calls["torch"] + 1}
     assert path.reasons[why] == counted + 1
 
 
@@ -136,32 +138,28 @@ def test_tensors_of_the_cpu_never_open_it(built: Built) -> None:
     library = built("fake_library.c", f"FAKE_CHECK_STATUS={NO_DRIVER}", "FAKE_NEVER_OPENED")
     try:
         _C.use_cuda_library(library)
-        calls = OPERATIONS["ema"].calls["C"]
         ema = ModelEMA(model())
-        ema.update(model(1))
+        with takes("ema"):
+            ema.update(model(1))
         assert sparsity(model()) == 0
-        assert OPERATIONS["ema"].calls["C"] == calls + 1
         assert str(library) not in Path("/proc/self/maps").read_text()
     finally:
         _native.find_cuda_library()
 
 
-def test_each_device_is_asked_once(built: Built, gpu: Start) -> None:
-    library = built("fake_library.c", "FAKE_ASKED_ONCE")
-    stand_in = gpu(library)
+def test_each_device_is_asked_once(faked: Faked) -> None:
+    stand_in, record = faked("FAKE_ASKED_ONCE")
     for _ in range(3):
         assert _C.ema_update(model(), model(1), 0.5) == 0
-    record = record_of(library)
     assert (record.checks, record.calls, record.device, record.stream) == (1, 3, 0, 0x5000)
-    weight, pruned, facts = torch.ones(2, 2, 1, 1), torch.empty(2, 2, 1, 1), Facts()
+    weight, pruned = torch.ones(2, 2, 1, 1), torch.empty(2, 2, 1, 1)
 
     def allocate(size: int, device: int) -> torch.Tensor:
         memory = Facts.memory(size, device)
         stand_in.move_also(memory, index=device)
         return memory
 
-    facts.allocate = allocate
-    _C.register_torch(facts)
+    _C.register_torch(Facts(allocate))
     stand_in.move(weight, pruned, index=3)
     for _ in range(2):
         assert _C.prune([weight], [pruned], [1]) == 3
@@ -176,11 +174,10 @@ def test_each_device_is_asked_once(built: Built, gpu: Start) -> None:
     ("status", "kind"), [(NOT_NOW, _C.Unsupported), (FAILED, RuntimeError)], ids=("full", "failed")
 )
 def test_a_device_that_fails_today_is_asked_again(
-    built: Built, gpu: Start, status: int, kind: type[Exception]
+    faked: Faked, status: int, kind: type[Exception]
 ) -> None:
     """Out of memory, busy, failed: something of this call, and no verdict on the device."""
-    library = built("fake_library.c", f"FAKE_CHECK_STATUS={status}", "FAKE_CHECKS_FAILED=5")
-    gpu(library)
+    _, record = faked(f"FAKE_CHECK_STATUS={status}", "FAKE_CHECKS_FAILED=5")
     average, weight, image = model(), torch.ones(2, 2, 1, 1), torch.ones(1, 1, 4, 4)
     before = copy.deepcopy(average.state_dict())
     for call in (
@@ -192,69 +189,55 @@ def test_a_device_that_fails_today_is_asked_again(
         with pytest.raises(kind, match=f"the fake library says {status}$"):
             call()
     assert _C.cuda_info(0)["problem"] == f"the fake library says {status}"
-    assert (record_of(library).checks, record_of(library).calls) == (5, 0)
+    assert (record.checks, record.calls) == (5, 0)
     for key, value in average.state_dict().items():
         assert torch.equal(value, before[key])
     for _ in range(2):
         assert _C.ema_update(average, model(1), 0.5) == 0
-    assert (record_of(library).checks, record_of(library).calls) == (6, 2)
+    assert (record.checks, record.calls) == (6, 2)
 
 
-def test_others_run_while_a_device_is_asked(built: Built, gpu: Start) -> None:
-    """Starting a device takes long; what another thread does meanwhile is seen afterwards."""
-    library = built("fake_library.c", "FAKE_CHECK_WAITS=1")
-    gpu(library)
-    record, weight, other = record_of(library), torch.ones(9, 9, 1, 1), torch.zeros(9, 9, 1, 1)
+@contextlib.contextmanager
+def once_asked(record: Record, change: Callable[[], object]) -> Iterator[None]:
+    """Another thread makes a change while a device is asked, which takes until then."""
 
-    def replace() -> None:
+    def wait_and_change() -> None:
         while record.checks == 0:
             time.sleep(0.001)
-        weight.data = other
+        change()
         record.go_on = 1
 
-    thread = threading.Thread(target=replace)
+    thread = threading.Thread(target=wait_and_change)
     thread.start()
     try:
-        assert _C.prune([weight], [torch.empty_like(weight)], [1]) == 0
+        yield
     finally:
         thread.join()
+
+
+def test_others_run_while_a_device_is_asked(faked: Faked) -> None:
+    """Starting a device takes long; what another thread does meanwhile is seen afterwards."""
+    _, record = faked("FAKE_CHECK_WAITS=1")
+    weight, other = torch.ones(9, 9, 1, 1), torch.zeros(9, 9, 1, 1)
+    with once_asked(record, lambda: setattr(weight, "data", other)):
+        assert _C.prune([weight], [torch.empty_like(weight)], [1]) == 0
     assert record.first == other.data_ptr() == weight.data_ptr()
 
 
-def test_lists_that_shrink_while_a_device_is_asked(built: Built, gpu: Start) -> None:
-    library = built("fake_library.c", "FAKE_CHECK_WAITS=1", "FAKE_SHRINKING")
-    gpu(library)
-    record, weights = record_of(library), [torch.ones(2, 2, 1, 1), torch.ones(3, 3, 1, 1)]
+def test_lists_that_shrink_while_a_device_is_asked(faked: Faked) -> None:
+    _, record = faked("FAKE_CHECK_WAITS=1", "FAKE_SHRINKING")
+    weights = [torch.ones(2, 2, 1, 1), torch.ones(3, 3, 1, 1)]
     results, counts = [torch.empty_like(weight) for weight in weights], [1, 2]
-
-    def shrink() -> None:
-        while record.checks == 0:
-            time.sleep(0.001)
-        weights.clear()
-        counts.clear()
-        record.go_on = 1
-
-    thread = threading.Thread(target=shrink)
-    thread.start()
-    assert _C.prune(weights, results, counts) == 0  # all was read before the device was asked
-    thread.join()
+    with once_asked(record, lambda: (weights.clear(), counts.clear())):
+        assert _C.prune(weights, results, counts) == 0  # all was read before the device was asked
     assert not weights
     assert record.calls == 1
 
 
-RESULTS = {
-    NO_DRIVER: (_C.Unsupported, "the fake library says 1"),
-    NO_KERNEL: (_C.Unsupported, "the fake library says 2"),
-    NOT_NOW: (_C.Unsupported, "the fake library says 3"),
-    BAD_ARGUMENT: (_C.Unsupported, "the fake library says 4"),
-    FAILED: (RuntimeError, "the fake library says 5"),
-}
-
-
-@pytest.mark.parametrize("status", RESULTS)
-def test_what_a_failing_call_becomes(built: Built, gpu: Start, status: int) -> None:
-    gpu(built("fake_library.c", f"FAKE_STATUS={status}"))
-    kind, text = RESULTS[status]
+@pytest.mark.parametrize("status", range(1, 6))
+def test_what_a_failing_call_becomes(faked: Faked, status: int) -> None:
+    faked(f"FAKE_STATUS={status}")
+    kind = RuntimeError if status == FAILED else _C.Unsupported
     weight, image = torch.ones(2, 2, 1, 1), torch.ones(1, 1, 4, 4)
     for call in (
         lambda: _C.ema_update(model(), model(1), 0.5),
@@ -266,7 +249,7 @@ def test_what_a_failing_call_becomes(built: Built, gpu: Start, status: int) -> N
     ):
         with pytest.raises(kind) as caught:
             call()
-        assert str(caught.value) == text
+        assert str(caught.value) == f"the fake library says {status}"
 
 
 @pytest.mark.parametrize(
@@ -280,14 +263,11 @@ def test_what_a_failing_call_becomes(built: Built, gpu: Start, status: int) -> N
     ],
 )
 def test_sums_that_are_refused(
-    built: Built, gpu: Start, zeros: object, total: torch.Tensor, words: str
+    faked: Faked, zeros: object, total: torch.Tensor, words: str
 ) -> None:
-    library = built("fake_library.c")
-    gpu(library)
-    calls = record_of(library).calls
-    with pytest.raises((TypeError, ValueError), match=words):
+    _, record = faked()
+    with never_called(record), pytest.raises((TypeError, ValueError), match=words):
         _C.sum_zeros(zeros, total)
-    assert record_of(library).calls == calls
 
 
 def test_sums_of_the_cpu_are_refused() -> None:
@@ -295,26 +275,24 @@ def test_sums_of_the_cpu_are_refused() -> None:
         _C.sum_zeros(torch.ones(3, dtype=torch.int64), torch.ones(()))
 
 
-def test_memory_that_torch_does_not_have(built: Built, gpu: Start) -> None:
+def test_memory_that_torch_does_not_have(faked: Faked) -> None:
     """An exception of torch's allocator passes through, and nothing was launched."""
-    library = built("fake_library.c")
-    gpu(library)
+    _, record = faked()
 
     def fail(size: int, device: int) -> torch.Tensor:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    facts = _native.TorchFacts()
-    facts.allocate = fail
-    _C.register_torch(facts)
-    calls = record_of(library).calls
+    _C.register_torch(Facts(fail))
     weight = torch.ones(2, 2, 1, 1)
     for call in (
         lambda: _C.count_module_zeros(model()),
         lambda: _C.prune([weight], [torch.empty_like(weight)], [1]),
     ):
-        with pytest.raises(torch.OutOfMemoryError, match="^CUDA out of memory$"):
+        with (
+            never_called(record),
+            pytest.raises(torch.OutOfMemoryError, match="^CUDA out of memory$"),
+        ):
             call()
-    assert record_of(library).calls == calls
 
 
 def test_info_says_what_became_of_it(built: Built) -> None:

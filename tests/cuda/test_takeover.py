@@ -16,17 +16,8 @@ from yolov5_utils.ops.prune import prune_layers
 from yolov5_utils.ops.sparsity import _share_on_gpu
 from yolov5_utils.torch_utils import ModelEMA, fuse_conv_and_bn, scale_img, sparsity
 
-from .stand_in import record_of
-from .test_loader import (
-    BAD_ARGUMENT,
-    FAILED,
-    NO_DRIVER,
-    NO_KERNEL,
-    NOT_NOW,
-    Built,
-    Start,
-    model,
-)
+from ..support import takes
+from .test_loader import BAD_ARGUMENT, FAILED, NO_DRIVER, NO_KERNEL, NOT_NOW, Faked, model
 
 OURS = (NO_DRIVER, NO_KERNEL, NOT_NOW, BAD_ARGUMENT)
 WHERE = ("FAKE_CHECK_STATUS", "FAKE_STATUS")  # when the device is asked, and in each call
@@ -54,10 +45,9 @@ def results() -> list[torch.Tensor]:
 
 @pytest.mark.parametrize("where", WHERE)
 @pytest.mark.parametrize("status", OURS)
-def test_torch_does_it(built: Built, gpu: Start, status: int, where: str) -> None:
+def test_torch_does_it(faked: Faked, status: int, where: str) -> None:
     expected = copy.deepcopy(results())
-    library = built("fake_library.c", f"{where}={status}", "FAKE_TAKEOVER")
-    gpu(library)
+    faked(f"{where}={status}", "FAKE_TAKEOVER")
     names = ("ema", "sparsity", "prune", "scale_img")
     before = {name: dict(OPERATIONS[name].calls) for name in names}
     for found, wanted in zip(results(), expected, strict=True):
@@ -69,25 +59,21 @@ def test_torch_does_it(built: Built, gpu: Start, status: int, where: str) -> Non
         assert any(why.endswith(f"the fake library says {status}") for why in reasons), name
 
 
-def test_a_sum_is_torchs_where_only_the_count_was_the_librarys(built: Built, gpu: Start) -> None:
-    library = built("fake_library.c", f"FAKE_STATUS={NOT_NOW}", "FAKE_SUM")
+def test_a_sum_is_torchs_where_only_the_count_was_the_librarys(faked: Faked) -> None:
     zeros = torch.tensor([(1 << 24) + 1, 1, 1, 5])
     total = torch.zeros(())
     for number in zeros:
         total += number
-    gpu(library)
+    _, record = faked(f"FAKE_STATUS={NOT_NOW}", "FAKE_SUM")
     assert torch.equal(_share_on_gpu(zeros, 7, torch.float32), total / 7.0)
-    assert record_of(library).calls == 1
+    assert record.calls == 1
 
 
-def test_a_refusal_behind_pruned_layers(
-    built: Built, gpu: Start, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_refusal_behind_pruned_layers(faked: Faked, monkeypatch: pytest.MonkeyPatch) -> None:
     """A weight of two layers takes two calls, and only the first succeeds. torch prunes both."""
-    library = built("fake_library.c", f"FAKE_STATUS={NOT_NOW}", "FAKE_CALLS_GOOD=1")
     expected, pruned = shared(), shared()
     prune_layers(expected, 0.3)
-    gpu(library)
+    _, record = faked(f"FAKE_STATUS={NOT_NOW}", "FAKE_CALLS_GOOD=1")
     fill = prune_module._fill
 
     def filled(batch: list[prune_module._Layer], ties: str) -> tuple[list[torch.Tensor], object]:
@@ -99,7 +85,7 @@ def test_a_refusal_behind_pruned_layers(
 
     monkeypatch.setattr(prune_module, "_fill", filled)
     prune_layers(pruned, 0.3)
-    assert record_of(library).calls == 2
+    assert record.calls == 2
     for found, wanted in zip(pruned.parameters(), expected.parameters(), strict=True):
         assert torch.equal(found, wanted)
 
@@ -115,24 +101,24 @@ def shared() -> nn.Module:
     return made
 
 
-def test_an_update_that_stopped_halfway_is_an_error(built: Built, gpu: Start) -> None:
+def test_an_update_that_stopped_halfway_is_an_error(faked: Faked) -> None:
     """torch must not average again what was averaged."""
-    gpu(built("fake_library.c", f"FAKE_STATUS={FAILED}", "FAKE_HALFWAY"))
+    faked(f"FAKE_STATUS={FAILED}", "FAKE_HALFWAY")
     ema, source = ModelEMA(model()), model(1)
-    calls = dict(OPERATIONS["ema"].calls)
-    with pytest.raises(RuntimeError, match=f"^the fake library says {FAILED}$"):
+    with (
+        takes("ema", calls=0),
+        pytest.raises(RuntimeError, match=f"^the fake library says {FAILED}$"),
+    ):
         ema.update(source)
     assert ema.updates == 0
-    assert OPERATIONS["ema"].calls == calls
 
 
-def test_a_refusal_for_now_says_its_own_words(built: Built, gpu: Start) -> None:
+def test_a_refusal_for_now_says_its_own_words(faked: Faked) -> None:
     """Also where the tensors had to be borrowed again after the device was asked."""
-    library = built("fake_library.c", f"FAKE_CHECK_STATUS={NOT_NOW}", "FAKE_CHECKS_FAILED=2")
-    gpu(library)
+    _, record = faked(f"FAKE_CHECK_STATUS={NOT_NOW}", "FAKE_CHECKS_FAILED=2")
     weight: nn.Parameter = model()[0].weight
     for _ in range(2):
         with pytest.raises(_C.Unsupported, match=f"the fake library says {NOT_NOW}$"):
             _C.prune([weight], [torch.empty_like(weight)], [1])
     assert _C.prune([weight], [torch.empty_like(weight)], [1]) == 0
-    assert (record_of(library).checks, record_of(library).calls) == (3, 1)
+    assert (record.checks, record.calls) == (3, 1)

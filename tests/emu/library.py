@@ -6,7 +6,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -14,24 +14,14 @@ ABI_VERSION = 4
 SCALE_VARIANTS = 54
 SCALE_LIKELY = 27
 SCALE_LIKELY_CHANNELS_LAST = 29
+# By the number of each in csrc/core/y5.h; what a number stands for may have several types in torch.
+_NUMBERED = (
+    *("float32", "float64", "float16", "bfloat16", "complex32", "complex64", "complex128"),
+    *("int8 uint8 bool", "int16", "int32", "int64"),
+    *("float8_e4m3fn float8_e5m2", "float8_e4m3fnuz float8_e5m2fnuz"),
+)
 DTYPES = {
-    torch.float32: 0,
-    torch.float64: 1,
-    torch.float16: 2,
-    torch.bfloat16: 3,
-    torch.complex32: 4,
-    torch.complex64: 5,
-    torch.complex128: 6,
-    torch.int8: 7,
-    torch.uint8: 7,
-    torch.bool: 7,
-    torch.int16: 8,
-    torch.int32: 9,
-    torch.int64: 10,
-    torch.float8_e4m3fn: 11,
-    torch.float8_e5m2: 11,
-    torch.float8_e4m3fnuz: 12,
-    torch.float8_e5m2fnuz: 12,
+    getattr(torch, name): number for number, names in enumerate(_NUMBERED) for name in names.split()
 }
 STATUS = ("OK", "NO_DRIVER", "NO_KERNEL", "NOT_NOW", "BAD_ARGUMENT", "FAILED")
 
@@ -40,22 +30,13 @@ Int32 = ctypes.c_int32
 Int64 = ctypes.c_int64
 
 
-class Error(ctypes.Structure):
-    _fields_: ClassVar[list[tuple[str, Any]]] = [("code", Int32), ("message", ctypes.c_char * 380)]
-
-
-class Where(ctypes.Structure):
-    _fields_: ClassVar[list[tuple[str, Any]]] = [
-        ("stream", Pointer),
-        ("device", Int32),
-        ("reserved", Int32),
-    ]
-
-
-def structure(name: str, **fields: Any) -> type[ctypes.Structure]:
+def structure(name: str, **fields: Any) -> Any:
     """A C struct with these fields, in this order."""
     return type(name, (ctypes.Structure,), {"_fields_": list(fields.items())})
 
+
+Error = structure("Error", code=Int32, message=ctypes.c_char * 380)
+Where = structure("Where", stream=Pointer, device=Int32, reserved=Int32)
 
 # The items of csrc/core/items.h.
 EmaPair = structure(
@@ -81,35 +62,29 @@ ScaleImg = structure(
     columns=Axis, dtype=Int32, variant=Int32,
 )  # fmt: skip
 
-_ERROR = ctypes.POINTER(Error)
-_WHERE = ctypes.POINTER(Where)
+
+def function(*arguments: Any) -> Any:
+    """A function of the table that ends with a status and says what went wrong."""
+    return ctypes.CFUNCTYPE(Int32, *arguments, ctypes.POINTER(Error))
 
 
-class Api(ctypes.Structure):
-    _fields_: ClassVar[list[tuple[str, Any]]] = [
-        ("abi_version", ctypes.c_uint32),
-        ("struct_bytes", ctypes.c_uint32),
-        ("toolkit_version", Int32),
-        ("reserved", Int32),
-        ("architectures", ctypes.c_char_p),
-        ("check_device", ctypes.CFUNCTYPE(Int32, Int32, _ERROR)),
-        (
-            "ema_update",
-            ctypes.CFUNCTYPE(Int32, _WHERE, Pointer, Int64, ctypes.c_double, _ERROR),
-        ),
-        (
-            "sparsity_count",
-            ctypes.CFUNCTYPE(Int32, _WHERE, Pointer, Int64, Pointer, Int64, _ERROR),
-        ),
-        ("fuse", ctypes.CFUNCTYPE(Int32, _WHERE, Pointer, Int64, Pointer, _ERROR)),
-        ("prune_workspace_bytes", ctypes.CFUNCTYPE(Int64, Pointer, Int64)),
-        ("prune", ctypes.CFUNCTYPE(Int32, _WHERE, Pointer, Int64, Pointer, Int64, _ERROR)),
-        ("scale_img", ctypes.CFUNCTYPE(Int32, _WHERE, ctypes.POINTER(ScaleImg), _ERROR)),
-        (
-            "sparsity_sum",
-            ctypes.CFUNCTYPE(Int32, _WHERE, Pointer, Int64, Int32, Pointer, _ERROR),
-        ),
-    ]
+_LIST = (ctypes.POINTER(Where), Pointer, Int64)  # where, the items and their number
+Api = structure(
+    "Api",
+    abi_version=ctypes.c_uint32,
+    struct_bytes=ctypes.c_uint32,
+    toolkit_version=Int32,
+    reserved=Int32,
+    architectures=ctypes.c_char_p,
+    check_device=function(Int32),
+    ema_update=function(*_LIST, ctypes.c_double),
+    sparsity_count=function(*_LIST, Pointer, Int64),
+    fuse=function(*_LIST, Pointer),
+    prune_workspace_bytes=ctypes.CFUNCTYPE(Int64, Pointer, Int64),
+    prune=function(*_LIST, Pointer, Int64),
+    scale_img=function(ctypes.POINTER(Where), ctypes.POINTER(ScaleImg)),
+    sparsity_sum=function(*_LIST, Int32, Pointer),
+)
 
 
 class LibraryError(RuntimeError):
@@ -148,7 +123,7 @@ class Library:
         self.shared_object = ctypes.CDLL(str(path))
         get = self.shared_object.y5_cuda_api_get
         get.restype = ctypes.POINTER(Api)
-        self.api: Api = get().contents
+        self.api = get().contents
 
     def where(self, device: torch.device) -> Where:
         """The device and torch's current stream on it."""
@@ -182,14 +157,8 @@ class Library:
             *(Elements(t.data_ptr(), t.numel(), DTYPES[t.dtype]) for t in tensors)
         )
         zeros = torch.full((len(tensors) if each else 1,), -7, dtype=torch.int64, device=device)
-        self.call(
-            "sparsity_count",
-            self.where(device),
-            items,
-            len(tensors),
-            zeros.data_ptr(),
-            zeros.numel(),
-        )
+        result = (zeros.data_ptr(), zeros.numel())
+        self.call("sparsity_count", self.where(device), items, len(tensors), *result)
         return zeros
 
     def sparsity_sum(self, zeros: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -240,14 +209,8 @@ class Library:
             )
         )
         workspace = bytes_on(device, self.api.prune_workspace_bytes(items, len(layers)))
-        self.call(
-            "prune",
-            self.where(device),
-            items,
-            len(layers),
-            workspace.data_ptr(),
-            workspace.numel(),
-        )
+        memory = (workspace.data_ptr(), workspace.numel())
+        self.call("prune", self.where(device), items, len(layers), *memory)
         return results
 
     def scale_img(

@@ -26,6 +26,7 @@ from synthetic import RELEASES, text_of
 from torch import nn
 
 import yolov5_utils
+from tests.support import in_threads, meanwhile
 from yolov5_utils import overlay
 from yolov5_utils.ops import OPERATIONS
 from yolov5_utils.overlay.fingerprint import NotRecognised, examine, identify
@@ -230,14 +231,10 @@ def test_unpatch_while_a_client_is_imported(
 def test_patch_and_unpatch_beside_threads_that_call(client: Loader, stock: Loader) -> None:
     module, image = client(), torch.rand(1, 3, 16, 16)
     expected = stock("7.0").scale_img(image, 0.83)
-    stop, raised = threading.Event(), []
+    raised: list[BaseException] = []
 
     def call() -> None:
-        try:
-            while not stop.is_set():
-                assert torch.equal(module.scale_img(image, 0.83), expected)
-        except BaseException as error:
-            raised.append(error)
+        assert torch.equal(module.scale_img(image, 0.83), expected)
 
     def switch() -> None:
         try:
@@ -247,20 +244,9 @@ def test_patch_and_unpatch_beside_threads_that_call(client: Loader, stock: Loade
         except BaseException as error:
             raised.append(error)
 
-    interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-5)
-    try:
-        callers = [threading.Thread(target=call) for _ in range(2)]
-        switchers = [threading.Thread(target=switch) for _ in range(2)]
-        for thread in (*callers, *switchers):
-            thread.start()
-        for thread in switchers:
-            thread.join()
-        stop.set()
-        for thread in callers:
-            thread.join()
-    finally:
-        sys.setswitchinterval(interval)
+    with meanwhile(call), meanwhile(call):
+        in_threads(switch, switch)
     assert raised == []
     assert not ours(module.scale_img)
 

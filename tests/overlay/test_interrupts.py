@@ -7,7 +7,7 @@ import pytest
 from conftest import Loader
 from torch import nn
 
-from tests.robustness.stepping import Interrupt, interrupt, with_action_at
+from tests.robustness.stepping import interrupted_at_each
 from yolov5_utils import _native, overlay
 
 
@@ -24,20 +24,22 @@ def test_average(
     average.decay = lambda updates: 0.5
     for tensor in model.state_dict().values():
         tensor.zero_()
-    seen, step, interrupted = set(), 0, True
-    while interrupted:
+    seen = set()
+
+    def begin() -> None:
         average.updates = 0
         for tensor in average.ema.state_dict().values():
             tensor.fill_(1)
-        try:
-            interrupted = with_action_at(step, interrupt, lambda: average.update(model))
-        except Interrupt:
-            interrupted = True
+
+    def check(interrupted: bool) -> None:
         expected = 0.5**average.updates
         for tensor in average.ema.state_dict().values():
-            assert not tensor.is_floating_point() or bool((tensor == expected).all()), step
+            assert not tensor.is_floating_point() or bool((tensor == expected).all())
         seen.add((interrupted, average.updates))
-        step += 1
+        begin()
+
+    begin()
+    interrupted_at_each(lambda: average.update(model), check)
     assert seen == {(True, 0), (True, 1), (False, 1)}
 
 
@@ -47,17 +49,19 @@ def test_prune(client: Loader, release: str, capsys: pytest.CaptureFixture[str])
     module, model = client(release), nn.Sequential(*(nn.Conv2d(2, 2, 3) for _ in range(3)))
     values = [layer.weight.detach().clone() for layer in model]
     module.prune(model, 0.5)  # tries first how torch chooses, which takes many instructions
-    seen, step, interrupted = set(), 0, True
-    while interrupted:
+    seen = set()
+
+    def begin() -> None:
         for layer, value in zip(model, values, strict=True):
             layer.weight.data = value.clone()
-        try:
-            interrupted = with_action_at(step, interrupt, lambda: module.prune(model, 0.5))
-        except Interrupt:
-            interrupted = True
+
+    def check(interrupted: bool) -> None:
         pruned = {int((layer.weight == 0).sum()) for layer in model}
-        assert pruned in ({0}, {18}), step
+        assert pruned in ({0}, {18})
         seen.add((interrupted, *pruned))
         capsys.readouterr()
-        step += 1
+        begin()
+
+    begin()
+    interrupted_at_each(lambda: module.prune(model, 0.5), check)
     assert seen >= {(True, 0), (True, 18), (False, 18)}

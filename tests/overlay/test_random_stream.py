@@ -4,8 +4,8 @@ each way that a call can take."""
 from __future__ import annotations
 
 import sys
-import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import init
 
 import yolov5_utils
-from tests.support import takes
+from tests.support import in_threads, takes
 from yolov5_utils import _native, overlay, verify
 from yolov5_utils.ops import OPERATIONS, fuse_gpu
 from yolov5_utils.overlay import random_stream
@@ -326,11 +326,7 @@ def test_threads_that_fuse(modern: Pair) -> None:
         for _ in range(50):
             into.extend(modern[0].fuse_conv_and_bn(conv, bn) for conv, bn in made)
 
-    threads = [threading.Thread(target=fuse_often, args=(into,)) for into in results]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    in_threads(*(partial(fuse_often, into) for into in results))
     expected = [modern[1].fuse_conv_and_bn(conv, bn).weight for conv, bn in made] * 50
     for fused in results:
         assert len(fused) == len(expected)

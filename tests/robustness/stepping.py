@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,17 +21,6 @@ class Interrupt(BaseException):
 
 def interrupt(*_: Any) -> None:
     raise Interrupt
-
-
-def in_a_thread(action: Callable[[], Any]) -> Callable[[], None]:
-    """`action`, to its end in a thread of its own."""
-
-    def run() -> None:
-        thread = threading.Thread(target=action)
-        thread.start()
-        thread.join()
-
-    return run
 
 
 def with_action_at(
@@ -64,6 +52,25 @@ def with_action_at(
     finally:
         sys.settrace(before)
     return left < 0
+
+
+def interrupted_at_each(
+    call: Callable[[], Any], check: Callable[[bool], Any], *files: str, every: int = 1
+) -> int:
+    """Interrupt `call` at each of its instructions; `check` learns whether it was interrupted.
+
+    The number of instructions.
+    """
+    step, interrupted = 0, True
+    while interrupted:
+        try:
+            interrupted = with_action_at(step, interrupt, call, *files)
+            assert not interrupted, "the interrupt was swallowed"
+        except Interrupt:
+            interrupted = True
+        check(interrupted)
+        step += every
+    return step
 
 
 @contextmanager

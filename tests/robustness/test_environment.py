@@ -16,7 +16,7 @@ from yolov5_utils import _C, reference
 from yolov5_utils.ops.ema import ModelEMA, update_modules
 from yolov5_utils.ops.sparsity import sparsity
 
-from ..support import Holder, original
+from ..support import Holder, Watch, original
 from .outcomes import Pair, assert_like_original, bits, state
 
 Update = Callable[[nn.Module, nn.Module, float], None]
@@ -51,11 +51,6 @@ def switched(switch: Callable[[Any], Any], on: Any, off: Any) -> Iterator[None]:
         switch(off)
 
 
-class PassFunctions(torch.overrides.TorchFunctionMode):
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return func(*args, **(kwargs or {}))
-
-
 class DoublesScalars(torch.overrides.TorchFunctionMode):
     """A mode that changes what in-place multiplication does."""
 
@@ -74,7 +69,7 @@ ENVIRONMENTS: dict[str, Callable[[], AbstractContextManager[Any]]] = {
     "float64": lambda: switched(torch.set_default_dtype, torch.float64, torch.float32),
     "bfloat16": lambda: switched(torch.set_default_dtype, torch.bfloat16, torch.float32),
     "flush_denormal": lambda: switched(torch.set_flush_denormal, True, False),
-    "function_mode": PassFunctions,
+    "function_mode": Watch,
     "changing_mode": DoublesScalars,
     "device": lambda: torch.device("cpu"),
     "meta_device": lambda: torch.device("meta"),

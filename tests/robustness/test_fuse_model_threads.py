@@ -17,7 +17,8 @@ from torch.nn.modules import module as torch_module
 from yolov5_utils import fuse_model
 from yolov5_utils.ops import fuse_model as file
 
-from .stepping import Interrupt, in_a_thread, interrupt, with_action_at
+from ..support import in_threads
+from .stepping import Interrupt, interrupt, with_action_at
 
 
 class Conv(nn.Module):
@@ -109,7 +110,7 @@ def test_another_call_at_every_instruction(kinds: tuple[type[Conv], ...]) -> Non
             raised.append(error)
 
     def in_another_thread(model: Any) -> None:
-        in_a_thread(lambda: other(model))()
+        in_threads(lambda: other(model))
         if Watched not in kinds and Deleting not in kinds:
             assert all(map(is_fused, model))  # the other call leaves nothing to this one
 
@@ -155,7 +156,7 @@ def test_changes_made_meanwhile_stay() -> None:
     step, ran = 0, True
     while ran:
         model = model_of(Conv)
-        action = in_a_thread(without_grad(partial(fuse_and_change, model)))
+        action = partial(in_threads, without_grad(partial(fuse_and_change, model)))
         ran = with_action_at(step, action, partial(fuse_model, model))
         if ran:
             assert list(model[0]._modules) == ["conv", "more"], step
@@ -179,7 +180,7 @@ class Switching(dict):
 def test_children_of_a_kind_of_their_own() -> None:
     model = model_of(Conv)
     model[0].__dict__["_modules"] = Switching(model[0]._modules)
-    Switching.action = in_a_thread(without_grad(lambda: fuse_model(model)))
+    Switching.action = partial(in_threads, without_grad(lambda: fuse_model(model)))
     fuse_model(model)
     assert is_fused(model[0])
     assert Switching.action is None
@@ -196,11 +197,7 @@ def many_threads(model: Any, count: int, work: Callable[[], Any]) -> list[BaseEx
         except BaseException as error:
             raised.append(error)
 
-    threads = [threading.Thread(target=run) for _ in range(count)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    in_threads(*[run] * count)
     return raised
 
 

@@ -19,7 +19,7 @@ from yolov5_utils.ops import prune as prune_file
 from yolov5_utils.ops.ema import ModelEMA
 from yolov5_utils.ops.prune import prune_layers
 
-from .stepping import Interrupt, interrupt, raising_after, with_action_at
+from .stepping import Interrupt, interrupt, interrupted_at_each, raising_after
 
 PRUNING = torch_prune.__file__
 
@@ -62,17 +62,7 @@ class Halved:
 def at_every_instruction(
     call: Callable[[], Any], check: Callable[[bool], None], *files: str, every: int = 1
 ) -> None:
-    """Interrupt `call` at each of its instructions; `check` learns whether it was interrupted."""
-    step, interrupted = 0, True
-    while interrupted:
-        try:
-            interrupted = with_action_at(step, interrupt, call, *files)
-            assert not interrupted, "the interrupt was swallowed"
-        except Interrupt:
-            interrupted = True
-        check(interrupted)
-        step += every
-    assert step > 50 * every
+    assert interrupted_at_each(call, check, *files, every=every) > 50 * every
 
 
 # Entries for which the reference keeps copies: of another type, and of a shape that broadcasts.
@@ -224,19 +214,28 @@ def test_prune_at_random_moments(way: str, monkeypatch: pytest.MonkeyPatch) -> N
     assert len(outcomes) > 15
 
 
-def test_more_signals_while_the_rest_is_pruned(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The last one is raised, those before it are its cause."""
-    monkeypatch.setattr(prune_file, "_BATCH_BYTES", 1)
-    fill, calls = prune_file._fill, []
+def failing_fill(
+    monkeypatch: pytest.MonkeyPatch, problem: Callable[[int], BaseException | None]
+) -> list[int]:
+    """Has layers pruned one by one, and each step raise what `problem` says of its number."""
+    fill, calls = prune_file._fill, list[int]()
 
-    def interrupted(batch: Any, ties: str) -> Any:
+    def failing(batch: Any, ties: str) -> Any:
         calls.append(len(calls))
-        if len(calls) % 2 == 0:
-            raise Interrupt(len(calls))
+        error = problem(len(calls))
+        if error is not None:
+            raise error
         return fill(batch, ties)
 
+    monkeypatch.setattr(prune_file, "_BATCH_BYTES", 1)
+    monkeypatch.setattr(prune_file, "_fill", failing)
+    return calls
+
+
+def test_more_signals_while_the_rest_is_pruned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last one is raised, those before it are its cause."""
     layers = Layers(3, 4)
-    monkeypatch.setattr(prune_file, "_fill", interrupted)
+    calls = failing_fill(monkeypatch, lambda number: Interrupt(number) if number % 2 == 0 else None)
     with pytest.raises(Interrupt) as raised:
         layers.prune()
     assert layers.check()
@@ -250,17 +249,8 @@ def test_more_signals_while_the_rest_is_pruned(monkeypatch: pytest.MonkeyPatch) 
 
 def test_errors_that_stay_are_raised(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lack of memory, say: tried a few times, then raised, with the earlier batches pruned."""
-    monkeypatch.setattr(prune_file, "_BATCH_BYTES", 1)
-    fill, calls = prune_file._fill, []
-
-    def lacking(batch: Any, ties: str) -> Any:
-        calls.append(len(calls))
-        if len(calls) > 2:
-            raise MemoryError("no more")
-        return fill(batch, ties)
-
     layers = Layers(3, 4)
-    monkeypatch.setattr(prune_file, "_fill", lacking)
+    calls = failing_fill(monkeypatch, lambda number: MemoryError("no more") if number > 2 else None)
     with pytest.raises(MemoryError, match="no more") as raised:
         layers.prune()
     assert isinstance(raised.value.__cause__, MemoryError)

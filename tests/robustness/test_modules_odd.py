@@ -209,14 +209,6 @@ def spectral(value: float) -> nn.Module:
     return nn.Sequential(nn.utils.spectral_norm(nn.Linear(4, 4)))
 
 
-def transformer(value: float) -> nn.Module:
-    return nn.TransformerEncoderLayer(8, 2, 8)
-
-
-def recurrent(value: float) -> nn.Module:
-    return nn.LSTM(3, 4)
-
-
 def parameter_containers(value: float) -> nn.Module:
     root = nn.Module()
     root.list = nn.ParameterList([full(value), nn.Parameter(full(value, 2))])
@@ -228,30 +220,14 @@ def parameter_containers(value: float) -> nn.Module:
 BUILDERS = {
     make.__name__: pair(make)
     for make in (
-        shared_submodule,
-        tied_weights,
-        dotted_buffer,
-        dotted_parameter,
-        dotted_module,
-        one_name_in_both_dicts,
-        empty_names,
-        number_as_name,
-        name_of_a_str_subclass,
-        none_entries,
-        ListsHidden,
-        filtered_buffers,
-        filtered_modules,
-        PropertyBuffers,
-        OwnGetattribute,
-        greedy,
-        parametrised,
-        pruned,
-        spectral,
-        transformer,
-        recurrent,
-        parameter_containers,
+        *(shared_submodule, tied_weights, dotted_buffer, dotted_parameter, dotted_module),
+        *(one_name_in_both_dicts, empty_names, number_as_name, name_of_a_str_subclass),
+        *(none_entries, ListsHidden, filtered_buffers, filtered_modules, PropertyBuffers),
+        *(OwnGetattribute, greedy, parametrised, pruned, spectral, parameter_containers),
     )
 }
+BUILDERS["transformer"] = pair(lambda value: nn.TransformerEncoderLayer(8, 2, 8))
+BUILDERS["recurrent"] = pair(lambda value: nn.LSTM(3, 4))
 BUILDERS["hidden_in_frozenset"] = pair(lambda value: ListsHidden(value, frozenset))
 BUILDERS["hidden_in_tuple"] = pair(lambda value: ListsHidden(value, tuple))
 

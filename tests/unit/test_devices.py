@@ -31,7 +31,16 @@ from yolov5_utils.torch_utils import (
 )
 
 from .. import older_torch
-from ..support import DECAY, FLOATING, Holder, assert_same_bits, original, takes, values
+from ..support import (
+    DECAY,
+    FLOATING,
+    Holder,
+    assert_same_bits,
+    every_pair_of_types,
+    original,
+    takes,
+    values,
+)
 from .devices import Device, calls_of
 from .ema_models import Net, trained
 from .test_scale_img import original as original_scale_img
@@ -66,9 +75,7 @@ def way_of(device: Device, *dtypes: torch.dtype) -> str:
     return "torch" if older_torch.APPLIES and device.way == "C" and sixteen_bits else ""
 
 
-@pytest.mark.parametrize(
-    ("average_dtype", "source_dtype"), list(itertools.product(FLOATING, FLOATING)), ids=str
-)
+@every_pair_of_types
 def test_ema_dtypes(device: Device, average_dtype: torch.dtype, source_dtype: torch.dtype) -> None:
     averages = [values(size, average_dtype, size) for size in SIZES]
     sources = [values(size, source_dtype, size + 1) for size in SIZES]

@@ -13,7 +13,15 @@ from torch import nn
 
 from yolov5_utils import _C
 
-from ..support import DECAY, FLOATING, Holder, assert_same_bits, original, values
+from ..support import (
+    DECAY,
+    FLOATING,
+    Holder,
+    assert_same_bits,
+    every_pair_of_types,
+    original,
+    values,
+)
 
 SIZES = (*range(98), 1000, 100_003)
 
@@ -42,9 +50,7 @@ def test_against_numpy(level: str, threads: int, pool: None, dtype: torch.dtype)
         assert_same_bits(average, torch.from_numpy(expected))
 
 
-@pytest.mark.parametrize(
-    ("average_dtype", "source_dtype"), list(itertools.product(FLOATING, FLOATING)), ids=str
-)
+@every_pair_of_types
 def test_dtype_pairs(
     level: str,
     threads: int,

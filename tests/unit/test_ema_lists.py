@@ -4,22 +4,18 @@ reference's bits, and the reference itself wherever that is not sure."""
 from __future__ import annotations
 
 import copy
-import itertools
-from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from yolov5_utils import reference
 from yolov5_utils.ops import ema_lists
 
-from ..support import FLOATING, Holder, assert_same_bits, values
+from ..support import DECAY, FLOATING, Holder, Watch, assert_same_bits, every_pair_of_types, values
 from .ema_models import Net, trained
 
 SIZES = (0, 1, 7, 64, 1000)
-DECAY = 0.9987
 
 
 def pairs_of(average: nn.Module, source: nn.Module) -> list[tuple[Tensor, Tensor]]:
@@ -38,9 +34,7 @@ def check(average: nn.Module, source: nn.Module, decay: float = DECAY) -> None:
         assert_same_bits(average.state_dict()[key], value)
 
 
-@pytest.mark.parametrize(
-    ("average_dtype", "source_dtype"), list(itertools.product(FLOATING, FLOATING)), ids=str
-)
+@every_pair_of_types
 def test_dtypes(average_dtype: torch.dtype, source_dtype: torch.dtype) -> None:
     check(
         Holder(*(values(size, average_dtype, size) for size in SIZES)),
@@ -74,62 +68,26 @@ def test_turns_keep_memory_small(monkeypatch: pytest.MonkeyPatch) -> None:
     assert taken == [[1001], [5, 5, 300, 700], [2000], [1]]
 
 
-ODD: dict[str, Callable[[], tuple[list[Tensor], list[Tensor]]]] = {}
+class Mine(Tensor):
+    """A subclass that adds nothing."""
 
 
-def odd(case: Callable[[], tuple[list[Tensor], list[Tensor]]]) -> Callable[..., object]:
-    ODD[case.__name__] = case
-    return case
-
-
-@odd
-def tied() -> tuple[list[Tensor], list[Tensor]]:
-    shared = torch.rand(10)
-    return [shared, shared], [torch.rand(10), torch.rand(10)]
-
-
-@odd
-def overlapping() -> tuple[list[Tensor], list[Tensor]]:
-    shared = torch.rand(10)
-    return [shared[:6], shared[5:]], [torch.rand(6), torch.rand(5)]
-
-
-@odd
-def average_of_itself() -> tuple[list[Tensor], list[Tensor]]:
-    shared = torch.rand(10)
-    return [shared], [shared]
-
-
-@odd
-def average_inside_a_source() -> tuple[list[Tensor], list[Tensor]]:
-    shared = torch.rand(20)
-    return [torch.rand(20), shared[4:6]], [shared, torch.rand(2)]
-
-
-@odd
-def another_shape() -> tuple[list[Tensor], list[Tensor]]:
-    return [torch.rand(3, 4)], [torch.rand(4)]
-
-
-@odd
-def expanded() -> tuple[list[Tensor], list[Tensor]]:
-    return [torch.rand(4).expand(3, 4)], [torch.rand(3, 4)]
-
-
-@odd
-def subclass() -> tuple[list[Tensor], list[Tensor]]:
-    return [torch.rand(3)], [torch.rand(3).as_subclass(type("Mine", (Tensor,), {}))]
-
-
-@odd
-def not_dense() -> tuple[list[Tensor], list[Tensor]]:
-    return [torch.rand(3, 4)], [torch.rand(3, 4).to_sparse()]
+TEN, TWENTY = torch.rand(10), torch.rand(20)
+ODD: dict[str, tuple[list[Tensor], list[Tensor]]] = {
+    "tied": ([TEN, TEN], [torch.rand(10), torch.rand(10)]),
+    "overlapping": ([TEN[:6], TEN[5:]], [torch.rand(6), torch.rand(5)]),
+    "average_of_itself": ([TEN], [TEN]),
+    "average_inside_a_source": ([torch.rand(20), TWENTY[4:6]], [TWENTY, torch.rand(2)]),
+    "another_shape": ([torch.rand(3, 4)], [torch.rand(4)]),
+    "expanded": ([torch.rand(4).expand(3, 4)], [torch.rand(3, 4)]),
+    "subclass": ([torch.rand(3)], [torch.rand(3).as_subclass(Mine)]),
+    "not_dense": ([torch.rand(3, 4)], [torch.rand(3, 4).to_sparse()]),
+}
 
 
 @pytest.mark.parametrize("case", ODD)
 def test_the_reference_runs_where_the_order_may_show(case: str) -> None:
-    averages, sources = ODD[case]()
-    pairs = list(zip(averages, sources, strict=True))
+    pairs = list(zip(*ODD[case], strict=True))
     assert not ema_lists.are_independent(pairs, DECAY)
 
 
@@ -146,17 +104,6 @@ def test_disjoint_parts_of_one_storage_are_independent() -> None:
     assert ema_lists.are_independent(pairs, DECAY)
     read_twice = torch.rand(10)
     assert ema_lists.are_independent([(torch.rand(10), read_twice) for _ in range(3)], DECAY)
-
-
-class Watch(TorchFunctionMode):
-    """Notes the operations' names."""
-
-    def __init__(self) -> None:
-        self.seen: list[str] = []
-
-    def __torch_function__(self, function, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
-        self.seen.append(function.__name__)
-        return function(*args, **(kwargs or {}))
 
 
 def test_a_mode_sees_the_originals_operations() -> None:

@@ -3,7 +3,6 @@ share memory with inputs or are of another kind, integers that are none, types o
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from yolov5_utils import _C, _native, reference
 from yolov5_utils.torch_utils import sparsity
 
+from ..robustness.stepping import Interrupt, raising_after
 from ..support import meanwhile
 
 SMALL = [
@@ -122,18 +122,8 @@ def test_types_of_fewer_bits(name: str) -> None:
 def test_a_huge_skip_ends_with_a_signal() -> None:
     generator = torch.Generator()
     before = generator.get_state()
-
-    def handler(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
-    kept = signal.signal(signal.SIGALRM, handler)
-    signal.setitimer(signal.ITIMER_REAL, 0.05)
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            _C.skip_random(generator, (1 << 63) - 1)
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, kept)
+    with pytest.raises(Interrupt), raising_after(0.05):
+        _C.skip_random(generator, (1 << 63) - 1)
     assert torch.equal(generator.get_state(), before)
 
 

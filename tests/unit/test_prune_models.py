@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 from torch.nn.utils import prune as torch_prune
 
 from yolov5_utils import _C, reference
@@ -352,11 +351,6 @@ def computed(model: nn.Module) -> nn.Module:
         weight = nn.Parameter(torch.empty_like(conv.weight), requires_grad=False)
     weight.copy_(torch.ones_like(weight).requires_grad_() * 2)  # as a fused convolution's
     conv._parameters["weight"] = weight
-    return model
-
-
-def parametrized(model: nn.Module) -> nn.Module:
-    parametrize.register_parametrization(model[2][2], "weight", nn.Identity())
     return model
 
 

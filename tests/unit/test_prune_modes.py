@@ -10,17 +10,13 @@ from yolov5_utils import reference
 from yolov5_utils.ops import OPERATIONS
 from yolov5_utils.ops.prune import prune_layers
 
-from ..support import assert_same_bits, takes
+from ..support import Watch, assert_same_bits, takes
 from .test_prune_models import check, small_model, tied_values
 
 
 def test_modes() -> None:
-    class Counting(torch.overrides.TorchFunctionMode):
-        def __torch_function__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
-            return func(*args, **(kwargs or {}))
-
     model = small_model()
-    with Counting():
+    with Watch():
         check(model, way="torch")
     with torch.device("cpu"):
         check(model, way="torch")

@@ -5,7 +5,6 @@ scalar. (eps: test_fuse_types.py. The padding of images: test_devices.py.)"""
 from __future__ import annotations
 
 import copy
-import itertools
 import math
 from typing import Any
 
@@ -18,7 +17,7 @@ from yolov5_utils import reference
 from yolov5_utils.ops.prune import prune_layers
 from yolov5_utils.torch_utils import sparsity
 
-from ..support import FLOATING, Holder, assert_same_bits, values
+from ..support import FLOATING, Holder, assert_same_bits, every_pair_of_types, values
 from .test_ema import check
 
 SHAPES = ((), (1,), (1, 1), (2,), (7,), (8,), (9,), (31,), (33,), (3, 5), (257,))
@@ -40,9 +39,7 @@ def drawn_decay(random: np.random.Generator) -> float:
     )
 
 
-@pytest.mark.parametrize(
-    ("average_dtype", "source_dtype"), list(itertools.product(FLOATING, FLOATING)), ids=str
-)
+@every_pair_of_types
 def test_decays(level: str, average_dtype: torch.dtype, source_dtype: torch.dtype) -> None:
     random = np.random.default_rng(8)
     for i in range(25):

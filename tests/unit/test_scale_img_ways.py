@@ -6,13 +6,12 @@ from __future__ import annotations
 import itertools
 import math
 import sys
-import threading
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from yolov5_utils import _C, reference
@@ -20,7 +19,7 @@ from yolov5_utils.ops import OPERATIONS
 from yolov5_utils.torch_utils import scale_img
 
 from .. import older_torch
-from ..support import takes
+from ..support import Watch, in_threads, takes
 from .test_scale_img import assert_same, check, values
 
 OP = sys.modules["yolov5_utils.ops.scale_img"]
@@ -109,20 +108,8 @@ def test_function_transforms() -> None:
     )
 
 
-class CountingFunctions(TorchFunctionMode):
-    """Counts what it sees."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen: list[str] = []
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
-        self.seen.append(func.__name__)
-        return func(*args, **(kwargs or {}))
-
-
-class CountingOperations(TorchDispatchMode):
-    """Counts what it sees."""
+class WatchDispatch(TorchDispatchMode):
+    """Notes the operations' names, one level further down."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -133,7 +120,7 @@ class CountingOperations(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("mode_type", [CountingFunctions, CountingOperations])
+@pytest.mark.parametrize("mode_type", [Watch, WatchDispatch])
 def test_modes_see_what_the_original_shows_them(
     mode_type: type, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -328,11 +315,7 @@ def test_many_python_threads(fresh: dict[object, object]) -> None:
         for _ in range(20):
             results[i] = scale_img(images[i], 0.83)
 
-    workers = [threading.Thread(target=work, args=(i,)) for i in range(len(images))]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
+    in_threads(*(partial(work, i) for i in range(len(images))))
     for got, want in zip(results, expected, strict=True):
         assert got is not None
         assert torch.allclose(got, want, atol=1e-5)  # the bits depend on the thread's own count

@@ -140,27 +140,25 @@ def original_prune(model: nn.Module, amount: float) -> None:
 
 def partition_prune(model: nn.Module, amount: float) -> None:
     """np.partition, a SIMD quickselect where NumPy has one, for the threshold; then a mask."""
-    for module in model.modules():
-        if isinstance(module, nn.Conv2d):
-            weight = module.weight.data
-            magnitude = weight.abs()
-            count = round(amount * weight.numel())
-            if count:
-                keys = magnitude.view(-1).numpy()
-                threshold = float(np.partition(keys, count - 1)[count - 1])
-                module.weight.data = weight * (magnitude > threshold)
+    _threshold_prune(model, amount, lambda keys, k: float(np.partition(keys.numpy(), k - 1)[k - 1]))
 
 
 def kthvalue_prune(model: nn.Module, amount: float) -> None:
     """torch.kthvalue for the threshold, then a mask."""
+    _threshold_prune(model, amount, lambda keys, k: keys.kthvalue(k).values)
+
+
+def _threshold_prune(
+    model: nn.Module, amount: float, kth: Callable[[Tensor, int], Tensor | float]
+) -> None:
+    """Only weights of magnitudes above the k-th, counted from 1, are kept."""
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             weight = module.weight.data
             magnitude = weight.abs()
             count = round(amount * weight.numel())
             if count:
-                threshold = magnitude.view(-1).kthvalue(count).values
-                module.weight.data = weight * (magnitude > threshold)
+                module.weight.data = weight * (magnitude > kth(magnitude.view(-1), count))
 
 
 def original_fuse(conv: nn.Conv2d, bn: nn.BatchNorm2d) -> nn.Conv2d:

@@ -68,7 +68,16 @@ def _name_lines(axis: Any, lines: Sequence[Line], places: Sequence[float]) -> No
         axis.spines[side].set_visible(False)
 
 
-def _caption(figure: Figure, caption: str, title: str) -> None:
+def _describe(figure: Figure, keys: list[Any], caption: str, title: str) -> None:
+    """A legend, a title above it, and a caption below the picture."""
+    figure.legend(
+        handles=keys,
+        loc="upper left",
+        bbox_to_anchor=(0.01, 1 - 0.28 / figure.get_figheight()),
+        ncol=len(keys),
+        fontsize=8.5,
+        frameon=False,
+    )
     figure.suptitle(title, fontsize=11.5, x=0.02, ha="left", y=1 - 0.12 / figure.get_figheight())
     place = 0.07 / figure.get_figheight()
     figure.text(0.02, place, caption, fontsize=6.8, color="#555555", va="bottom")
@@ -118,15 +127,7 @@ def speed_bars(lines: Sequence[Line], caption: str, title: str) -> Figure:
     if any(line.original_many is not None for line in lines):
         dot: dict[str, Any] = {"marker": "o", "mfc": "white", "mec": "#222222", "ls": ""}
         keys.append(Line2D([], [], label="the first, 2 threads", **dot))
-    figure.legend(
-        handles=keys,
-        loc="upper left",
-        bbox_to_anchor=(0.01, 1 - 0.28 / figure.get_figheight()),
-        ncol=3,
-        fontsize=8.5,
-        frameon=False,
-    )
-    _caption(figure, caption, title)
+    _describe(figure, keys, caption, title)
     return figure
 
 
@@ -180,16 +181,8 @@ def limit_figure(content: dict[str, Any]) -> Figure:
     axis.set_axisbelow(True)
     _name_lines(axis, lines, places)
     keys = [Patch(color=colours[1], label="1 thread"), Patch(color=colours[2], label="2 threads")]
-    figure.legend(
-        handles=keys,
-        loc="upper left",
-        bbox_to_anchor=(0.01, 1 - 0.28 / figure.get_figheight()),
-        ncol=2,
-        fontsize=8.5,
-        frameon=False,
-    )
     title = "Share of the speed at which torch only moves the same bytes"
-    _caption(figure, machine_line(content["machine"]), title)
+    _describe(figure, keys, machine_line(content["machine"]), title)
     return figure
 
 

@@ -89,6 +89,13 @@ def assert_same_bits(actual: Tensor, expected: Tensor) -> None:
         raise AssertionError(f"element {first}: got {got!r}, expected {want!r}")
 
 
+def assert_same_state(found: nn.Module, expected: nn.Module) -> None:
+    """Equal bits of all entries, wherever they are."""
+    state = found.state_dict()
+    for key, value in expected.state_dict().items():
+        assert_same_bits(state[key].cpu(), value.cpu())
+
+
 @contextlib.contextmanager
 def takes(operation: str, way: str = "C", calls: int = 1) -> Iterator[None]:
     """There are so many calls of the operation meanwhile, and all go this way."""

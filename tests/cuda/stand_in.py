@@ -66,10 +66,7 @@ class Record(ctypes.Structure):
 
     _fields_: ClassVar[list[Any]] = [
         (name, ctypes.c_int64)
-        for name in (
-            *("checks", "calls", "stream", "device", "count", "elements"),
-            *("workspace_bytes", "workspace", "first", "go_on"),
-        )
+        for name in ("checks", "calls", "stream", "device", "count", "first", "go_on")
     ]
 
 

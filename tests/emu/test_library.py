@@ -24,14 +24,8 @@ FUNCTION = re.compile(
 )
 # What a dynamic library may need of the system.
 SYSTEM = (
-    "libc.so",
-    "libm.so",
-    "libdl.so",
-    "libpthread.so",
-    "librt.so",
-    "libstdc++.so",
-    "libgcc_s.so",
-    "ld-linux",
+    *("libc.so", "libm.so", "libdl.so", "libpthread.so", "librt.so"),
+    *("libstdc++.so", "libgcc_s.so", "ld-linux"),
 )
 
 
@@ -166,6 +160,13 @@ def test_a_missing_driver_is_named(built: Built) -> None:
 KNOWN = [75, 80, 86, 90, 100, 120]
 
 
+@pytest.fixture
+def choose(monkeypatch: pytest.MonkeyPatch) -> Any:
+    choose: Any = BUILD["architectures"]
+    monkeypatch.setitem(choose.__globals__, "known_to", lambda nvcc: KNOWN)
+    return choose
+
+
 @pytest.mark.parametrize(
     ("wanted", "expected"),
     [
@@ -180,9 +181,7 @@ KNOWN = [75, 80, 86, 90, 100, 120]
         ("", "sm_75 sm_80 sm_86 sm_90 sm_100 sm_120 compute_120"),
     ],
 )
-def test_architectures(monkeypatch: pytest.MonkeyPatch, wanted: str, expected: str) -> None:
-    choose: Any = BUILD["architectures"]
-    monkeypatch.setitem(choose.__globals__, "known_to", lambda nvcc: KNOWN)
+def test_architectures(choose: Any, wanted: str, expected: str) -> None:
     assert str(choose("nvcc", wanted)) == expected
 
 
@@ -195,11 +194,7 @@ def test_architectures(monkeypatch: pytest.MonkeyPatch, wanted: str, expected: s
         ("Pascal", "none of the architectures wanted \\(60, 61\\)"),
     ],
 )
-def test_architectures_that_cannot_be_built(
-    monkeypatch: pytest.MonkeyPatch, wanted: str, words: str
-) -> None:
-    choose: Any = BUILD["architectures"]
-    monkeypatch.setitem(choose.__globals__, "known_to", lambda nvcc: KNOWN)
+def test_architectures_that_cannot_be_built(choose: Any, wanted: str, words: str) -> None:
     with pytest.raises(BUILD["CannotBuild"], match=words):
         choose("nvcc", wanted)
 

@@ -74,6 +74,13 @@ def client(write: Callable[..., Path]) -> Loader:
 
 
 @pytest.fixture
+def patched(client: Loader) -> Loader:
+    """patched(...): `client` under the overlay."""
+    overlay.install()
+    return client
+
+
+@pytest.fixture
 def stock() -> Loader:
     """stock(release): the same client's module under a name that no overlay looks at: an oracle."""
 

@@ -14,6 +14,7 @@ from conftest import Loader, ours, record, replaceable, run
 from synthetic import edited, text_of
 
 from yolov5_utils import overlay
+from yolov5_utils.overlay import patches
 
 ROOT = Path(__file__).parents[2]
 FORK = edited("def prune(model, amount=0.3):", "def prune_all(model, amount=0.3):")
@@ -71,14 +72,11 @@ def test_yolov5_and_ultralytics_have_a_line_each(
 
 @pytest.mark.parametrize("name", ["LOGGER", "JOURNAL"])
 def test_a_problem_is_said(
-    client: Loader, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, name: str
+    patched: Loader, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, name: str
 ) -> None:
     """In the client's log, where it has one under a name that is known; else `info` knows it."""
-    from yolov5_utils.overlay import patches
-
     monkeypatch.setattr(patches, "apply", lambda *_: 1 / 0)
-    overlay.install()
-    module = client(text=text_of("7.0").replace("LOGGER", name))
+    module = patched(text=text_of("7.0").replace("LOGGER", name))
     assert caplog.records == []
     vars(module)[name].warning("first")
     *lines, first = caplog.records
@@ -93,16 +91,15 @@ def test_a_problem_is_said(
 
 @pytest.mark.parametrize(("rank", "lines"), [("-1", 1), ("0", 1), ("1", 0), ("17", 0)])
 def test_only_the_first_rank_logs(
-    client: Loader,
+    patched: Loader,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
     rank: str,
     lines: int,
 ) -> None:
     monkeypatch.setenv("RANK", rank)
-    overlay.install()
     with caplog.at_level(logging.INFO, "client"):
-        client().LOGGER.info("first")
+        patched().LOGGER.info("first")
     assert len(caplog.records) == lines + 1
 
 
@@ -128,11 +125,10 @@ def test_of_other_projects_nothing_is_said(
 
 
 def test_a_log_that_is_set_up_later_has_the_line_before_its_first(
-    client: Loader, caplog: pytest.LogCaptureFixture
+    patched: Loader, caplog: pytest.LogCaptureFixture
 ) -> None:
     """As in 5.0 and 6.0, whose commands set up their log when all is imported."""
-    overlay.install()
-    logger = client("5.0").logger
+    logger = patched("5.0").logger
     logger.warning("too early")
     logger.info("not shown")
     with caplog.at_level(logging.INFO, "client"):
@@ -146,10 +142,9 @@ def test_a_log_that_is_set_up_later_has_the_line_before_its_first(
 
 
 def test_other_filters_of_the_log_are_asked_as_always(
-    client: Loader, caplog: pytest.LogCaptureFixture
+    patched: Loader, caplog: pytest.LogCaptureFixture
 ) -> None:
-    overlay.install()
-    logger = client("5.0").logger
+    logger = patched("5.0").logger
 
     def dull(record: logging.LogRecord) -> bool:
         return record.getMessage() != "dull"
@@ -176,13 +171,12 @@ def test_what_waits_to_be_said_is_forgotten_with_the_overlay(
 
 
 def test_the_fork_server_that_imports_the_main_module_says_nothing(
-    client: Loader, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    patched: Loader, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It is no child by name, and from Python 3.13 on does import the main module."""
     monkeypatch.setitem(sys.modules, "__mp_main__", ModuleType("__mp_main__"))
-    overlay.install()
     with caplog.at_level(logging.INFO, "client"):
-        assert ours(client().sparsity)
+        assert ours(patched().sparsity)
     assert caplog.records == []
 
 

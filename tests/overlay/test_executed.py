@@ -122,9 +122,8 @@ def test_an_edit_outside_of_the_function(write: Write, edit: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["F", "math", "int"])
-def test_a_global_that_is_replaced_later(client: Loader, stock: Loader, name: str) -> None:
-    overlay.install()
-    module, image = client(), torch.rand(1, 3, 64, 64)
+def test_a_global_that_is_replaced_later(patched: Loader, stock: Loader, name: str) -> None:
+    module, image = patched(), torch.rand(1, 3, 64, 64)
     before = OPERATIONS["scale_img"].calls["C"]
     seen = []
 
@@ -267,11 +266,10 @@ def saved(module: ModuleType) -> bytes:
 
 @pytest.mark.parametrize("release", RELEASES)
 def test_whole_models_are_saved_as_the_stock_ones(
-    client: Loader, stock: Loader, release: str
+    patched: Loader, stock: Loader, release: str
 ) -> None:
     """After fusing, pruning and averaging, byte for byte: a shared tuple would show."""
-    overlay.install()
-    assert saved(client(release)) == saved(stock(release))
+    assert saved(patched(release)) == saved(stock(release))
 
 
 class Labelled(torch.Tensor):
@@ -280,11 +278,10 @@ class Labelled(torch.Tensor):
 
 @pytest.mark.parametrize("release", ["5.0", "6.1", "7.0"])
 def test_what_prune_says_of_a_tensors_subclass(
-    client: Loader, stock: Loader, capsys: pytest.CaptureFixture[str], release: str
+    patched: Loader, stock: Loader, capsys: pytest.CaptureFixture[str], release: str
 ) -> None:
-    overlay.install()
     results = []
-    for module in (client(release), stock(release)):
+    for module in (patched(release), stock(release)):
         torch.manual_seed(0)
         model = nn.Sequential(nn.Conv2d(3, 8, 3))
         scale = nn.Parameter(torch.rand(3).as_subclass(Labelled))
@@ -298,10 +295,9 @@ def test_what_prune_says_of_a_tensors_subclass(
     assert results[0] == results[1]
 
 
-def test_a_computed_weight_is_computed_as_often(client: Loader, stock: Loader) -> None:
-    overlay.install()
+def test_a_computed_weight_is_computed_as_often(patched: Loader, stock: Loader) -> None:
     results = []
-    for module in (client(), stock("7.0")):
+    for module in (patched(), stock("7.0")):
         torch.manual_seed(0)
         conv = nn.utils.parametrizations.spectral_norm(nn.Conv2d(3, 16, 3))
         with torch.no_grad():

@@ -27,10 +27,9 @@ def test_without_a_client_nothing_is_added() -> None:
         assert "utils.torch_utils" not in row.why
 
 
-def test_what_was_replaced_and_what_was_left(client: Loader) -> None:
-    overlay.install()
+def test_what_was_replaced_and_what_was_left(patched: Loader) -> None:
     stock = {row.name: row for row in yolov5_utils.explain()}
-    client(text=edited("old *= share", "old.mul_(share)"))
+    patched(text=edited("old *= share", "old.mul_(share)"))
     rows = {row.name: row for row in yolov5_utils.explain()}
     assert {name: row.way for name, row in rows.items()} == {n: r.way for n, r in stock.items()}
     reason = record().left["ModelEMA.update"]
@@ -73,10 +72,9 @@ def test_clients_that_run_as_they_are(client: Loader, monkeypatch: pytest.Monkey
 HANDED_ON = "replaced, but this call is torch's: "
 
 
-def test_a_call_that_the_replacement_hands_on(client: Loader) -> None:
+def test_a_call_that_the_replacement_hands_on(patched: Loader) -> None:
     needs("fuse")
-    overlay.install()
-    module = client()
+    module = patched()
     path = OPERATIONS["fuse"]
     for dtype, reason in ((torch.float32, None), (torch.float64, "conv.weight is not float32")):
         conv, bn = (layer.requires_grad_(False) for layer in pair_of_layers(dtype))
@@ -90,9 +88,8 @@ def test_a_call_that_the_replacement_hands_on(client: Loader) -> None:
         assert (path.calls["torch"], path.reasons.get(reason, 0)) == tuple(n + more for n in before)
 
 
-def test_a_sum_that_the_replacement_hands_on(client: Loader) -> None:
-    overlay.install()
-    client("5.0")
+def test_a_sum_that_the_replacement_hands_on(patched: Loader) -> None:
+    patched("5.0")
     model = model_of()
     assert HANDED_ON not in yolov5_utils.explain("sparsity", model).why
     torch.set_default_dtype(torch.bfloat16)
@@ -101,11 +98,10 @@ def test_a_sum_that_the_replacement_hands_on(client: Loader) -> None:
 
 
 def test_a_choice_that_the_replacement_hands_on(
-    client: Loader, monkeypatch: pytest.MonkeyPatch
+    patched: Loader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As for weights of a GPU, where the choice among equally small ones is torch's."""
-    overlay.install()
-    module, model = client(), model_of()
+    module, model = patched(), model_of()
     row = yolov5_utils.explain("prune", model, 0.3)
     assert row.why.endswith("prune of utils.torch_utils replaced")
     monkeypatch.setattr(torch.nn.Parameter, "is_cuda", True, raising=False)

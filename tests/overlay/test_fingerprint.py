@@ -71,27 +71,24 @@ def test_releases_are_recognised(client: Loader, release: str) -> None:
 
 
 @pytest.mark.parametrize("change", OTHER_AVERAGES)
-def test_other_averages_are_left_alone(client: Loader, change: str) -> None:
-    overlay.install()
-    module = client(text=edited(*OTHER_AVERAGES[change]))
+def test_other_averages_are_left_alone(patched: Loader, change: str) -> None:
+    module = patched(text=edited(*OTHER_AVERAGES[change]))
     assert not hasattr(module.ModelEMA.update, "__yolov5_utils__")
     assert record().replaced == tuple(n for n in replaceable() if n != "ModelEMA.update")
     assert "differs from every release" in record().left["ModelEMA.update"]
 
 
-def test_other_count_is_left_alone(client: Loader) -> None:
-    overlay.install()
+def test_other_count_is_left_alone(patched: Loader) -> None:
     text = edited("(weights == 0).sum()", "(weights.abs() < 1e-6).sum()")
-    module = client(text=text)
+    module = patched(text=text)
     assert not hasattr(module.sparsity, "__yolov5_utils__")
     assert record().replaced == tuple(n for n in replaceable() if n != "sparsity")
     assert "differs" in record().left["sparsity"]
 
 
 @pytest.mark.parametrize("change", NOT_THE_FILE)
-def test_other_files_are_left_alone(client: Loader, change: str) -> None:
-    overlay.install()
-    client(text=edited(*NOT_THE_FILE[change]))
+def test_other_files_are_left_alone(patched: Loader, change: str) -> None:
+    patched(text=edited(*NOT_THE_FILE[change]))
     found = record()
     assert found.release is None
     assert found.replaced == ()
@@ -146,9 +143,8 @@ def test_heads_of_ultralytics(head: str) -> None:
     assert examine(text).release == UPDATES["u8.3"]
 
 
-def test_unrelated_file_of_that_name_is_left_alone(client: Loader) -> None:
-    overlay.install()
-    assert client(text="answer = 42\n").answer == 42
+def test_unrelated_file_of_that_name_is_left_alone(patched: Loader) -> None:
+    assert patched(text="answer = 42\n").answer == 42
     assert record().left == {"module": "not YOLOv5's: it defines no class ModelEMA"}
 
 

@@ -77,10 +77,9 @@ def test_texts_of_prune_go_where_the_release_sends_them(
 
 
 def test_prune_asks_the_clients_own_sparsity(
-    client: Loader, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    patched: Loader, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    overlay.install()
-    module = client("6.1")
+    module = patched("6.1")
     monkeypatch.setattr(module, "sparsity", lambda model: 0.125)
     module.prune(model_of())
     assert capsys.readouterr().out == "Pruning model...  0.125 global sparsity\n"
@@ -153,9 +152,8 @@ def test_gradient_of_scale_img(pair: tuple[Any, Any]) -> None:
     assert torch.equal(images[0].grad, images[1].grad)
 
 
-def test_scale_img_when_traced_and_compiled(client: Loader, stock: Loader) -> None:
-    overlay.install()
-    module, image = client(), torch.rand(1, 3, 64, 64)
+def test_scale_img_when_traced_and_compiled(patched: Loader, stock: Loader) -> None:
+    module, image = patched(), torch.rand(1, 3, 64, 64)
     expected = stock("7.0").scale_img(image, 0.83)
 
     def scale(image: torch.Tensor) -> torch.Tensor:

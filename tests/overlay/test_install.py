@@ -20,6 +20,7 @@ from conftest import Loader, ours, record, replaceable, run
 from synthetic import text_of
 
 from yolov5_utils import operation, overlay
+from yolov5_utils.overlay import patches
 
 
 def test_names_imported_by_value_are_the_replaced_ones(write: Callable[..., Path]) -> None:
@@ -157,8 +158,6 @@ def test_missing_module_stays_missing() -> None:
 def test_our_error_leaves_the_client_as_it_is(
     client: Loader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from yolov5_utils.overlay import patches
-
     def broken(*arguments: object) -> None:
         raise ZeroDivisionError("ours")
 
@@ -171,8 +170,6 @@ def test_our_error_leaves_the_client_as_it_is(
 def test_strict_makes_our_error_an_import_error(
     client: Loader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from yolov5_utils.overlay import patches
-
     monkeypatch.delattr(patches, "apply")
     monkeypatch.setenv("YOLOV5_UTILS_STRICT", "1")
     overlay.install()

@@ -8,18 +8,17 @@ from conftest import Loader
 from torch import nn
 
 from tests.robustness.stepping import interrupted_at_each
-from yolov5_utils import _native, overlay
+from yolov5_utils import _native
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("use_c", [True, False], ids=["C", "torch"])
 @pytest.mark.parametrize("release", ["5.0", "6.2", "7.0", "u8.0", "u8.3"])
 def test_average(
-    client: Loader, release: str, use_c: bool, monkeypatch: pytest.MonkeyPatch
+    patched: Loader, release: str, use_c: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    overlay.install()
     model = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm2d(3)).requires_grad_(False)
-    average = client(release).ModelEMA(model)
+    average = patched(release).ModelEMA(model)
     monkeypatch.setattr(_native, "_USE_C", use_c)
     average.decay = lambda updates: 0.5
     for tensor in model.state_dict().values():
@@ -44,9 +43,8 @@ def test_average(
 
 
 @pytest.mark.parametrize("release", ["5.0", "7.0"])
-def test_prune(client: Loader, release: str, capsys: pytest.CaptureFixture[str]) -> None:
-    overlay.install()
-    module, model = client(release), nn.Sequential(*(nn.Conv2d(2, 2, 3) for _ in range(3)))
+def test_prune(patched: Loader, release: str, capsys: pytest.CaptureFixture[str]) -> None:
+    module, model = patched(release), nn.Sequential(*(nn.Conv2d(2, 2, 3) for _ in range(3)))
     values = [layer.weight.detach().clone() for layer in model]
     module.prune(model, 0.5)  # tries first how torch chooses, which takes many instructions
     seen = set()

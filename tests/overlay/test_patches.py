@@ -102,9 +102,8 @@ def test_subclasses_of_wrappers_are_not_unwrapped(yolov5: tuple[Any, Any]) -> No
             module.ModelEMA(model_of()).update(Wrapper(model_of()))
 
 
-def test_the_clients_own_helper_decides(client: Loader, monkeypatch: pytest.MonkeyPatch) -> None:
-    overlay.install()
-    module = client("6.1")
+def test_the_clients_own_helper_decides(patched: Loader, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = patched("6.1")
     average, inner = module.ModelEMA(model_of()), model_of(1)
     average.decay = lambda updates: 0.0
     monkeypatch.setattr(module, "de_parallel", lambda model: inner)
@@ -180,9 +179,8 @@ def test_what_c_refuses_runs_as_torch(pair: tuple[Any, Any]) -> None:
     assert same_averages(ours, theirs)
 
 
-def test_guard_of_6_2_stays_around_the_update(client: Loader) -> None:
-    overlay.install()
-    average = client("6.2").ModelEMA(model_of())
+def test_guard_of_6_2_stays_around_the_update(patched: Loader) -> None:
+    average = patched("6.2").ModelEMA(model_of())
     seen = []
 
     def decay(updates: int) -> float:

@@ -11,6 +11,7 @@ import pkgutil
 import re
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -155,6 +156,10 @@ def test_info_says_how_each_hot_path_runs() -> None:
     assert torch.__version__ in text
 
 
+def refuse(*_: object) -> None:
+    raise _C.Unsupported("too warm")
+
+
 def test_info_asks_what_the_call_asks(monkeypatch: pytest.MonkeyPatch) -> None:
     """A usual call is tried, so what stops the calls is what is said."""
     expected = "torch" if older_torch.APPLIES else "C"
@@ -165,10 +170,6 @@ def test_info_asks_what_the_call_asks(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     assert paths["scale_img"]["way"] == expected
     assert {name: OPERATIONS[name].counted() for name in OPERATIONS} == before
-
-    def refuse(*_: object) -> None:
-        raise _C.Unsupported("too warm")
-
     for operation in OPERATIONS.values():
         if operation.name != "time_synchronized":
             monkeypatch.setattr(operation, "check", refuse)
@@ -287,10 +288,27 @@ def test_report_counts_calls() -> None:
     assert info.hot_paths()["sparsity"]["calls"]["C"] == before + 1
 
 
+Selftest = Callable[..., tuple[int, list[str]]]
+
+
+@pytest.fixture
+def selftests(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Selftest:
+    """selftests("fuse"): exit code and lines, of some checks where they are named."""
+
+    def run_some(*only: str) -> tuple[int, list[str]]:
+        if only:
+            checks = {name: selftest._CHECKS[name] for name in only}
+            monkeypatch.setattr(selftest, "_CHECKS", checks)
+        capsys.readouterr()
+        return selftest.run(), capsys.readouterr().out.splitlines()
+
+    return run_some
+
+
 @pytest.mark.slow
-def test_selftest_passes_at_every_level(level: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_selftest_passes_at_every_level(level: str, selftests: Selftest) -> None:
     before = torch.get_rng_state()
-    code, lines = run_selftest(capsys)
+    code, lines = selftests()
     assert code == 0, lines
     assert torch.equal(torch.get_rng_state(), before)
     assert f"level {level}" in lines[0]
@@ -308,29 +326,14 @@ def test_selftest_passes_at_every_level(level: str, capsys: pytest.CaptureFixtur
         assert left[0].count("left to torch") == 2
 
 
-def run_selftest(
-    capsys: pytest.CaptureFixture[str], *only: str, monkeypatch: Any = None
-) -> tuple[int, list[str]]:
-    """Exit code and lines, of some checks where they are named."""
-    if only:
-        checks = {name: selftest._CHECKS[name] for name in only}
-        monkeypatch.setattr(selftest, "_CHECKS", checks)
-    capsys.readouterr()
-    return selftest.run(), capsys.readouterr().out.splitlines()
-
-
 def test_selftest_says_what_c_leaves_to_torch(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, selftests: Selftest
 ) -> None:
     """A check that C refuses has not failed, nor is it among the equal ones."""
-
-    def refuse(*_: object) -> None:
-        raise _C.Unsupported("too warm")
-
     monkeypatch.setattr(_C, "fuse", refuse)
     monkeypatch.setattr(_C, "count_module_zeros", refuse)
     names = ("fuse", "sparsity, dtypes", "sparsity, models", "ema, models")
-    code, lines = run_selftest(capsys, *names, monkeypatch=monkeypatch)
+    code, lines = selftests(*names)
     assert code == 0
     for name, line in zip(names[:3], lines[1:], strict=False):
         assert re.match(rf"torch   {name}: \d+ left to torch \(too warm\)", line)
@@ -339,13 +342,13 @@ def test_selftest_says_what_c_leaves_to_torch(
 
 
 def test_selftest_says_what_the_original_cannot_do(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, selftests: Selftest
 ) -> None:
     def refuse(*_: object) -> None:
         raise RuntimeError("not implemented for 'Half'\nin aten/")
 
     monkeypatch.setattr(reference, "fuse_conv_and_bn", refuse)
-    code, lines = run_selftest(capsys, "fuse", monkeypatch=monkeypatch)
+    code, lines = selftests("fuse")
     assert code == 0
     assert lines[1] == (
         "torch   fuse: 48 that the original cannot do either "
@@ -397,14 +400,14 @@ FAULTS: dict[str, tuple[str, str, Any, str]] = {
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_selftest_fails_where_a_public_function_is_at_fault(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], fault: str
+    monkeypatch: pytest.MonkeyPatch, selftests: Selftest, fault: str
 ) -> None:
     check, target, change, text = FAULTS[fault]
     module, name = f"yolov5_utils.{target}".rsplit(".", 1)
     owner = pkgutil.resolve_name(module)
     new = one_bit_more(getattr(owner, name)) if change is one_bit_more else change
     monkeypatch.setattr(owner, name, new)
-    code, lines = run_selftest(capsys, check, monkeypatch=monkeypatch)
+    code, lines = selftests(check)
     if "image" in fault and older_torch.APPLIES and change is one_bit_more:
         assert lines[1].startswith("torch   scale_img")  # C has done nothing that may differ
         return
@@ -415,25 +418,25 @@ def test_selftest_fails_where_a_public_function_is_at_fault(
 
 
 def test_selftest_fails_where_other_weights_are_pruned(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, selftests: Selftest
 ) -> None:
     prune = torch_utils.prune
     monkeypatch.setattr(
         torch_utils, "prune", lambda model, amount, ties: prune(model, min(amount, 0.4), ties=ties)
     )
-    code, lines = run_selftest(capsys, "prune", monkeypatch=monkeypatch)
+    code, lines = selftests("prune")
     assert code == 1
     assert "0.5 of the weights, ties position: " in lines[1]
 
 
 def test_selftest_fails_where_a_handlers_exception_is_lost(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, selftests: Selftest
 ) -> None:
     def swallowing(model: torch.nn.Module) -> None:
         with contextlib.suppress(Exception):
             time.sleep(0.01)
 
     monkeypatch.setattr(torch_utils, "sparsity", swallowing)
-    code, lines = run_selftest(capsys, "signals", monkeypatch=monkeypatch)
+    code, lines = selftests("signals")
     assert code == 1
     assert "the exception of a signal handler was lost" in lines[1]

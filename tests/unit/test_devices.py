@@ -36,6 +36,7 @@ from ..support import (
     FLOATING,
     Holder,
     assert_same_bits,
+    assert_same_state,
     every_pair_of_types,
     original,
     takes,
@@ -60,13 +61,6 @@ def check_ema(
     with takes("ema", way or device.way):
         ema.update(source)
     assert_same_state(average, expected)
-
-
-def assert_same_state(found: nn.Module, expected: nn.Module) -> None:
-    """Equal bits of all entries, wherever they are."""
-    state = found.state_dict()
-    for key, value in expected.state_dict().items():
-        assert_same_bits(state[key].cpu(), value.cpu())
 
 
 def way_of(device: Device, *dtypes: torch.dtype) -> str:

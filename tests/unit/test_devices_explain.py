@@ -12,7 +12,6 @@ from torch import nn
 
 import yolov5_utils
 from yolov5_utils.commands import explain
-from yolov5_utils.ops import OPERATIONS
 from yolov5_utils.torch_utils import (
     ModelEMA,
     fuse_conv_and_bn,
@@ -21,6 +20,7 @@ from yolov5_utils.torch_utils import (
     sparsity,
 )
 
+from ..support import takes
 from .devices import Device
 from .test_devices import convolutions, pair
 
@@ -55,17 +55,15 @@ def test_explained_and_then_taken(
         if isinstance(module, nn.Module)
         for value in module.state_dict().values()
     ]
-    path = OPERATIONS[operation]
-    before = dict(path.calls)
-    row = yolov5_utils.explain(operation, *given)
+    with takes(operation, calls=0):
+        row = yolov5_utils.explain(operation, *given)
     assert (row.name, row.way) == (operation, device.way), row
     if device.way == "CUDA":
         assert row.why == "the CUDA library on cuda:0"
-    assert path.calls == before
     after = [v for m in given if isinstance(m, nn.Module) for v in m.state_dict().values()]
     assert all(torch.equal(old, new) for old, new in zip(state, after, strict=True))
-    call(*given)
-    assert path.calls == {**before, device.way: before[device.way] + 1}
+    with takes(operation, device.way):
+        call(*given)
 
 
 def test_what_the_library_leaves_to_torch(device: Device) -> None:

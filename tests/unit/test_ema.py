@@ -18,6 +18,7 @@ from ..support import (
     FLOATING,
     Holder,
     assert_same_bits,
+    assert_same_state,
     every_pair_of_types,
     original,
     values,
@@ -32,10 +33,8 @@ def check(average: nn.Module, source: nn.Module, decay: float = DECAY) -> None:
     original(expected, source, decay)
     with torch.no_grad():
         assert _C.ema_update(average, source, decay) is None
-    for key, value in expected.state_dict().items():
-        assert_same_bits(average.state_dict()[key], value)
-    for key, value in untouched.state_dict().items():
-        assert_same_bits(source.state_dict()[key], value)
+    assert_same_state(average, expected)
+    assert_same_state(source, untouched)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -12,7 +12,15 @@ from torch import Tensor, nn
 from yolov5_utils import reference
 from yolov5_utils.ops import ema_lists
 
-from ..support import DECAY, FLOATING, Holder, Watch, assert_same_bits, every_pair_of_types, values
+from ..support import (
+    DECAY,
+    FLOATING,
+    Holder,
+    Watch,
+    assert_same_state,
+    every_pair_of_types,
+    values,
+)
 from .ema_models import Net, trained
 
 SIZES = (0, 1, 7, 64, 1000)
@@ -30,8 +38,7 @@ def check(average: nn.Module, source: nn.Module, decay: float = DECAY) -> None:
         pairs = pairs_of(average, source)
         assert ema_lists.are_independent(pairs, decay)
         ema_lists.update_pairs(pairs, decay)
-    for key, value in expected.state_dict().items():
-        assert_same_bits(average.state_dict()[key], value)
+    assert_same_state(average, expected)
 
 
 @every_pair_of_types
@@ -119,7 +126,6 @@ def test_ema_of_the_cpu_takes_the_reference(monkeypatch: pytest.MonkeyPatch) -> 
     average, expected = Net(), Net()
     ema_lists.update(average, trained(Net(1)), DECAY)
     reference.ema_update(expected, trained(Net(1)), DECAY)
-    for key, value in expected.state_dict().items():
-        assert_same_bits(average.state_dict()[key], value)
+    assert_same_state(average, expected)
     with pytest.raises(KeyError, match="anchors"):
         ema_lists.update(average, nn.Identity(), DECAY)

@@ -11,11 +11,10 @@ from yolov5_utils import _C, reference
 from yolov5_utils.ops import prune as prune_module
 from yolov5_utils.torch_utils import ModelEMA, scale_img, sparsity
 
-from ..support import assert_same_bits, original
+from ..support import assert_same_bits, assert_same_state, original
 from .devices import Device, need_gpu
 from .ema_models import Net
 from .test_devices import (
-    assert_same_state,
     check_fuse,
     check_scale_img,
     convolutions,

@@ -197,19 +197,9 @@ def exceptions_are_not_dropped_unseen(root: Path) -> list[str]:
 
 def no_forbidden_flags(root: Path) -> list[str]:
     flag = re.compile(r"-ffast-math|-Ofast|-march=native|-fopenmp|-funsafe-math-optimizations")
-    places = [
-        "setup.py",
-        "pyproject.toml",
-        "Makefile",
-        "csrc",
-        "cuda",
-        "tools",
-        ".ci",
-        ".github",
-        "tests/native",
-    ]
+    places = ["setup.py", "pyproject.toml", "Makefile", "csrc", "cuda", "tools", ".ci", ".github"]
     found = []
-    for place in places:
+    for place in (*places, "tests/native"):
         top = root / place
         files = [top] if top.is_file() else [path for path in top.rglob("*") if path.is_file()]
         for path in files:
@@ -301,22 +291,14 @@ def imports_of(name: str, tree: ast.AST) -> Iterator[tuple[str, bool]]:
                 yield from ((alias.name, True) for alias in node.names)
 
 
-def without_type_checking(tree: ast.Module) -> ast.Module:
-    class Strip(ast.NodeTransformer):
-        def visit_If(self, node: ast.If) -> ast.AST:
-            if "TYPE_CHECKING" in ast.unparse(node.test):
-                return ast.Pass()
-            return self.generic_visit(node)
-
-    return Strip().visit(tree)
+class WithoutTypeChecking(ast.NodeTransformer):
+    def visit_If(self, node: ast.If) -> ast.AST:
+        return ast.Pass() if "TYPE_CHECKING" in ast.unparse(node.test) else self.generic_visit(node)
 
 
-def without_functions(tree: ast.Module) -> ast.Module:
-    class Strip(ast.NodeTransformer):
-        def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
-            return ast.Pass()
-
-    return Strip().visit(tree)
+class WithoutFunctions(WithoutTypeChecking):
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
+        return ast.Pass()
 
 
 def imports_point_left(root: Path) -> list[str]:
@@ -328,7 +310,7 @@ def imports_point_left(root: Path) -> list[str]:
         if own is None:
             found.append(f"{name} is in no layer")
             continue
-        for other, inside in imports_of(name, without_type_checking(tree)):
+        for other, inside in imports_of(name, WithoutTypeChecking().visit(tree)):
             other_rank = rank(other, PYTHON_LAYERS) if inside else None
             if other_rank is not None and other_rank > own:
                 found.append(f"{name} imports {other}")
@@ -340,7 +322,7 @@ def torch_comes_from_the_client(root: Path) -> list[str]:
     for name, tree in package_modules(root):
         if name not in TORCH_FREE:
             continue
-        for other, inside in imports_of(name, without_functions(without_type_checking(tree))):
+        for other, inside in imports_of(name, WithoutFunctions().visit(tree)):
             allowed = {*TORCH_FREE, "overlay", "__version__", "patch"} if inside else {}
             if (inside and other not in allowed) or other.split(".")[0] in ("torch", "torchvision"):
                 found.append(f"{name} imports {other} when it is imported")

@@ -20,7 +20,7 @@ from yolov5_utils.ops import OPERATIONS
 from yolov5_utils.ops.fuse_model import fuse_model
 
 from .. import older_torch
-from ..support import python
+from ..support import python, takes
 
 OP = sys.modules["yolov5_utils.ops.scale_img"]
 
@@ -53,10 +53,9 @@ def place_of(owner: str) -> Any:
 def test_nothing_is_replaced_in_a_fresh_torch(operation: str) -> None:
     assert OPERATIONS[operation].originals.replaced() is None
     way = "torch" if operation == "scale_img" and older_torch.APPLIES else "C"
-    before = OPERATIONS[operation].calls[way]
     record = RECORDS[operation]
-    record.call(*record.usual())
-    assert OPERATIONS[operation].calls[way] == before + 1
+    with takes(operation, way):
+        record.call(*record.usual())
 
 
 @pytest.mark.parametrize(("operation", "owner", "name"), NAMES, ids=[".".join(n) for n in NAMES])
@@ -109,14 +108,12 @@ def test_what_a_user_put_there_is_called(
         return own(*args, **keywords)
 
     monkeypatch.setattr(place, name, counting)
-    path = OPERATIONS[operation]
-    before = path.calls["torch"]
     record = RECORDS[operation]
-    record.call(*record.usual())
+    with takes(operation, "torch"):
+        record.call(*record.usual())
     assert called
-    assert path.calls["torch"] == before + 1
     where = ".".join(filter(None, ("torch", owner, name)))
-    assert path.reasons[f"{where} was replaced"] > 0
+    assert record.reasons[f"{where} was replaced"] > 0
     why = explain(operation)
     assert (why.way, why.why.partition(";")[0]) == ("torch", f"{where} was replaced")
 

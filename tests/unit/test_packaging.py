@@ -137,23 +137,22 @@ def test_metadata(wheel: Path) -> None:
     assert [re.sub(r"[ ()]", "", line) for line in required] == ["torch>=1.8"]
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="reads an ELF file")
-def test_extension_needs_the_c_library_only(wheel: Path, tmp_path: Path) -> None:
-    if not shutil.which("objdump"):
-        pytest.skip("objdump is not installed")
+def said_of_the_extension(wheel: Path, folder: Path, *command: str) -> str:
+    """What a program that reads ELF files says of the wheel's extension."""
+    if sys.platform != "linux" or not shutil.which(command[0]):
+        pytest.skip(f"{command[0]} is not installed, or there is no ELF file")
     archive = zipfile.ZipFile(wheel)
     (name,) = (n for n in archive.namelist() if "/_C." in n and n.endswith(".so"))
-    report = run("objdump", "-p", archive.extract(name, tmp_path), cwd=tmp_path)
+    return run(*command, archive.extract(name, folder), cwd=folder)
+
+
+def test_extension_needs_the_c_library_only(wheel: Path, tmp_path: Path) -> None:
+    report = said_of_the_extension(wheel, tmp_path, "objdump", "-p")
     assert set(re.findall(r"NEEDED\s+(\S+)", report)) <= ALLOWED_LIBRARIES
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="reads an ELF file")
 def test_extension_exports_its_init_function_only(wheel: Path, tmp_path: Path) -> None:
-    if not shutil.which("nm"):
-        pytest.skip("nm is not installed")
-    archive = zipfile.ZipFile(wheel)
-    (name,) = (n for n in archive.namelist() if "/_C." in n and n.endswith(".so"))
-    listing = run("nm", "-D", "--defined-only", archive.extract(name, tmp_path), cwd=tmp_path)
+    listing = said_of_the_extension(wheel, tmp_path, "nm", "-D", "--defined-only")
     assert [line.split()[-1] for line in listing.splitlines()] == ["PyInit__C"]
 
 

@@ -284,97 +284,70 @@ class Watching(nn.Conv2d):
         super().register_parameter(name, param)
 
 
-def masked(model: nn.Module) -> nn.Module:
-    torch_prune.random_unstructured(model[0], "weight", 0.1)
-    return model
-
-
-def biased(model: nn.Module) -> nn.Module:
-    torch_prune.l1_unstructured(model[2][0], "bias", 0.5)
-    return model
-
-
-def channels_last_1x1(model: nn.Module) -> nn.Module:
-    model[6].weight.data = model[6].weight.data.contiguous(memory_format=torch.channels_last)
-    return model
-
-
-def with_hook(model: nn.Module) -> nn.Module:
-    model[0].register_forward_pre_hook(lambda module, args: None)
-    return model
-
-
-@pytest.mark.parametrize("change", [channels_last_1x1, with_hook])
-def test_runs_in_c(change: Callable[[nn.Module], nn.Module]) -> None:
-    check(change(small_model()))
-    check(nn.Sequential(Own(3, 4, 3), nn.Conv2d(4, 4, 3)))
-
-
-REFUSED: dict[str, Callable[[], nn.Module]] = {
-    "mask": lambda: masked(small_model()),
-    "mask on the bias": lambda: biased(small_model()),
-    "overridden method": lambda: nn.Sequential(Watching(3, 4, 3)),
-    "gaps": lambda: gaps(small_model()),
-    "subclass": lambda: own_tensor(small_model()),
-    "buffer of that name": lambda: buffer_taken(small_model()),
-}
-
-
-def gaps(model: nn.Module) -> nn.Module:
-    model[0].weight = nn.Parameter(torch.rand(16, 3, 3, 6)[..., ::2])
-    return model
-
-
-def own_tensor(model: nn.Module) -> nn.Module:
-    model[0].weight = OwnParameter(model[0].weight.data)
-    return model
-
-
-@pytest.mark.parametrize("case", REFUSED)
-def test_as_torch_where_c_refuses(case: str) -> None:
-    made = []
-    for _ in range(2):
-        torch.manual_seed(0)
-        made.append(REFUSED[case]())
-    check(made[0], way="torch", theirs=made[1])
-
-
-def channels_last_3x3(model: nn.Module) -> nn.Module:
-    conv = model[2][2]
+def channels_last(conv: nn.Module) -> None:
     conv.weight.data = conv.weight.data.contiguous(memory_format=torch.channels_last)
-    return model
 
 
-def computed(model: nn.Module) -> nn.Module:
-    conv = model[2][2]
+def computed(conv: nn.Module) -> None:
     with torch.no_grad():
         weight = nn.Parameter(torch.empty_like(conv.weight), requires_grad=False)
     weight.copy_(torch.ones_like(weight).requires_grad_() * 2)  # as a fused convolution's
     conv._parameters["weight"] = weight
+
+
+def two_hooks(conv: nn.Module) -> None:
+    torch_prune.random_unstructured(conv, "weight", 0.1)
+    conv.register_forward_pre_hook(next(iter(conv._forward_pre_hooks.values())))
+
+
+# What is done to a model, by what C, torch and nobody can do with it then.
+Changes = dict[str, Callable[[Any], object]]
+HARMLESS: Changes = {
+    "channels last, 1x1": lambda model: channels_last(model[6]),
+    "hook": lambda model: model[0].register_forward_pre_hook(lambda module, args: None),
+    "subclass of the module": lambda model: model.append(Own(3, 4, 3)),
+}
+REFUSED: Changes = {
+    "mask": lambda model: torch_prune.random_unstructured(model[0], "weight", 0.1),
+    "mask on the bias": lambda model: torch_prune.l1_unstructured(model[2][0], "bias", 0.5),
+    "overridden method": lambda model: model.append(Watching(3, 4, 3)),
+    "gaps": lambda model: setattr(
+        model[0], "weight", nn.Parameter(torch.rand(16, 3, 3, 6)[..., ::2])
+    ),
+    "subclass": lambda model: setattr(model[0], "weight", OwnParameter(model[0].weight.data)),
+    "buffer of that name": lambda model: model[2][2].register_buffer("weight_mask", torch.ones(3)),
+}
+# The layer at fault is not the first one.
+BROKEN: Changes = {
+    "channels last, 3x3": lambda model: channels_last(model[2][2]),
+    "computed": lambda model: computed(model[2][2]),
+    "name taken": lambda model: setattr(model[2][2], "weight_orig", 1),
+    "two hooks": lambda model: two_hooks(model[2][2]),
+}
+
+
+def changed(change: Callable[[Any], object]) -> nn.Module:
+    """The small model after a change; the same each time."""
+    torch.manual_seed(0)
+    model = small_model()
+    change(model)
     return model
 
 
-def name_taken(model: nn.Module) -> nn.Module:
-    model[2][2].weight_orig = 1
-    return model
+@pytest.mark.parametrize("case", HARMLESS)
+def test_runs_in_c(case: str) -> None:
+    check(changed(HARMLESS[case]))
 
 
-def buffer_taken(model: nn.Module) -> nn.Module:
-    model[2][2].register_buffer("weight_mask", torch.ones(3))
-    return model
+@pytest.mark.parametrize("case", REFUSED)
+def test_as_torch_where_c_refuses(case: str) -> None:
+    check(changed(REFUSED[case]), way="torch", theirs=changed(REFUSED[case]))
 
 
-def two_hooks(model: nn.Module) -> nn.Module:
-    torch_prune.random_unstructured(model[2][2], "weight", 0.1)
-    hook = next(iter(model[2][2]._forward_pre_hooks.values()))
-    model[2][2].register_forward_pre_hook(hook)
-    return model
-
-
-@pytest.mark.parametrize("break_it", [channels_last_3x3, computed, name_taken, two_hooks])
-def test_torchs_errors_leave_everything_untouched(break_it: Callable) -> None:
-    """The layer at fault is not the first one; none is changed."""
-    model, theirs = break_it(small_model()), break_it(small_model())
+@pytest.mark.parametrize("case", BROKEN)
+def test_torchs_errors_leave_everything_untouched(case: str) -> None:
+    """None of the layers is changed."""
+    model, theirs = changed(BROKEN[case]), changed(BROKEN[case])
     before = snapshot(model)
     with pytest.raises(Exception) as original:  # noqa: PT011
         reference.prune_layers(theirs, 0.3)

@@ -18,7 +18,7 @@ from yolov5_utils import _C
 from yolov5_utils.torch_utils import scale_img
 
 from .. import older_torch
-from ..support import python, takes
+from ..support import assert_same_bits, python, takes
 
 ORDERS = (torch.contiguous_format, torch.channels_last)
 VARIANTS = range(20)
@@ -53,17 +53,7 @@ def assert_same(actual: Tensor, expected: Tensor) -> None:
     assert actual.shape == expected.shape
     for size, stride, wanted in zip(actual.shape, actual.stride(), expected.stride(), strict=True):
         assert stride == wanted or size <= 1 or actual.numel() == 0
-    assert actual.dtype == expected.dtype
-    got, want = actual.contiguous(), expected.contiguous()
-    same = got.view(torch.int32) == want.view(torch.int32)
-    same |= got.isnan() & want.isnan()
-    if not same.all():
-        where = [int(i) for i in (~same).nonzero()[0]]
-        at = tuple(where)
-        raise AssertionError(
-            f"{int((~same).sum())} of {same.numel()} differ, first at {where}: "
-            f"got {got[at]!r}, expected {want[at]!r}"
-        )
+    assert_same_bits(actual, expected)
 
 
 def check(img: Tensor, ratio: float, same_shape: bool = False, gs: int = 32) -> None:
@@ -265,7 +255,7 @@ def test_planted_faults_are_caught() -> None:
     index = original(img, 0.83)
     index[..., 20] = index[..., 21]
     for wrong in (padding, index, torch.nextafter(expected, torch.tensor(math.inf))):
-        with pytest.raises(AssertionError, match="differ"):
+        with pytest.raises(AssertionError, match="element .* expected"):
             assert_same(wrong, expected)
 
 

@@ -155,35 +155,18 @@ __ldcg(const T *address)
     return *address;
 }
 
-static inline int
-__popc(unsigned int bits)
-{
-    return __builtin_popcount(bits);
-}
-
-static inline float
-__uint_as_float(unsigned int bits)
-{
-    float value;
-    memcpy(&value, &bits, sizeof(value));
-    return value;
-}
-
-static inline unsigned int
-__float_as_uint(float value)
-{
-    unsigned int bits;
-    memcpy(&bits, &value, sizeof(bits));
-    return bits;
-}
-
-static inline long long
-__double_as_longlong(double value)
-{
-    long long bits;
-    memcpy(&bits, &value, sizeof(bits));
-    return bits;
-}
+/* A number with the bits of another one. */
+#define Y5_EMU_BITS(name, to, from)                                                                \
+    static inline to name(from value)                                                              \
+    {                                                                                              \
+        to bits;                                                                                   \
+        memcpy(&bits, &value, sizeof(bits));                                                       \
+        return bits;                                                                               \
+    }
+Y5_EMU_BITS(__uint_as_float, float, unsigned int)
+Y5_EMU_BITS(__float_as_uint, unsigned int, float)
+Y5_EMU_BITS(__double_as_longlong, long long, double)
+#undef Y5_EMU_BITS
 
 static inline double
 __hiloint2double(int high, int low)
@@ -192,18 +175,6 @@ __hiloint2double(int high, int low)
     double value;
     memcpy(&value, &bits, sizeof(value));
     return value;
-}
-
-static inline int
-__double2loint(double value)
-{
-    return (int)(unsigned int)__double_as_longlong(value);
-}
-
-static inline int
-__double2hiint(double value)
-{
-    return (int)(unsigned int)(__double_as_longlong(value) >> 32);
 }
 
 /* -ffp-contract=off makes plain operators what these promise. */
@@ -220,22 +191,17 @@ Y5_EMU_OPERATOR(__dadd_rn, double, a + b)
 Y5_EMU_OPERATOR(__ddiv_rn, double, a / b)
 #undef Y5_EMU_OPERATOR
 
-static inline float
-__fsqrt_rn(float value)
-{
-    return sqrtf(value);
-}
-
-static inline double
-__dsqrt_rn(double value)
-{
-    return sqrt(value);
-}
-
-static inline float
-__double2float_rn(double value)
-{
-    return (float)value;
-}
+#define Y5_EMU_FUNCTION(name, result, argument, expression)                                        \
+    static inline result name(argument a)                                                          \
+    {                                                                                              \
+        return expression;                                                                         \
+    }
+Y5_EMU_FUNCTION(__popc, int, unsigned int, __builtin_popcount(a))
+Y5_EMU_FUNCTION(__double2loint, int, double, (int)(unsigned int)__double_as_longlong(a))
+Y5_EMU_FUNCTION(__double2hiint, int, double, (int)(unsigned int)(__double_as_longlong(a) >> 32))
+Y5_EMU_FUNCTION(__fsqrt_rn, float, float, sqrtf(a))
+Y5_EMU_FUNCTION(__dsqrt_rn, double, double, sqrt(a))
+Y5_EMU_FUNCTION(__double2float_rn, float, double, (float)a)
+#undef Y5_EMU_FUNCTION
 
 #endif

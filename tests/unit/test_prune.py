@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from yolov5_utils import _C, _native
+from yolov5_utils import _C
 
 from ..support import FLOATING, INTEGER_VIEW, assert_same_bits, values
 
@@ -304,10 +304,5 @@ def test_refusals(case: str) -> None:
     assert (result == 0).all()
 
 
-def test_capsules(level: str) -> None:
-    """The way to a tensor's memory in older torch."""
-    _C.register_torch(_native.TorchFacts(use_exchange=False))
-    try:
-        check(noise(5000).float())
-    finally:
-        _C.register_torch(_native.TorchFacts())
+def test_both_ways_to_a_tensor(level: str, way_to_memory: str) -> None:
+    check(noise(5000).float())

@@ -220,9 +220,8 @@ class TestSelectDevice:
             "try: select_device('0')\n"
             "except AssertionError as error: print(error)"
         )
-        assert (
-            python("-O", "-c", program).stdout == "CUDA unavailable, invalid device 0 requested\n"
-        )
+        ran = python("-O", "-c", program)
+        assert ran.stdout == "CUDA unavailable, invalid device 0 requested\n"
 
 
 def git(folder: Path, *arguments: str) -> str:

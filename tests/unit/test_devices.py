@@ -356,10 +356,9 @@ def assert_same_fused(found: nn.Conv2d, expected: nn.Conv2d) -> None:
 
 def check_fuse(conv: nn.Conv2d, bn: nn.BatchNorm2d, way: str) -> None:
     """The reference's bits, on this way."""
-    expected = reference.fuse_conv_and_bn(conv, bn)
     with takes("fuse", way):
         found = fuse_conv_and_bn(conv, bn)
-    assert_same_fused(found, expected)
+    assert_same_fused(found, reference.fuse_conv_and_bn(conv, bn))
 
 
 @pytest.mark.parametrize("dtype", FLOATING, ids=str)
@@ -370,8 +369,10 @@ def test_fuse(device: Device, dtype: torch.dtype) -> None:
         conv, bn = pair(channels, dtype, seed, bias, groups)
         conv, bn = conv.to(device.place), bn.to(device.place)
         random_state = torch.get_rng_state()
-        check_fuse(conv, bn, device.way)
+        with takes("fuse", device.way):
+            found = fuse_conv_and_bn(conv, bn)
         assert torch.equal(torch.get_rng_state(), random_state)
+        assert_same_fused(found, reference.fuse_conv_and_bn(conv, bn))
 
 
 def test_fuse_weights_that_are_no_numbers(device: Device) -> None:

@@ -1,6 +1,7 @@
 /* Walks nn.Module trees through their __dict__, without building state dicts: one tree for its
  * parameters, or two in lockstep for their state entries. Knows the layout of nn.Module, not what
- * the visitor does with a tensor. Keeps nothing between calls. */
+ * the visitor does with a tensor. Keeps nothing between calls but the trail, which
+ * decides nothing. */
 #ifndef Y5_MODULE_WALK_H
 #define Y5_MODULE_WALK_H
 

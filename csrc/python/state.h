@@ -1,6 +1,6 @@
 /* The module's state: everything this extension remembers between calls. Filled at import and by
- * register_torch; afterwards only the three settings change, through configure(), and what is
- * known of the CUDA library. */
+ * register_torch; afterwards only the three settings change, through configure(), what is known
+ * of the CUDA library, and the trails of walks, which are hints. */
 #ifndef Y5_STATE_H
 #define Y5_STATE_H
 

@@ -10,9 +10,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from yolov5_utils.ops import OPERATIONS
 from yolov5_utils.torch_utils import ModelEMA
 
-from ..support import assert_same_bits, original, takes
+from ..support import assert_same_bits, original
 
 
 class Net(nn.Module):
@@ -59,9 +60,10 @@ def check(ema: ModelEMA, model: nn.Module, way: str = "C") -> None:
     bare = model.module if type(model) is nn.DataParallel else model
     original(expected, bare, ema.decay(ema.updates + 1))
     hidden = {k: v.clone() for k, v in ema.ema.named_buffers()}
-    untouched = snapshot(model)
-    with takes("ema", way):
-        ema.update(model)
+    untouched, before = snapshot(model), OPERATIONS["ema"].counted()
+    ema.update(model)
+    after = OPERATIONS["ema"].counted()
+    assert {name for name in after if after[name] > before[name]} == {way}
     assert_state(ema.ema, expected.state_dict())
     assert_state(model, untouched)
     for key in ("grid", "bn.num_batches_tracked"):

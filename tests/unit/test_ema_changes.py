@@ -15,7 +15,8 @@ from torch import nn
 
 from yolov5_utils.torch_utils import ModelEMA
 
-from .ema_models import Net, check, trained, way
+from ..support import takes
+from .ema_models import Net, averaged, check, trained
 
 C, TORCH = "C", "torch"
 
@@ -200,8 +201,7 @@ BY_TORCH = [
 
 def settled(updates: int = 20) -> tuple[ModelEMA, Net]:
     """An average and its model after updates with hints: the first one keeps them."""
-    model = Net(1)
-    ema = ModelEMA(model)
+    model, ema = averaged(Net(1))
     for _ in range(updates):
         ema.update(trained(model))
     return ema, model
@@ -223,9 +223,8 @@ def test_left_to_torch_at_once(change: Callable[[Net], None], side: str) -> None
     ema, model = settled()
     change(ema.ema if side == "average" else model)
     if change in (negated, subclass_data):  # neither can be copied and compared by bits
-        before = way()
-        ema.update(model)
-        assert way()["torch"] == before["torch"] + 1
+        with takes("ema", TORCH):
+            ema.update(model)
         return
     for _ in range(3):
         check(ema, model, TORCH)
@@ -251,9 +250,8 @@ def test_methods_of_the_class_replaced(name: str, monkeypatch: pytest.MonkeyPatc
         monkeypatch.setattr(
             nn.Linear, name, lambda self, *a, **k: own(self, *a, **k), raising=False
         )
-    before = way()
-    ema.update(model)
-    assert way()["torch"] == before["torch"] + 1
+    with takes("ema", TORCH):
+        ema.update(model)
     monkeypatch.undo()
     check(ema, model, C)
 
@@ -261,9 +259,8 @@ def test_methods_of_the_class_replaced(name: str, monkeypatch: pytest.MonkeyPatc
 def test_memory_shared_between_the_trees() -> None:
     ema, model = settled()
     ema.ema.conv.weight.data = model.conv.weight.data
-    check_shared = way()
-    ema.update(model)
-    assert way()["torch"] == check_shared["torch"] + 1
+    with takes("ema", TORCH):
+        ema.update(model)
 
 
 def test_lost_entry_and_wrong_shape() -> None:

@@ -51,7 +51,7 @@ take_keywords(const char *name, const y5_signature *signature, PyObject *const *
     return true;
 }
 
-/* False with TypeError set, worded as Python words it. */
+/* Fills `values`, which are NULL. False with TypeError set, worded as Python words it. */
 static bool
 parse(const char *name, const y5_signature *signature, PyObject *const *arguments,
       Py_ssize_t positional, PyObject *keywords, PyObject **values)
@@ -62,8 +62,8 @@ parse(const char *name, const y5_signature *signature, PyObject *const *argument
                      name, count, positional);
         return false;
     }
-    for (Py_ssize_t i = 0; i < count; i++) {
-        values[i] = i < positional ? arguments[i] : NULL;
+    for (Py_ssize_t i = 0; i < positional; i++) {
+        values[i] = arguments[i];
     }
     if (keywords != NULL &&
         !take_keywords(name, signature, arguments + positional, keywords, values)) {
@@ -121,7 +121,7 @@ PyObject *
 y5_enter(y5_state *state, const char *name, const y5_signature *signature, y5_binding *function,
          PyObject *const *arguments, Py_ssize_t count, PyObject *keywords)
 {
-    PyObject *values[Y5_MAX_ARGUMENTS];
+    PyObject *values[Y5_MAX_ARGUMENTS] = {NULL};
     PyObject *result = NULL;
     y5_error error = {0};
     if (!parse(name, signature, arguments, count, keywords, values)) {

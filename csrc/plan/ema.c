@@ -140,13 +140,17 @@ y5_ema_plan_bytes(int64_t pairs)
            ((size_t)pairs + 1) * sizeof(y5_ema_layout *);
 }
 
-void
+y5_status
 y5_ema_plan_open(y5_ema_plan *self, int64_t pairs, void *memory)
 {
+    if (memory == NULL) {
+        return Y5_NO_MEMORY;
+    }
     self->room = pairs;
     self->items = memory;
     self->layouts = (const y5_ema_layout **)(void *)(self->items + pairs + 1);
     memset((void *)self->layouts, 0, ((size_t)pairs + 1) * sizeof(*self->layouts));
+    return Y5_OK;
 }
 
 y5_plan

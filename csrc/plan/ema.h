@@ -17,9 +17,10 @@ typedef struct {
     const y5_tensor *average; /* of the pair whose source comes next */
 } y5_ema_plan;
 
-/* Takes memory of so many bytes, the caller's, as `items` and the room for so many pairs. */
+/* Takes memory of so many bytes, the caller's, as `items` and the room for so many pairs.
+ * Y5_NO_MEMORY for NULL. */
 size_t y5_ema_plan_bytes(int64_t pairs);
-void y5_ema_plan_open(y5_ema_plan *self, int64_t pairs, void *memory);
+y5_status y5_ema_plan_open(y5_ema_plan *self, int64_t pairs, void *memory);
 
 /* For tensors in pairs: an average, which is skipped where it is not floating, and its source. */
 y5_plan y5_ema_plan_steps(y5_ema_plan *self);

@@ -1,8 +1,6 @@
 /* From tensors to the lists in which the core and the CUDA library count zeros. */
 #include "plan/sparsity.h"
 
-#include <stdlib.h>
-
 static void
 start(void *data)
 {
@@ -74,12 +72,16 @@ y5_sparsity_plan_bytes(int64_t tensors)
     return ((size_t)tensors + 1) * (sizeof(y5_elements) + sizeof(_Atomic int64_t));
 }
 
-void
+y5_status
 y5_sparsity_plan_open(y5_sparsity_plan *self, int64_t tensors, void *memory)
 {
+    if (memory == NULL) {
+        return Y5_NO_MEMORY;
+    }
     self->room = tensors;
     self->items = memory;
-    self->found = memory != NULL ? (_Atomic int64_t *)(void *)(self->items + tensors + 1) : NULL;
+    self->found = (_Atomic int64_t *)(void *)(self->items + tensors + 1);
+    return Y5_OK;
 }
 
 y5_plan

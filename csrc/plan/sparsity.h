@@ -19,9 +19,10 @@ typedef struct {
     int64_t zeros_count; /* 1, or one for each tensor */
 } y5_sparsity_plan;
 
-/* Takes memory of so many bytes, the caller's, as `items` and the room for so many tensors. */
+/* Takes memory of so many bytes, the caller's, as `items` and the room for so many tensors.
+ * Y5_NO_MEMORY for NULL. */
 size_t y5_sparsity_plan_bytes(int64_t tensors);
-void y5_sparsity_plan_open(y5_sparsity_plan *self, int64_t tensors, void *memory);
+y5_status y5_sparsity_plan_open(y5_sparsity_plan *self, int64_t tensors, void *memory);
 
 /* For dense tensors of any type; behind them, on a GPU, the memory for the counts. */
 y5_plan y5_sparsity_plan_steps(y5_sparsity_plan *self);

@@ -147,7 +147,7 @@ def no_bias(m: Net) -> None:
     m.head[2].register_parameter("bias", None)
 
 
-def to_subclass_buffer(m: Net) -> None:
+def buffer_to_parameter(m: Net) -> None:
     m.anchors = nn.Parameter(m.anchors, requires_grad=False)  # leaves _buffers for _parameters
 
 
@@ -208,7 +208,7 @@ def settled(updates: int = 20) -> tuple[ModelEMA, Net]:
 
 
 @pytest.mark.parametrize("side", ["average", "source", "both"])
-@pytest.mark.parametrize("change", PLAIN)
+@pytest.mark.parametrize("change", [*PLAIN, buffer_to_parameter])
 def test_seen_at_once(change: Callable[[Net], None], side: str) -> None:
     ema, model = settled()
     for tree in {"average": [ema.ema], "source": [model], "both": [ema.ema, model]}[side]:

@@ -116,10 +116,7 @@ update(const y5_state *state, PyObject *const *modules, y5_call *call, y5_ema_pl
     if (status == Y5_OK) {
         int64_t pairs = call->count / 2;
         void *memory = y5_keep(call->trail, Y5_KEPT_PLAN, y5_ema_plan_bytes(pairs));
-        status = memory != NULL ? Y5_OK : Y5_NO_MEMORY;
-        if (memory != NULL) {
-            y5_ema_plan_open(plan, pairs, memory);
-        }
+        status = y5_ema_plan_open(plan, pairs, memory);
     }
     if (status != Y5_OK) {
         return status;

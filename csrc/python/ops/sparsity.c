@@ -90,8 +90,7 @@ y5_py_count_module_zeros(y5_state *state, PyObject *const *values, PyObject **re
         y5_walk_parameters(state, trail, values[0], visit_parameter, &context, error);
     if (status == Y5_OK) {
         void *memory = y5_keep(trail, Y5_KEPT_PLAN, y5_sparsity_plan_bytes(call.count));
-        status = memory != NULL ? Y5_OK : Y5_NO_MEMORY;
-        y5_sparsity_plan_open(&plan, call.count, memory);
+        status = y5_sparsity_plan_open(&plan, call.count, memory);
     }
     if (status == Y5_OK) {
         y5_plan steps = y5_sparsity_plan_steps(&plan);

@@ -13,9 +13,9 @@ PIP_ARGS :=
 VENV := .venv
 ARGS :=
 
-python := $(if $(filter none,$(VENV)),python,"$(VENV)/bin/python")
+python = $(if $(filter none,$(VENV)),python,"$(VENV)/bin/python")
 setup := tools/setup_venv.sh
-settings := 'PYTHON=$(PYTHON)' 'TORCH=$(TORCH)' 'PIP_ARGS=$(PIP_ARGS)' 'VENV=$(VENV)'
+settings = 'PYTHON=$(PYTHON)' 'TORCH=$(TORCH)' 'PIP_ARGS=$(PIP_ARGS)' 'VENV=$(VENV)'
 test_folders := $(wildcard tests/unit tests/overlay tests/native tests/emu tests/cuda tests/robustness)
 parallel := -q -n auto --maxprocesses 8 --dist worksteal -m "not long and not slow"
 
@@ -53,9 +53,12 @@ debian: ## the unit tests on Debian's own torch, through capsules and without a 
 all-checks: ## everything that continuous integration checks in a week, at once: over an hour on two cores
 	@.ci/run all
 
+# In an environment of its own, several GB large: on the torch that pip installs for most, built for CUDA.
+bench: TORCH := 2.14.1
+bench: VENV := .venv-bench
 bench: ## speed against the original and the best peer, into docs/ (tables, JSON, pictures) and README.md
 	@$(setup) bench $(settings)
-	$(python) -m benchmarks --docs docs --readme README.md $(ARGS)
+	CLIENTS_PIP_ARGS='$(PIP_ARGS)' $(python) -m benchmarks --docs docs --readme README.md $(ARGS)
 
 lint: ## formatting, static checks, and warning-free builds with gcc and clang
 	@$(setup) lint $(settings)

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
 
 from yolov5_utils.ops import OPERATIONS
 
 from . import (
+    bench_clients,
     bench_cuda,
     bench_cuda_host,
-    bench_gil,
     bench_import,
     bench_memory,
     bench_refusals,
+    bench_training,
     harness,
     plots,
     summary,
@@ -25,18 +27,31 @@ BEGIN = "<!-- figures: begin -->"
 END = "<!-- figures: end -->"
 
 
-def run(quick: bool) -> list[harness.Table]:
-    """All tables; `quick` takes fewer models and less time, and its figures are rougher."""
-    names, seconds = (["n"], 1.5) if quick else (["n", "s", "x"], 5.0)
-    of_hot_paths = [import_module(f"{__package__}.bench_{name}") for name in OPERATIONS]
-    return [
-        *(table for module in of_hot_paths for table in module.tables(names, seconds)),
-        bench_memory.table(["n"] if quick else ["n", "x"], 100 if quick else 1000),
-        bench_gil.table(names, seconds),
-        bench_cuda_host.table(names, seconds / 3),
-        bench_import.table(3 if quick else 9),
-        bench_refusals.table(seconds / 4),
-    ]
+def run(
+    names: list[str], seconds: float, clients: bench_clients.Environment | None
+) -> Iterator[harness.Table]:
+    """All tables: so many seconds for each model and thread count, and the rest in proportion.
+
+    What users meet comes first: the EMA in a training, and whole runs of a client.
+    """
+    yield bench_training.table(names[:2], [1, 2], steps=round(8 * seconds))
+    if clients is not None:
+        yield bench_clients.table(clients, "yolov5s.yaml", 640, rounds=2)
+    for name in OPERATIONS:
+        yield from import_module(f"{__package__}.bench_{name}").tables(names, seconds)
+    yield bench_memory.table(list(dict.fromkeys((names[0], names[-1]))), round(75 * seconds))
+    yield bench_cuda_host.table(names, seconds / 2)
+    yield bench_import.table(2 + round(seconds))
+    yield bench_refusals.table(seconds / 4)
+
+
+def saying_seconds(tables: Iterable[harness.Table]) -> Iterator[harness.Table]:
+    """The same, each with a note of how long it took."""
+    begin = time.perf_counter()
+    for table in tables:
+        table.notes.append(f"measured in {time.perf_counter() - begin:.0f} s")
+        yield table
+        begin = time.perf_counter()
 
 
 def around_figures(path: Path) -> tuple[str, str]:
@@ -66,7 +81,9 @@ def write_docs(folder: Path, about: dict[str, object], tables: Sequence[harness.
 def main() -> None:
     """Run from the command line."""
     options = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    options.add_argument("--quick", action="store_true", help="one model, under a minute")
+    harness.add_models(options, "n,s,x")
+    options.add_argument("--seconds", type=float, default=4.0, help="per model and thread count")
+    options.add_argument("--no-clients", action="store_true", help="leave out whole client runs")
     harness.add_json(options)
     options.add_argument("--markdown", type=Path, help="put the tables into this file")
     options.add_argument(
@@ -78,18 +95,20 @@ def main() -> None:
     )
     chosen = options.parse_args()
     if chosen.device == "cuda":
-        names = ["n"] if chosen.quick else ["n", "s", "x"]
-        bench_cuda.report(names, list(bench_cuda.OPERATIONS), chosen.json, chosen.markdown)
+        operations = list(bench_cuda.OPERATIONS)
+        bench_cuda.report(chosen.models, operations, chosen.json, chosen.markdown)
         return
     for path in (chosen.markdown, chosen.docs and chosen.docs / "benchmarks.md"):
         if path is not None:
             around_figures(path)  # before minutes of measuring
     if chosen.readme is not None:
         harness.around_marks(chosen.readme, summary.BEGIN, summary.END)
-    about = harness.machine()
-    print(harness.machine_line(about), flush=True)
-    tables = run(chosen.quick)
-    harness.show(about, tables, chosen.json)
+    about = harness.machine()  # before the installation, which counts as load
+    clients = None if chosen.no_clients else bench_clients.install()
+    begin = time.perf_counter()
+    measured = run(chosen.models, chosen.seconds, clients)
+    tables = harness.show(about, saying_seconds(measured), chosen.json)
+    print(f"\nmeasured in {time.perf_counter() - begin:.0f} s")
     if chosen.markdown is not None:
         write_markdown(chosen.markdown, harness.machine_line(about), tables)
     if chosen.readme is not None:

@@ -1,6 +1,6 @@
 """What the overlay saves in real jobs of PyPI's yolov5 7.0.14, and how much there is to save.
 
-python -m benchmarks.bench_clients [--cfg yolov5s.yaml] [--imgsz 640] [--rounds 4] [--docs FILE]
+python -m benchmarks.bench_clients [--cfg yolov5s.yaml] [--imgsz 640] [--rounds 4]
 
 Stock and overlaid processes take turns in the environment of the client tests (CLIENTS_ENV, made
 where it is not there). The share is that of the hot callables in the stock run: more than that
@@ -14,11 +14,10 @@ import json
 import os
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
-from . import harness
+from . import harness, summary
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests" / "clients"))
@@ -27,20 +26,8 @@ from environment import TORCH, Environment  # noqa: E402 - found by the line abo
 from releases import CLIENTS  # noqa: E402
 from runs import OURS, Desk  # noqa: E402
 
-BEGIN = "<!-- client figures: begin -->"
-END = "<!-- client figures: end -->"
 STOCK = "stock"
 WAYS = (STOCK, "ours")
-STARTS = {  # what each way gives to python
-    "start: import yolov5.train": {
-        STOCK: ["-c", "import yolov5.train"],
-        "ours": ["-c", "import yolov5_utils.auto; import yolov5.train"],
-    },
-    "start: yolov5.detect --help": {
-        STOCK: ["-m", "yolov5.detect", "--help"],
-        "ours": [*OURS, "-m", "yolov5.detect", "--help"],
-    },
-}
 COLUMNS = (
     harness.Column("job", "job"),
     harness.Column("stock s", "stock_s", "{:.3f}"),
@@ -55,39 +42,46 @@ COLUMNS = (
 Figures = tuple[float, float, dict[str, int]]  # seconds, of these in hot callables, calls in C
 
 
-def one_round(desk: Desk, way: str, script: list[str]) -> dict[str, Figures]:
+def jobs(desk: Desk, way: str, script: list[str]) -> dict[str, Figures]:
     """Every job once by one way. The desk's processes get no variable of this one's environment,
     so they write and read byte code whatever is set here."""
-    found: dict[str, Figures] = {}
-    for job, ways in STARTS.items():
-        begin = time.perf_counter()
-        desk.run(ways[way], RECORD="")
-        found[job] = (time.perf_counter() - begin, 0.0, {})
     before = OURS if way == "ours" else ()
     output = desk.run([*before, *script], RECORD="").output
-    found.update(json.loads(output.splitlines()[-1]))
+    found: dict[str, Figures] = json.loads(output.splitlines()[-1])
     return found
 
 
-def table(desk: Desk, cfg: str, imgsz: int, rounds: int) -> harness.Table:
+def install() -> Environment:
+    """The clients' environment, made where it is not there."""
+    folder = Path(os.environ.get("CLIENTS_ENV") or ROOT / ".venv-clients").resolve()
+    environment = Environment(folder)
+    with tempfile.TemporaryDirectory() as work:
+        environment.install(Path(work))
+    return environment
+
+
+def table(environment: Environment, cfg: str, imgsz: int, rounds: int) -> harness.Table:
     """The jobs of both ways, which take turns at being first."""
     script = [str(ROOT / "benchmarks" / "client_jobs.py"), cfg, str(imgsz)]
-    for ways in STARTS.values():
-        for way in WAYS:
-            desk.run(ways[way], RECORD="")  # the first one writes byte code and reads the disk
     found: dict[str, dict[str, list[Figures]]] = {}
-    for number in range(rounds):
-        for way in WAYS if number % 2 == 0 else reversed(WAYS):
-            for job, figures in one_round(desk, way, script).items():
-                found.setdefault(job, {name: [] for name in WAYS})[way].append(figures)
-    rows = [row(job, ways) for job, ways in found.items()]
+    with tempfile.TemporaryDirectory() as work:
+        desk = Desk(environment, CLIENTS["yolov5 7.0.14"], Path(work) / "desk")
+        for number in range(rounds):
+            for way in WAYS if number % 2 == 0 else reversed(WAYS):
+                for job, figures in jobs(desk, way, script).items():
+                    found.setdefault(job, {name: [] for name in WAYS})[way].append(figures)
     notes = [
-        f"PyPI's yolov5 7.0.14, {cfg}, {imgsz} px (trained with half of it); the quickest of "
-        f"{rounds} rounds, in which stock and overlaid processes take turns",
+        f"PyPI's yolov5 7.0.14, {cfg}, {imgsz} px (trained with half of it), on the CPU; "
+        f"{', '.join(TORCH)}, 1 thread a process",
+        f"the quickest of {rounds} rounds, in which stock and overlaid processes take turns; every "
+        "job is here, also one in which nothing is saved",
         "spread: by how much the slowest round of the same process took longer than its quickest, "
         "the larger of both ways; what is saved or lost below that is noise",
+        "share of stock: the part of the stock run that its hot functions take",
     ]
-    return harness.Table("Real client runs", COLUMNS, rows, notes)
+    return harness.Table(
+        summary.CLIENT_RUNS, COLUMNS, [row(job, ways) for job, ways in found.items()], notes
+    )
 
 
 def row(job: str, ways: dict[str, list[Figures]]) -> dict[str, Any]:
@@ -109,37 +103,10 @@ def row(job: str, ways: dict[str, list[Figures]]) -> dict[str, Any]:
     return values
 
 
-def machine_line() -> str:
-    """What the figures depend on; torch is the clients', not this process's."""
-    about = harness.machine()
-    return (
-        f"{about['cpu']}, {about['cores']} cores, package level {about['level']}; "
-        f"{', '.join(TORCH)}, 1 thread a process, CPU; load {about['load']} at the start"
-    )
-
-
-def main() -> None:
-    """Run from the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--cfg", default="yolov5s.yaml")
-    parser.add_argument("--imgsz", type=int, default=640)
-    parser.add_argument("--rounds", type=int, default=4, help="an even number is fair")
-    parser.add_argument("--docs", type=Path, help="put the table between this file's markers")
-    options = parser.parse_args()
-    if options.docs is not None:
-        harness.around_marks(options.docs, BEGIN, END)  # before minutes of measuring
-    folder = Path(os.environ.get("CLIENTS_ENV") or ROOT / ".venv-clients").resolve()
-    environment = Environment(folder)
-    line = machine_line()  # here, since the installation would count as load
-    with tempfile.TemporaryDirectory() as work:
-        environment.install(Path(work))
-        desk = Desk(environment, CLIENTS["yolov5 7.0.14"], Path(work) / "desk")
-        measured = table(desk, options.cfg, options.imgsz, options.rounds)
-    print(f"{line}\n\n{measured.text()}")
-    if options.docs is not None:
-        sections = [f"Measured on: {line}.", measured.markdown()]
-        harness.write_between_marks(options.docs, BEGIN, END, sections)
-
-
 if __name__ == "__main__":
-    main()
+    options = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
+    options.add_argument("--cfg", default="yolov5s.yaml")
+    options.add_argument("--imgsz", type=int, default=640)
+    options.add_argument("--rounds", type=int, default=4, help="an even number is fair")
+    harness.add_json(options)
+    harness.run(options, lambda chosen: [table(install(), chosen.cfg, chosen.imgsz, chosen.rounds)])

@@ -20,12 +20,9 @@ from . import harness, models, peers
 
 PACKAGE = "package, to the launch"
 WALKS = "two state_dict() alone, as the original begins"
-TARGETS = {"n": "< 130 µs"}
 COLUMNS = (
     *(harness.MODEL, harness.WHO),
-    harness.Column("min µs", "min_us", "{:.1f}"),
-    harness.Column("median µs", "median_us", "{:.1f}"),
-    harness.TARGET,
+    *harness.times_of(harness.COLD, harness.HOT, unit="µs"),
     harness.Column("tensors", "tensors", "{:d}"),
     harness.Column("launches of the original", "launches", "{:d}"),
 )
@@ -49,12 +46,12 @@ def measure(name: str, seconds: float, folder: Path) -> list[dict[str, Any]]:
         ]
         timings = harness.interleave(compared, seconds)
     rows = []
-    for who, timing in timings.items():
-        row = {"model": name, "who": who, "calls": timing.calls}
-        row.update(min_us=timing.best_s * 1e6, median_us=timing.median_s * 1e6)
+    for who, both in timings.items():
+        row: dict[str, Any] = {"model": name, "who": who}
+        for state, timing in both._asdict().items():
+            row.update(harness.times(state, timing, "µs"))
         if who == PACKAGE:
-            row.update(target=TARGETS.get(name), tensors=tensors)
-            row.update(launches=LAUNCHES_PER_TENSOR * tensors)
+            row.update(tensors=tensors, launches=LAUNCHES_PER_TENSOR * tensors)
         rows.append(row)
     return rows
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -12,24 +13,10 @@ from yolov5_utils.torch_utils import ModelEMA
 
 from . import bench_cuda, checks, harness, models, peers
 
-# Read average, read model, write average, 4 bytes each: no implementation moves less.
-BYTES_PER_ELEMENT = 12
-ORIGINAL = "original (mul_, mul, add_)"
-# Package faster than these, and how close to the limit: by model and torch threads.
-BEST_PEER, CLOSE = harness.BEST_PEER, {harness.PACKAGE: "≥ 90% of limit"}
-TARGETS = {
-    ("n", 1): {ORIGINAL: "≥ 12×", BEST_PEER: "≥ 5×"},
-    ("x", 1): {ORIGINAL: "≥ 2.2×", BEST_PEER: "≥ 1.2×", **CLOSE},
-    ("n", 2): {ORIGINAL: "≥ 14×", BEST_PEER: "≥ 5×"},
-    ("x", 2): CLOSE,
-}
-BUSY_TARGET = "≥ 1×"
 BUSY_COLUMNS = (
-    *(harness.MODEL, harness.WHO, *harness.TIMES),
-    harness.Column("mean ms", "mean_ms", "{:.3f}"),
-    harness.Column("faster than 1 thread (median)", "ratio_median", "{:.2f}×"),
-    harness.Column("(mean)", "ratio_mean", "{:.2f}×"),
-    harness.TARGET,
+    *(harness.MODEL, harness.WHO, *harness.times_of(harness.COLD, harness.HOT)),
+    harness.Column("faster than 1 thread, cold", "cold_ratio", "{:.2f}×"),
+    harness.Column("hot", "hot_ratio", "{:.2f}×"),
 )
 
 
@@ -44,45 +31,25 @@ def assert_same_bits(start: nn.Module, source: nn.Module) -> None:
 
 def candidates(start: nn.Module, source: nn.Module) -> list[harness.Candidate]:
     """Everything timed for one model; every average is a copy of its own."""
-    package, host = ModelEMA(start, peers.DECAY), ModelEMA(models.skeleton(start), peers.DECAY)
-    small = models.skeleton(source)
-    updates = {
-        ORIGINAL: peers.OriginalEMA(start).update,
-        "_foreach_lerp_ + 2 walks": peers.ForeachEMA(start).update,
-        "swa AveragedModel": peers.averaged_model(start),
-        "timm ModelEmaV3": peers.timm_average(start),
-        harness.PACKAGE: package.update,
-    }
+    package = ModelEMA(start, peers.DECAY)
+    updates = {**peers.averages(start), harness.PACKAGE: package.update}
+    with checks.ran("ema"):
+        package.update(source)
     found = [
         harness.Candidate(name, lambda update=update: update(source))
         for name, update in updates.items()
-        if update is not None
     ]
-    with checks.ran("ema"):
-        package.update(source)
-    elements = models.count(source).float_elements
-    found.append(harness.update_bandwidth(elements))
-    found.append(harness.Candidate(harness.HOST, lambda: host.update(small)))
-    return found
+    return [*found, harness.update_bandwidth(models.count(source).float_elements)]
 
 
 def measure(name: str, threads: int, seconds: float) -> list[dict[str, Any]]:
     """The rows of one model at one thread count."""
     start, source = models.build(name, seed=0), models.build(name, seed=1)
-    elements = models.count(source).float_elements
     torch.set_num_threads(threads)
     assert_same_bits(start, source)
     compared = candidates(start, source)
     timings = harness.interleave(compared, seconds)
-    triad = next(c.name for c in compared if c.name.startswith("triad"))
-    return harness.speed_rows(
-        timings,
-        {"model": name, "threads": threads},
-        moved_bytes=elements * BYTES_PER_ELEMENT,
-        limits=[triad],
-        original=ORIGINAL,
-        targets=TARGETS.get((name, threads)),
-    )
+    return harness.speed_rows(timings, {"model": name, "threads": threads}, [compared[-1].name])
 
 
 def measure_busy(name: str, seconds: float) -> list[dict[str, Any]]:
@@ -101,11 +68,12 @@ def measure_busy(name: str, seconds: float) -> list[dict[str, Any]]:
         timings = harness.interleave(compared, seconds)
     one = timings[compared[0].name]
     rows = []
-    for who, timing in timings.items():
-        row = {"model": name, "who": who, **timing.in_ms()}
-        if timing is not one:
-            row.update(ratio_median=one.median_s / timing.median_s, target=BUSY_TARGET)
-            row.update(ratio_mean=one.mean_s / timing.mean_s)
+    for who, both in timings.items():
+        row: dict[str, Any] = {"model": name, "who": who}
+        for state, timing in both._asdict().items():
+            row.update(harness.times(state, timing))
+            if both is not one:
+                row.update(harness.faster_by(state, timing, getattr(one, state)))
         rows.append(row)
     return rows
 
@@ -126,9 +94,10 @@ def busy_table(names: list[str], seconds: float) -> harness.Table:
     return harness.Table("ModelEMA.update with all cores busy", BUSY_COLUMNS, rows, notes)
 
 
-def tables(names: list[str], seconds: float) -> list[harness.Table]:
+def tables(names: list[str], seconds: float) -> Iterator[harness.Table]:
     """All tables of this path, for the report."""
-    return [table(names, [1, 2], seconds), busy_table(names, seconds)]
+    yield table(names, [1, 2], seconds)
+    yield busy_table(names, seconds)
 
 
 def chosen_tables(chosen: Namespace) -> list[harness.Table]:

@@ -49,7 +49,7 @@ def table(names: list[str], seconds: float) -> harness.Table:
             timings = harness.interleave(candidates, seconds)
         finally:
             _C.configure(**before)
-        kept, released = (timings[name].best_s * 1e3 for name in ("kept", "released"))
+        kept, released = (timings[name].hot.median_s * 1e3 for name in ("kept", "released"))
         moved = 12 * models.count(source).float_elements
         row = {"model": name, "megabytes": moved / 1e6, "kept_ms": kept, "released_ms": released}
         row["price"] = released / kept - 1

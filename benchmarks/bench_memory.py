@@ -25,7 +25,6 @@ COLUMNS = (
     harness.Column("peak above start, KiB", "peak_kib", "{:,d}"),
     harness.Column("calls", "calls", "{:,d}"),
     harness.Column("resident after them, KiB", "growth_kib", "{:+,d}"),
-    harness.TARGET,
 )
 
 
@@ -81,8 +80,6 @@ def measure(path: str, who: str, model: str, calls: int) -> dict[str, object]:
     done = subprocess.run(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True, check=True)
     row = {"path": path, "who": who, "model": model, "calls": calls}
     row.update(json.loads(done.stdout))
-    if who == "package":
-        row["target"] = "the same for n and x; ±0 after the calls"
     return row
 
 

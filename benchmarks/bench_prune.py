@@ -6,7 +6,7 @@ Every call prunes fresh weights: pruning a second time takes a third of the time
 from __future__ import annotations
 
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -17,22 +17,13 @@ from yolov5_utils.ops.prune import prune_layers
 from . import bench_cuda, checks, harness, models, peers
 
 AMOUNT = 0.3
-BYTES_PER_ELEMENT = 8  # every weight read once and written once
-ORIGINAL = "original (l1_unstructured, remove)"
-LIMIT = "clone every weight"
-# Package faster than these: by model and torch threads.
-TARGETS = {
-    ("n", 1): {ORIGINAL: "≥ 40×", harness.BEST_PEER: "≥ 2.5×"},
-    ("s", 1): {ORIGINAL: "≥ 40×"},
-    ("x", 1): {ORIGINAL: "≥ 50×", harness.BEST_PEER: "≥ 2.5×"},
-    ("x", 2): {ORIGINAL: "≥ 70×"},
-}
-DATA_TARGET = "≤ 2×"
+TIES = "torch", "position"  # the first is what a client's prune becomes, with the original's bits
+LIMIT = "clone every weight"  # read once and written once
 DATA_COLUMNS = (
-    *(harness.MODEL, harness.Column("weights", "who"), *harness.TIMES),
-    harness.Column("of random weights' time", "ratio", "{:.2f}×"),
-    harness.Column("by medians", "ratio_median", "{:.2f}×"),
-    harness.TARGET,
+    *(harness.MODEL, harness.Column("weights", "who"), harness.Column("ties", "ties")),
+    *harness.times_of(harness.COLD, harness.HOT),
+    harness.Column("of random weights' time, cold", "cold_ratio", "{:.2f}×"),
+    harness.Column("hot", "hot_ratio", "{:.2f}×"),
 )
 
 
@@ -54,51 +45,42 @@ class Weights:
         return [weight.detach().clone().view(torch.int32) for weight in self.weights]
 
 
-def assert_same_bits(model: nn.Module, weights: Weights, ties: str) -> None:
+def assert_same_bits(model: nn.Module, weights: Weights) -> None:
     """The package leaves the original's bits, and got them from C.
 
     With ties="position" the choice among equals is another, so the magnitudes are compared.
     """
     weights.renew()
-    with checks.ran("prune"):
-        prune_layers(model, AMOUNT, ties=ties)
-    found = weights.bits()
-    weights.renew()
     peers.original_prune(model, AMOUNT)
-    for ours, theirs in zip(found, weights.bits(), strict=True):
-        if ties == "torch":
-            assert torch.equal(ours, theirs)
-        else:
-            magnitudes = [bits.view(torch.float32).abs().view(-1) for bits in (ours, theirs)]
-            assert torch.equal(*(values.sort().values for values in magnitudes))
+    expected = weights.bits()
+    for ties in TIES:
+        weights.renew()
+        with checks.ran("prune"):
+            prune_layers(model, AMOUNT, ties=ties)
+        for pair in zip(weights.bits(), expected, strict=True):
+            if ties == "torch":
+                assert torch.equal(*pair)
+            else:
+                magnitudes = [bits.view(torch.float32).abs().view(-1) for bits in pair]
+                assert torch.equal(*(values.sort().values for values in magnitudes))
 
 
 def measure(name: str, threads: int, seconds: float, half_once: bool) -> list[dict[str, Any]]:
     """The rows of one model at one thread count."""
     model = models.build(name, half_once=half_once)
     weights = Weights(model)
-    elements = sum(weight.numel() for weight in weights.weights)
     torch.set_num_threads(threads)
-    for ties in ("position", "torch"):
-        assert_same_bits(model, weights, ties)
+    assert_same_bits(model, weights)
     called: dict[str, Callable[[], object]] = {
-        ORIGINAL: lambda: peers.original_prune(model, AMOUNT),
+        "original (l1_unstructured, remove)": lambda: peers.original_prune(model, AMOUNT),
         "np.partition + mask": lambda: peers.partition_prune(model, AMOUNT),
-        "kthvalue + mask": lambda: peers.kthvalue_prune(model, AMOUNT),
-        "package": lambda: prune_layers(model, AMOUNT),
-        'package, ties="torch"': lambda: prune_layers(model, AMOUNT, ties="torch"),
+        harness.PACKAGE: lambda: prune_layers(model, AMOUNT, ties=TIES[0]),
+        f"package, ties={TIES[1]}": lambda: prune_layers(model, AMOUNT, ties=TIES[1]),
         LIMIT: weights.renew,
     }
     compared = [harness.Candidate(who, call, renew=weights.renew) for who, call in called.items()]
-    timings = harness.interleave(compared, seconds)
-    return harness.speed_rows(
-        timings,
-        {"model": f"{name}, once float16" if half_once else name, "threads": threads},
-        moved_bytes=elements * BYTES_PER_ELEMENT,
-        limits=[LIMIT],
-        original=ORIGINAL,
-        targets=None if half_once else TARGETS.get((name, threads)),
-    )
+    case = {"model": f"{name}, once float16" if half_once else name, "threads": threads}
+    return harness.speed_rows(harness.interleave(compared, seconds), case, [LIMIT])
 
 
 def table(names: list[str], threads: list[int], seconds: float) -> harness.Table:
@@ -107,7 +89,8 @@ def table(names: list[str], threads: list[int], seconds: float) -> harness.Table
     rows += measure(names[0], threads[0], seconds, True)
     notes = [
         f"{AMOUNT:.0%} of every layer, fresh weights for every call, without the sparsity printed",
-        "weights equal to the original's, checked before timing",
+        f"package: ties={TIES[0]}, bits equal to the original's, checked before timing; "
+        f"ties={TIES[1]}: equal magnitudes",
     ]
     return harness.Table("prune", harness.SPEED_COLUMNS, rows, notes)
 
@@ -131,7 +114,7 @@ KINDS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def measure_data(name: str, seconds: float) -> list[dict[str, Any]]:
-    """The package on weights of every kind, with 1 thread."""
+    """The package on weights of every kind, in both modes, with 1 thread."""
     model = models.build(name)
     weights = Weights(model)
     torch.set_num_threads(1)
@@ -141,18 +124,25 @@ def measure_data(name: str, seconds: float) -> list[dict[str, Any]]:
         for weight, start in zip(weights.weights, made[kind], strict=True):
             weight.data = start.clone()
 
+    cases = {f"{kind}, {ties}": (kind, ties) for ties in TIES for kind in KINDS}
     compared = [
         harness.Candidate(
-            kind, lambda: prune_layers(model, AMOUNT), renew=lambda kind=kind: renew(kind)
+            case,
+            lambda ties=ties: prune_layers(model, AMOUNT, ties=ties),
+            renew=lambda kind=kind: renew(kind),
         )
-        for kind in KINDS
+        for case, (kind, ties) in cases.items()
     ]
     timings = harness.interleave(compared, seconds)
-    random, rows = timings["random"], []
-    for who, timing in timings.items():
-        row = {"model": name, "who": who, **timing.in_ms()}
-        if timing is not random:
-            row.update(harness.faster_by(random, timing), target=DATA_TARGET)
+    rows = []
+    for case, both in timings.items():
+        kind, ties = cases[case]
+        random = timings[f"random, {ties}"]
+        row: dict[str, Any] = {"model": name, "who": kind, "ties": ties}
+        for state, timing in both._asdict().items():
+            row.update(harness.times(state, timing))
+            if both is not random:
+                row.update(harness.faster_by(state, getattr(random, state), timing))
         rows.append(row)
     return rows
 
@@ -163,9 +153,10 @@ def data_table(names: list[str], seconds: float) -> harness.Table:
     return harness.Table("prune: weights of every kind, 1 thread", DATA_COLUMNS, rows, [])
 
 
-def tables(names: list[str], seconds: float) -> list[harness.Table]:
+def tables(names: list[str], seconds: float) -> Iterator[harness.Table]:
     """All tables of this path, for the report."""
-    return [table(names, [1, 2], seconds), data_table(names[-1:], seconds)]
+    yield table(names, [1, 2], seconds)
+    yield data_table(names[-1:], seconds)
 
 
 def chosen_tables(chosen: Namespace) -> list[harness.Table]:

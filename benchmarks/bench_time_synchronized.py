@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -14,12 +15,10 @@ from . import checks, harness, peers
 ORIGINAL = "original (is_available, synchronize, time)"
 # One call is too short for a clock: this many are timed together.
 CALLS = 1000
-TARGETS = {ORIGINAL: "≥ 10×", "time.time": "≥ 0.5×"}
 COLUMNS = (
     *(harness.Column("device", "model"), harness.WHO),
-    harness.Column("min ns", "min_ns", "{:.0f}"),
-    harness.Column("median ns", "median_ns", "{:.0f}"),
-    *(*harness.FASTER, harness.TARGET),
+    *harness.times_of(harness.HOT, unit="ns"),
+    *harness.speeds_of(harness.HOT)[2:],
 )
 
 
@@ -38,36 +37,37 @@ def measure(seconds: float) -> list[dict[str, Any]]:
     called = {
         ORIGINAL: peers.original_time_synchronized,
         "time.time": time.time,
-        "package": time_synchronized,
+        harness.PACKAGE: time_synchronized,
     }
     timings = harness.interleave(
         [harness.Candidate(name, harness.many(call, CALLS)) for name, call in called.items()],
         seconds,
     )
-    package, rows = timings["package"], []
-    device = "idle GPU" if torch.cuda.is_available() else "no GPU"
-    for who, timing in timings.items():
+    package = timings[harness.PACKAGE].hot
+    rows = []
+    for who, (_, timing) in timings.items():
+        device = "idle GPU" if torch.cuda.is_available() else "no GPU"
         row: dict[str, Any] = {"model": device, "who": who, "threads": 1}
-        for name, taken_s in (("min", timing.best_s), ("median", timing.median_s)):
-            row[f"{name}_ms"] = taken_s * 1e3 / CALLS
-            row[f"{name}_ns"] = taken_s * 1e9 / CALLS
-        if who != "package":
-            row.update(harness.faster_by(package, timing))
-            if device == "no GPU":
-                row.update(target=TARGETS[who])
+        row.update(harness.times(harness.HOT, timing, "ns", CALLS))
+        if timing is not package:
+            row.update(harness.faster_by(harness.HOT, package, timing))
         rows.append(row)
+    harness.mark_best_peer(rows)
     return rows
 
 
 def table(seconds: float) -> harness.Table:
     """The table of speeds."""
-    notes = [f"the time of {CALLS} calls over their number, the loop's 10 ns or so included"]
+    notes = [
+        f"the time of {CALLS} calls over their number, the loop's 10 ns or so included; only hot: "
+        "one call is too short for a clock"
+    ]
     return harness.Table("time_synchronized", COLUMNS, measure(seconds), notes)
 
 
-def tables(names: list[str], seconds: float) -> list[harness.Table]:
+def tables(names: list[str], seconds: float) -> Iterator[harness.Table]:
     """All tables of this path, for the report."""
-    return [table(min(seconds, 3.0))]
+    yield table(min(seconds, 3.0))
 
 
 if __name__ == "__main__":

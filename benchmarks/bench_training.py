@@ -9,9 +9,7 @@ state of the machine; the first step of a turn, when an EMA's tensors are coldes
 
 from __future__ import annotations
 
-import statistics
 import time
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -20,18 +18,12 @@ from torch import Tensor, nn
 from yolov5_utils.ops import OPERATIONS
 from yolov5_utils.torch_utils import ModelEMA
 
-from . import harness, models, peers
+from . import harness, models, peers, summary
 
 STEPS_A_TURN = 6
-PACKAGE, ORIGINAL = "package", "original (in place, per tensor)"
 COLUMNS = (
-    harness.MODEL,
-    harness.Column("threads", "threads", "{:d}"),
-    harness.Column("EMA", "who"),
-    harness.Column("median ms", "median_ms", "{:.3f}"),
-    harness.Column("lower quartile ms", "quartile_ms", "{:.3f}"),
-    harness.Column("package faster by", "ratio", "{:.2f}×"),
-    harness.Column("by lower quartiles", "ratio_quartile", "{:.2f}×"),
+    *(harness.MODEL, harness.THREADS, harness.Column("EMA", "who")),
+    *harness.speeds_of(harness.STEP),
     harness.Column("of the step", "share", "{:.1%}"),
 )
 
@@ -55,28 +47,12 @@ class Step:
         self.optimizer.zero_grad()
 
 
-def averages(model: nn.Module) -> dict[str, Callable[[], object]]:
-    """The ways to update an EMA of the model, each of its own EMA."""
-    ways: dict[str, Callable[[nn.Module], object] | None] = {
-        PACKAGE: ModelEMA(model, peers.DECAY).update,
-        ORIGINAL: peers.OriginalEMA(model).update,
-        "_foreach_lerp_, kept lists": peers.KeptListsEMA(model).update,
-        "_foreach_lerp_ + 2 walks": peers.ForeachEMA(model).update,
-        "timm ModelEmaV3": peers.timm_average(model),
-        "torch AveragedModel, multi_avg": peers.averaged_model(model),
-    }
-    return {
-        name: (lambda update=update: update(model))  # type: ignore[misc]
-        for name, update in ways.items()
-        if update is not None
-    }
-
-
 def measure(name: str, threads: int, steps: int, imgsz: int, batch: int) -> list[dict[str, Any]]:
     """The rows of one model at one number of threads: `steps` timed updates of each EMA."""
     torch.set_num_threads(threads)
     step = Step(name, imgsz, batch)
-    updates = averages(step.model)
+    model = step.model
+    updates = {**peers.averages(model), harness.PACKAGE: ModelEMA(model, peers.DECAY).update}
     taken: dict[str, list[float]] = {who: [] for who in updates}
     of_steps: list[float] = []
     calls = OPERATIONS["ema"].calls["C"]
@@ -86,28 +62,25 @@ def measure(name: str, threads: int, steps: int, imgsz: int, batch: int) -> list
                 begin = time.perf_counter()
                 step()
                 between = time.perf_counter()
-                update()
+                update(model)
                 end = time.perf_counter()
                 if number:
                     taken[who].append(end - between)
                     of_steps.append(between - begin)
-    assert OPERATIONS["ema"].calls["C"] > calls, OPERATIONS["ema"].reasons
-    median = {who: statistics.median(times) for who, times in taken.items()}
-    quartile = {who: statistics.quantiles(times, n=4)[0] for who, times in taken.items()}
-    whole = statistics.median(of_steps)
-    return [
-        {
-            "model": name,
-            "threads": threads,
-            "who": who,
-            "median_ms": 1e3 * median[who],
-            "quartile_ms": 1e3 * quartile[who],
-            "ratio": None if who == PACKAGE else median[who] / median[PACKAGE],
-            "ratio_quartile": None if who == PACKAGE else quartile[who] / quartile[PACKAGE],
-            "share": median[who] / (whole + median[who]),
-        }
-        for who in updates
-    ]
+    timed = STEPS_A_TURN * len(taken[harness.PACKAGE]) // (STEPS_A_TURN - 1)
+    assert OPERATIONS["ema"].calls["C"] == calls + timed, OPERATIONS["ema"].reasons
+    timings = {who: harness.Timing.of(times) for who, times in taken.items()}
+    package, whole = timings[harness.PACKAGE], harness.Timing.of(of_steps).median_s
+    rows = []
+    for who, timing in timings.items():
+        row: dict[str, Any] = {"model": name, "threads": threads, "who": who}
+        row.update(harness.times(harness.STEP, timing))
+        if timing is not package:
+            row.update(harness.faster_by(harness.STEP, package, timing))
+        row["share"] = timing.median_s / (whole + timing.median_s)
+        rows.append(row)
+    harness.mark_best_peer(rows)
+    return rows
 
 
 def table(
@@ -118,9 +91,10 @@ def table(
     notes = [
         f"{imgsz} px, batch {batch}, SGD, clipped gradients, CPU; {steps} timed updates of each "
         f"EMA or more, {STEPS_A_TURN} steps in turn, of which the first is not timed",
-        "of the step: of forward, backward, optimizer and this update together",
+        "of the step: of forward, backward, optimizer and this update together; larger images and "
+        "batches lengthen the step, not the update",
     ]
-    return harness.Table("ModelEMA.update in training steps", COLUMNS, rows, notes)
+    return harness.Table(summary.IN_STEPS, COLUMNS, rows, notes)
 
 
 if __name__ == "__main__":

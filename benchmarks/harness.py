@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import gc
 import json
 import os
@@ -17,21 +18,23 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import repeat
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
-# A turn repeats short calls for about this long: long enough to warm the caches with the
-# candidate's own data, short enough that ten candidates meet the same state of the machine.
+# A turn repeats short calls for about this long: long enough for figures of hot caches, short
+# enough that ten candidates meet the same state of the machine.
 TURN_S = 0.004
-# More calls than this in one turn add nothing to a minimum or a median.
+# More calls than this in one turn add nothing to a median.
 MAX_CALLS_PER_TURN = 40
-MIN_ROUNDS = 5
-# A call of this length does not gain from caches filled by one before it, which is left out then.
+MIN_ROUNDS = 3
+# A call of this length does not gain from caches filled by one before it: it counts as both.
 LONG_CALL_S = 1.0
+# So much memory is written before a cold call: more than the caches of a core that others keep.
+TOUCHED_BYTES = 64 * 2**20
 
 
 class Candidate(NamedTuple):
@@ -44,17 +47,26 @@ class Candidate(NamedTuple):
 
 
 class Timing(NamedTuple):
-    """The timed calls of one candidate, in seconds."""
+    """The timed calls of one candidate in one state of the caches, in seconds."""
 
     best_s: float
+    quartile_s: float  # a quarter of the calls took less: steadier than the median beside others
     median_s: float
-    mean_s: float
     calls: int
 
-    def in_ms(self) -> dict[str, Any]:
-        """The values of a table's row."""
-        taken_s = {"min": self.best_s, "median": self.median_s, "mean": self.mean_s}
-        return {f"{name}_ms": value * 1e3 for name, value in taken_s.items()}
+    @classmethod
+    def of(cls, samples: Sequence[float]) -> Timing:
+        """The figures of at least two calls."""
+        quartile, median, _ = statistics.quantiles(samples, n=4, method="inclusive")
+        return cls(min(samples), quartile, median, len(samples))
+
+
+class Timings(NamedTuple):
+    """Both states: caches emptied before the call, as the rest of a program leaves them, and full
+    of what the same call has just used."""
+
+    cold: Timing
+    hot: Timing
 
 
 def many(function: Callable[[], object], calls: int) -> Callable[[], None]:
@@ -67,15 +79,16 @@ def many(function: Callable[[], object], calls: int) -> Callable[[], None]:
     return run
 
 
-def interleave(candidates: Sequence[Candidate], seconds: float) -> dict[str, Timing]:
+def interleave(candidates: Sequence[Candidate], seconds: float) -> dict[str, Timings]:
     """Time the candidates A B C, A B C … for `seconds` in all, at least MIN_ROUNDS rounds.
 
-    The first call of every turn is not timed: it refills the caches after the other candidates.
+    A turn is one cold call and then some hot ones.
     """
     names = [candidate.name for candidate in candidates]
     if len(set(names)) != len(names):
         raise ValueError(f"candidates: names must differ, got {names}")
-    samples: dict[str, list[float]] = {name: [] for name in names}
+    cold: dict[str, list[float]] = {name: [] for name in names}
+    hot: dict[str, list[float]] = {name: [] for name in names}
     gc.collect()
     was_enabled = gc.isenabled()
     gc.disable()
@@ -84,36 +97,47 @@ def interleave(candidates: Sequence[Candidate], seconds: float) -> dict[str, Tim
         rounds = 0
         while rounds < MIN_ROUNDS or time.perf_counter() < end:
             for candidate in candidates:
-                samples[candidate.name] += _turn(candidate)
+                first, others = _turn(candidate)
+                cold[candidate.name].append(first)
+                hot[candidate.name] += others
             rounds += 1
     finally:
         if was_enabled:
             gc.enable()
-    return {
-        name: Timing(min(taken), statistics.median(taken), statistics.fmean(taken), len(taken))
-        for name, taken in samples.items()
-    }
+    return {name: Timings(Timing.of(cold[name]), Timing.of(hot[name])) for name in names}
 
 
-def _turn(candidate: Candidate) -> list[float]:
-    """The seconds of each timed call of one turn."""
+def _turn(candidate: Candidate) -> tuple[float, list[float]]:
+    """The seconds of the cold call of one turn, and of its hot ones."""
     if candidate.prepare is not None:
         candidate.prepare()
-    first = _timed(candidate)
+    first = _timed(candidate, cold=True)
     if first >= LONG_CALL_S:
-        return [first]
+        return first, [first]
     calls = max(1, min(MAX_CALLS_PER_TURN, int(TURN_S / max(first, 1e-9))))
-    return [_timed(candidate) for _ in range(calls)]
+    return first, [_timed(candidate) for _ in range(calls)]
 
 
-def _timed(candidate: Candidate) -> float:
+def _timed(candidate: Candidate, cold: bool = False) -> float:
     """The seconds of one call."""
     if candidate.renew is not None:
         candidate.renew()
+    if cold:
+        touch()
     call, clock = candidate.call, time.perf_counter
     start = clock()
     call()
     return clock() - start
+
+
+def touch() -> None:
+    """Leave nothing in the caches that was there before, on each of torch's threads."""
+    _touched().add_(1)
+
+
+@functools.cache
+def _touched() -> torch.Tensor:
+    return torch.zeros(TOUCHED_BYTES // 4)
 
 
 def update_bandwidth(elements: int) -> Candidate:
@@ -180,6 +204,8 @@ def machine() -> dict[str, object]:
         "cores": usable_cores(),
         "level": _package_level(),
         "torch": torch.__version__,
+        "build": f"CUDA {torch.version.cuda}" if torch.version.cuda else "CPU",
+        "threads": torch.get_num_threads(),
         "torch_level": of_torch.get_cpu_capability() if of_torch else "unknown",
         "blas": blas.group(1) if blas else "unknown",
         "python": platform.python_version(),
@@ -198,7 +224,8 @@ def machine_line(about: dict[str, object]) -> str:
     """`machine()` as one line."""
     return (
         f"{about['cpu']}, {about['cores']} cores, package level {about['level']}; "
-        f"torch {about['torch']} ({about['torch_level']}, BLAS {about['blas']}), "
+        f"torch {about['torch']} ({about['build']} build, {about['torch_level']}, "
+        f"BLAS {about['blas']}, {about['threads']} threads by default), "
         f"Python {about['python']}; load {about['load']} at the start"
     )
 
@@ -250,74 +277,101 @@ class Table(NamedTuple):
         return "\n".join([f"### {self.title}", "", *lines, *notes])
 
 
-MODEL, WHO, TARGET = (Column(key, key) for key in ("model", "who", "target"))
-TIMES = (Column("min ms", "min_ms", "{:.3f}"), Column("median ms", "median_ms", "{:.3f}"))
-FASTER = (
-    Column("package faster by", "ratio", "{:.2f}×"),
-    Column("by medians", "ratio_median", "{:.2f}×"),
-)
+# The states in which calls are timed. Keys of rows begin with them, and the first that a row has is
+# the one that counts: cold caches are what a call meets in a real program.
+STEP, COLD, HOT = STATES = ("step", "cold", "hot")
+MODEL, WHO = (Column(key, key) for key in ("model", "who"))
+THREADS = Column("threads", "threads", "{:d}")
+
+
+def times_of(*states: str, unit: str = "ms") -> list[Column]:
+    """The columns of the times in these states."""
+    form = "{:.3f}" if unit == "ms" else "{:.1f}"
+    return [
+        Column(heading.format(state=state, unit=unit), f"{state}_{key}_{unit}", form)
+        for state in states
+        for heading, key in (("{state}, {unit}", "median"), ("lower quartile", "quartile"))
+    ]
+
+
+def speeds_of(*states: str) -> list[Column]:
+    """The columns of times and ratios in these states."""
+    ratios = ("package faster by", "ratio"), ("by lower quartiles", "ratio_quartile")
+    return [
+        column
+        for state in states
+        for column in (
+            *times_of(state),
+            *(Column(heading, f"{state}_{key}", "{:.2f}×") for heading, key in ratios),
+        )
+    ]
+
+
 # The columns of a table of speeds, and the keys of the rows `speed_rows` makes.
 SPEED_COLUMNS = (
-    *(MODEL, Column("threads", "threads", "{:d}"), WHO, *TIMES, *FASTER),
-    Column("limit faster by", "ceiling", "{:.2f}×"),
-    TARGET,
-    Column("GB/s", "gb_per_s", "{:.1f}"),
-    Column("of the limit", "share", "{:.0%}"),
-    Column("host share", "host_share", "{:.0%}"),
+    *(MODEL, THREADS, WHO, *speeds_of(COLD, HOT)),
+    Column("of the limit, cold", "cold_share", "{:.0%}"),
+    Column("hot", "hot_share", "{:.0%}"),
 )
+# Candidates that `speed_rows` knows by how their names begin: what is measured, the package's other
+# ways, and YOLOv5's own. All others are limits or peers.
+PACKAGE, ORIGINAL = "package", "original"
+BEST_PEER = " (best peer)"
 
 
-# Candidates that `speed_rows` knows: the measure of all, and the package on a model of two-element
-# tensors, whose time is not of interest by itself.
-PACKAGE, HOST = "package", "host"
-BEST_PEER = "(best peer)"
+def times(state: str, timing: Timing, unit: str = "ms", calls: int = 1) -> dict[str, float]:
+    """The values of `times_of`, of which a timed call made so many."""
+    per_s = {"ms": 1e3, "µs": 1e6, "ns": 1e9}[unit] / calls
+    taken_s = {"median": timing.median_s, "quartile": timing.quartile_s}
+    return {f"{state}_{name}_{unit}": value * per_s for name, value in taken_s.items()}
+
+
+def faster_by(state: str, own: Timing, other: Timing) -> dict[str, float]:
+    """How often the own time goes into the other's."""
+    return {
+        f"{state}_ratio": other.median_s / own.median_s,
+        f"{state}_ratio_quartile": other.quartile_s / own.quartile_s,
+    }
 
 
 def speed_rows(
-    timings: dict[str, Timing],
-    case: Mapping[str, object],
-    *,
-    moved_bytes: int,
-    limits: Sequence[str],
-    original: str | None = None,
-    targets: Mapping[str, str] | None = None,
+    timings: Mapping[str, Timings], case: Mapping[str, object], limits: Sequence[str] = ()
 ) -> list[dict[str, Any]]:
-    """One row per candidate but HOST, each with the values of `case`; PACKAGE measures all.
+    """One row per candidate, each with the values of `case`; PACKAGE measures all.
 
-    `limits` names the candidates that only move `moved_bytes`; the fastest of them is the limit
-    that PACKAGE is held against. `targets` are by candidate; where an `original` is named, the
-    fastest of the others but the package's gets that of BEST_PEER, and a name that says so.
+    `limits` names the candidates that only move the bytes that cannot be avoided; the fastest of
+    them is the limit that PACKAGE is held against.
     """
-    targets = targets or {}
-    package = timings[PACKAGE]
-    limit = min(timings[name].best_s for name in limits)
     rows = []
-    for name, timing in timings.items():
-        if name == HOST:
-            continue
-        row: dict[str, Any] = {**case, "who": name, **timing.in_ms(), "calls": timing.calls}
-        row["target"] = targets.get(name)
-        if name == PACKAGE or name in limits:
-            row["gb_per_s"] = moved_bytes / timing.best_s / 1e9
-        if name == PACKAGE:
-            row["share"] = limit / timing.best_s
-            if HOST in timings:
-                row["host_share"] = timings[HOST].best_s / timing.best_s
-        elif name not in limits:
-            row.update(faster_by(package, timing), ceiling=timing.best_s / limit)
+    for name, both in timings.items():
+        row: dict[str, Any] = {**case, "who": name}
+        for state, timing in both._asdict().items():
+            own = getattr(timings[PACKAGE], state)
+            row.update(times(state, timing))
+            if name == PACKAGE and limits:
+                limit = min(getattr(timings[one], state).median_s for one in limits)
+                row[f"{state}_share"] = limit / timing.median_s
+            elif name != PACKAGE and name not in limits:
+                row.update(faster_by(state, own, timing))
         rows.append(row)
-    if original is not None:
-        others = [row for row in rows if "ratio" in row and row["who"] != original]
-        peers = [row for row in others if not row["who"].startswith(PACKAGE)]
-        best = min(peers, key=lambda row: row["min_ms"])
-        best["who"] += f" {BEST_PEER}"
-        best["target"] = targets.get(BEST_PEER, best["target"])
+    mark_best_peer(rows)
     return rows
 
 
-def faster_by(own: Timing, other: Timing) -> dict[str, float]:
-    """The values of FASTER."""
-    return {"ratio": other.best_s / own.best_s, "ratio_median": other.median_s / own.median_s}
+def first_of(row: Mapping[str, Any], key: str) -> Any:
+    """A value in the state that counts, None where the row has none."""
+    return next((row[f"{state}_{key}"] for state in STATES if f"{state}_{key}" in row), None)
+
+
+def mark_best_peer(rows: Sequence[dict[str, Any]]) -> None:
+    """Say so behind the name of the fastest that is neither the package nor the original."""
+    peers = [
+        row
+        for row in rows
+        if first_of(row, "ratio") is not None and not row["who"].startswith((PACKAGE, ORIGINAL))
+    ]
+    if peers:
+        min(peers, key=lambda row: first_of(row, "ratio"))["who"] += BEST_PEER
 
 
 def parser(description: str, devices: Sequence[str] = ("cpu", "cuda")) -> argparse.ArgumentParser:
@@ -328,7 +382,7 @@ def parser(description: str, devices: Sequence[str] = ("cpu", "cuda")) -> argpar
     options.add_argument(
         "--threads", type=counts_of, default="1,2", help="torch threads (default %(default)s)"
     )
-    options.add_argument("--seconds", type=float, default=6.0, help="per model and thread count")
+    options.add_argument("--seconds", type=float, default=4.0, help="per model and thread count")
     add_json(options)
     return options
 
@@ -346,7 +400,7 @@ def add_json(options: argparse.ArgumentParser) -> None:
 
 def run(
     options: argparse.ArgumentParser,
-    measure: Callable[[argparse.Namespace], list[Table]],
+    measure: Callable[[argparse.Namespace], Iterable[Table]],
     on_gpu: Callable[[argparse.Namespace], None] | None = None,
 ) -> None:
     """Measure and show what the command line asks for; with --device cuda, `on_gpu` does it all."""
@@ -382,13 +436,16 @@ def write_between_marks(path: Path, begin: str, end: str, sections: Sequence[str
     path.write_text("\n\n".join([head + begin, *sections, tail]))
 
 
-def show(about: dict[str, object], tables: Sequence[Table], json_path: Path | None) -> None:
-    """Print everything, and write it to `json_path` where one is given."""
+def show(about: dict[str, object], tables: Iterable[Table], json_path: Path | None) -> list[Table]:
+    """Print everything as soon as it is measured, and write it to `json_path` if one is given."""
     print(machine_line(about))
+    shown = []
     for table in tables:
         print(f"\n{table.text()}", flush=True)
+        shown.append(table)
     if json_path is not None:
-        write_json(content(about, tables), json_path)
+        write_json(content(about, shown), json_path)
+    return shown
 
 
 def content(about: dict[str, object], tables: Sequence[Table]) -> dict[str, Any]:

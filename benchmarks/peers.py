@@ -112,6 +112,22 @@ def _timm_module() -> Any:
     return module
 
 
+def averages(model: nn.Module) -> dict[str, Callable[[nn.Module], object]]:
+    """The ways to update an average of the model, each with an average of its own.
+
+    The first is the original; the others round differently, so they could not replace it. timm's
+    is left out where timm is not installed.
+    """
+    ways = {
+        "original (mul_, mul, add_)": OriginalEMA(model).update,
+        "_foreach_lerp_, kept lists": KeptListsEMA(model).update,
+        "_foreach_lerp_ + 2 walks": ForeachEMA(model).update,
+        "torch AveragedModel, multi_avg": averaged_model(model),
+        "timm ModelEmaV3": timm_average(model),
+    }
+    return {name: update for name, update in ways.items() if update is not None}
+
+
 def original_sparsity(model: nn.Module) -> Tensor:
     """YOLOv5's formula: a comparison and a sum per parameter, added up in the default dtype."""
     elements, zeros = 0.0, 0.0
@@ -139,26 +155,18 @@ def original_prune(model: nn.Module, amount: float) -> None:
 
 
 def partition_prune(model: nn.Module, amount: float) -> None:
-    """np.partition, a SIMD quickselect where NumPy has one, for the threshold; then a mask."""
-    _threshold_prune(model, amount, lambda keys, k: float(np.partition(keys.numpy(), k - 1)[k - 1]))
+    """np.partition, a SIMD quickselect where NumPy has one, for the threshold; then a mask.
 
-
-def kthvalue_prune(model: nn.Module, amount: float) -> None:
-    """torch.kthvalue for the threshold, then a mask."""
-    _threshold_prune(model, amount, lambda keys, k: keys.kthvalue(k).values)
-
-
-def _threshold_prune(
-    model: nn.Module, amount: float, kth: Callable[[Tensor, int], Tensor | float]
-) -> None:
-    """Only weights of magnitudes above the k-th, counted from 1, are kept."""
+    Only weights of magnitudes above the k-th, counted from 1, are kept.
+    """
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             weight = module.weight.data
             magnitude = weight.abs()
             count = round(amount * weight.numel())
             if count:
-                module.weight.data = weight * (magnitude > kth(magnitude.view(-1), count))
+                kth = np.partition(magnitude.view(-1).numpy(), count - 1)[count - 1]
+                module.weight.data = weight * (magnitude > float(kth))
 
 
 def original_fuse(conv: nn.Conv2d, bn: nn.BatchNorm2d) -> nn.Conv2d:

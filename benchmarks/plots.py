@@ -18,7 +18,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter
 
 from .harness import machine_line
-from .summary import Line, case_name, lines_of
+from .summary import Line, caches, case_name, lines_of
 
 ORIGINAL_COLOUR, PEER_COLOUR = "#0072b2", "#d55e00"  # told apart without colour vision
 SPEED, LIMIT = "speed.png", "limit.png"
@@ -85,8 +85,9 @@ def _describe(figure: Figure, keys: list[Any], caption: str, title: str) -> None
 
 def speed_figure(content: dict[str, Any]) -> Figure:
     """Times faster than the original, and than the best other implementation, on one thread."""
-    title = "Times as fast, same bits, 1 thread (right of the line: faster)"
-    return speed_bars(lines_of(content), machine_line(content["machine"]), title)
+    lines = lines_of(content)
+    title = f"Times as fast, 1 thread, {caches(lines)}"
+    return speed_bars(lines, machine_line(content["machine"]), title)
 
 
 def speed_bars(lines: Sequence[Line], caption: str, title: str) -> Figure:
@@ -181,7 +182,7 @@ def limit_figure(content: dict[str, Any]) -> Figure:
     axis.set_axisbelow(True)
     _name_lines(axis, lines, places)
     keys = [Patch(color=colours[1], label="1 thread"), Patch(color=colours[2], label="2 threads")]
-    title = "Share of the speed at which torch only moves the same bytes"
+    title = f"Share of the speed at which torch only moves the same bytes, {caches(lines)}"
     _describe(figure, keys, machine_line(content["machine"]), title)
     return figure
 

@@ -48,7 +48,7 @@ def tell(output: Path, epochs: int, count: int, seed: int) -> int:
     from . import pictures  # a broken matplotlib fails here, before the training
 
     start = time.time()
-    machine = f"{harness.machine_line(harness.machine())}; {torch.get_num_threads()} threads"
+    machine = harness.machine_line(harness.machine())
     _say(f"yolov5_utils {__version__} demo: a small YOLOv5-shaped detector on drawn shapes")
     _say(f"  {machine}")
     images, labels = drawn(count, 2 * seed)
@@ -117,7 +117,9 @@ def _score(average: nn.Module, images: Tensor, labels: list[Tensor]) -> tuple[fl
         [harness.Candidate(name, partial(net, batch)) for name, net in models.items()],
         TIMED_SECONDS,
     )
-    times = ", ".join(f"{timing.best_s * 1e3:.1f} ms {name}" for name, timing in timings.items())
+    times = ", ".join(
+        f"{timing.hot.best_s * 1e3:.1f} ms {name}" for name, timing in timings.items()
+    )
     _say(
         f"      outputs differ by at most {apart[..., :4].max():.1e} pixels, "
         f"{apart[..., 4:].max():.1e} in score; {len(batch)} pictures take {times}"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -22,7 +24,9 @@ ABOUT = {
     "cpu": "A CPU",
     "cores": 2,
     "level": "avx2",
-    "torch": "9.9",
+    "torch": "9.9+cu999",
+    "build": "CUDA 99.9",
+    "threads": 2,
     "torch_level": "AVX2",
     "blas": "mkl",
     "python": "3.99",
@@ -31,16 +35,32 @@ ABOUT = {
 
 
 def rows(model: str, threads: int, original: float, peer: float, share: float | None):
+    """Rows as the benchmarks make them; the hot figures are others, which nothing may show."""
+    found: list[dict] = [
+        {"who": "original (a, b)", "cold_ratio": original, "cold_median_ms": 9.0},
+        {"who": "original, channels last", "cold_ratio": 99.0, "cold_median_ms": 3.0},
+        {"who": "slow peer", "cold_ratio": 2 * peer, "cold_median_ms": 5.0},
+        {"who": "quick peer (reused)", "cold_ratio": peer, "cold_median_ms": 4.0},
+        {"who": "package", "cold_share": share, "cold_median_ms": 1.0},
+        {"who": "package, reused", "cold_ratio": 0.5, "cold_median_ms": 0.5},
+    ]
+    harness.mark_best_peer(found)
+    hot = {"hot_ratio": 77.0, "hot_share": 0.77, "hot_median_ms": 0.1}
+    return [{**hot, **row, "model": model, "threads": threads} for row in found]
+
+
+def in_steps() -> list[dict]:
+    """As bench_training's: no cold and hot, no limit."""
+    compared = {"original (a, b)": 4.0, "kept lists (best peer)": 1.5}
+    made = [{"who": who, "step_ratio": ratio} for who, ratio in compared.items()]
+    return [{"model": "n", "threads": 1, **row} for row in (*made, {"who": "package"})]
+
+
+def client_runs() -> list[dict]:
+    saved = dict(zip(summary.JOBS, (0.02, 0.61, 0.87, 0.18), strict=True))
     return [
-        {**row, "model": model, "threads": threads, "median_ms": row["min_ms"]}
-        for row in (
-            {"who": "original (a, b)", "ratio": original, "min_ms": 9.0},
-            {"who": "original, channels last", "ratio": 99.0, "min_ms": 3.0},
-            {"who": "slow peer", "ratio": 2 * peer, "min_ms": 5.0},
-            {"who": "quick peer, reused (best peer)", "ratio": peer, "min_ms": 4.0},
-            {"who": "package", "share": share, "min_ms": 1.0},
-            {"who": "package, reused", "ratio": 0.5, "min_ms": 0.5},
-        )
+        {"job": job, "saved": share, "spread": 0.25 if "detect" in job else 0.01, "share": 0.023}
+        for job, share in saved.items()
     ]
 
 
@@ -51,6 +71,8 @@ def tables() -> list[harness.Table]:
         harness.Table("time_synchronized", harness.SPEED_COLUMNS, clock, []),
         harness.Table("ModelEMA.update", harness.SPEED_COLUMNS, ema, ["a note"]),
         harness.Table("Memory", harness.SPEED_COLUMNS, [{"who": "original"}], []),
+        harness.Table(summary.IN_STEPS, harness.SPEED_COLUMNS, in_steps(), []),
+        harness.Table(summary.CLIENT_RUNS, [harness.Column("job", "job")], client_runs(), []),
     ]
 
 
@@ -64,27 +86,30 @@ def texts(figure) -> list[str]:
 def test_lines_are_the_hot_paths_on_one_thread():
     lines = plots.lines_of(CONTENT)
     assert [(line.path, line.model) for line in lines] == [
+        (summary.IN_STEPS, "n"),
         ("ModelEMA.update", "n"),
         ("ModelEMA.update", "x"),
         ("time_synchronized", "no GPU"),
     ]
-    first = lines[0]
+    steps, first, second, clock = lines
+    assert (steps.original, steps.peer, steps.peer_name) == (4.0, 1.5, "kept lists")
     assert (first.original, first.peer, first.peer_name) == (6.0, 3.0, "quick peer")
     assert first.original_many == 7.0
     assert first.shares == {1: 0.8, 2: 0.4}
-    assert lines[1].original_many is None
-    assert lines[2].shares == {}
+    assert second.original_many is None
+    assert steps.shares == clock.shares == {}
 
 
 def test_every_figure_is_written_beside_its_bar():
     figure = plots.speed_figure(CONTENT)
     shown = texts(figure)
-    for text in ("6×", "3×  quick peer", "2×", "0.9×  quick peer", "20×", "ModelEMA.update"):
+    for text in ("4×", "6×", "3×  quick peer", "2×", "0.9×  quick peer", "20×"):
         assert text in shown
+    assert {summary.IN_STEPS, "ModelEMA.update", "time_synchronized"} <= {*shown}
     widths = sorted(bar.get_width() for bar in figure.axes[0].patches)
-    assert widths == pytest.approx(sorted(ratio - 1 for ratio in (6, 3, 2, 0.9, 20, 0.6)))
+    assert widths == pytest.approx(sorted(ratio - 1 for ratio in (4, 1.5, 6, 3, 2, 0.9, 20, 0.6)))
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == [
-        *("YOLOv5n", "YOLOv5x", "no GPU"),
+        *("YOLOv5n", "YOLOv5n", "YOLOv5x", "no GPU"),
     ]
     assert any("A CPU, 2 cores" in text.get_text() for text in figure.texts)
 
@@ -113,7 +138,7 @@ def test_nothing_leaves_the_picture_or_covers_another_text(make):
 
 def test_documents_are_written(tmp_path):
     document = tmp_path / "benchmarks.md"
-    document.write_text(f"before\n\n{report.BEGIN}\nold\n{report.END}\nafter\n")
+    document.write_text(f"before\n\n{report.BEGIN}\nstale\n{report.END}\nafter\n")
     report.write_docs(tmp_path, ABOUT, tables())
     for name in ("speed.png", "limit.png"):
         picture = (tmp_path / "figures" / name).read_bytes()
@@ -123,9 +148,10 @@ def test_documents_are_written(tmp_path):
     text = document.read_text()
     assert text.startswith("before\n")
     assert text.endswith("after\n")
-    assert "old" not in text
+    assert "stale" not in text
     assert harness.machine_line(ABOUT) in text
     assert "| n | 1 | original (a, b) | 9.000 |" in text
+    assert "CUDA 99.9 build" in text
     assert json.loads((tmp_path / "benchmarks.json").read_text()) == CONTENT
 
 
@@ -139,7 +165,7 @@ def test_pictures_can_be_drawn_again(tmp_path):
 
 def test_nothing_to_draw_is_said(tmp_path):
     with pytest.raises(ValueError, match="no figures of a hot path"):
-        plots.draw(harness.content(ABOUT, tables()[2:]), tmp_path)
+        plots.draw(harness.content(ABOUT, tables()[2:3]), tmp_path)
 
 
 def test_the_documents_of_this_repository_have_room_for_figures():
@@ -151,12 +177,12 @@ def test_the_documents_of_this_repository_have_room_for_figures():
 def test_the_clock_is_timed_against_its_peers():
     table = bench_time_synchronized.table(0.01)
     assert [row["who"] for row in table.rows] == [
-        bench_time_synchronized.ORIGINAL,
-        "time.time",
+        "original (is_available, synchronize, time)",
+        "time.time (best peer)",
         "package",
     ]
-    assert all(1 < row["min_ns"] <= row["median_ns"] for row in table.rows)
-    assert all(row["ratio"] > 0 for row in table.rows[:2])
+    assert all(1 < row["hot_quartile_ns"] <= row["hot_median_ns"] for row in table.rows)
+    assert all(row["hot_ratio"] > 0 for row in table.rows[:2])
 
 
 def test_the_original_waits_where_there_is_a_device(monkeypatch):
@@ -173,16 +199,66 @@ def test_short_table(tmp_path: Path) -> None:
     path = tmp_path / "README.md"
     path.write_text(f"head\n{summary.BEGIN}\nold\n{summary.END}\nfoot\n")
     summary.write(CONTENT, path)
-    head, begin, heading, _, ema, clock, _, machine, end, foot = path.read_text().splitlines()
+    head, begin, heading, _, steps, ema, clock, _, machine, _, gains, _, lost, end, foot = (
+        path.read_text().splitlines()
+    )
     assert (head, begin, end, foot) == ("head", summary.BEGIN, summary.END, "foot")
     assert heading.count("| YOLOv5n | YOLOv5x |") == 1
+    assert steps == f"| `{summary.IN_STEPS}` | 4.0× |  | 1.5× | `kept lists` |"
     assert ema == "| `ModelEMA.update` | 6.0× | 2.0× | 0.9–3.0× | `quick peer` |"
     assert clock == "| `time_synchronized` | 20× | 20× | 0.6× | `quick peer` |"
-    assert machine == f"{harness.machine_line(ABOUT)}; one thread."
+    assert machine.startswith(harness.machine_line(ABOUT))
+    assert "an epoch of training takes 2% less time;" in gains
+    assert "pruning it takes 87% less time;" in gains
+    assert "augmented detection differs by less than the noise of 25%." in gains
+    assert "2.3%" in lost
 
 
-def test_readme_says_what_was_measured() -> None:
+def test_what_users_meet_is_measured_first(monkeypatch) -> None:
+    for module in (report.bench_training, report.bench_clients):
+        monkeypatch.setattr(module, "table", lambda *_, module=module, **__: module)
+    first, second = itertools.islice(report.run(["n"], 0.1, clients=object()), 2)
+    assert (first, second) == (report.bench_training, report.bench_clients)
+
+
+def test_each_table_says_how_long_it_took(monkeypatch) -> None:
+    clock = iter((0.0, 3.0, 10.0, 14.0, 20.0))
+    monkeypatch.setattr(report.time, "perf_counter", lambda: next(clock))
+    made = list(report.saying_seconds(tables()[1:3]))
+    assert [table.notes[-1] for table in made] == ["measured in 3 s", "measured in 4 s"]
+
+
+def test_caches_are_said_as_they_were() -> None:
+    cold, *_, hot = plots.lines_of(CONTENT)
+    assert (cold.hot, hot.hot) == (False, False)
+    hot = hot._replace(hot=True)
+    assert summary.caches([cold]) == "caches cold"
+    assert summary.caches([hot]) == "caches hot"
+    assert summary.caches([cold, hot]) == "caches cold (hot for time_synchronized)"
+    rows_hot = [{"who": "original (a)", "hot_ratio": 2.0}, {"who": "package"}]
+    table = harness.Table(
+        "prune", [], [{"model": "n", "threads": 1, **row} for row in rows_hot], []
+    )
+    assert [line.hot for line in plots.lines_of(harness.content(ABOUT, [table]))] == [True]
+
+
+def test_without_clients_nothing_is_said_of_whole_runs() -> None:
+    assert summary.gains(harness.content(ABOUT, tables()[:-1])) == ""
+
+
+def test_a_loss_is_said() -> None:
+    assert summary._saved({"saved": -0.2, "spread": 0.1}) == "takes 20% more time"
+
+
+def test_documents_say_what_was_measured() -> None:
+    """The figures of the README, and the tables and their order, are those of the JSON."""
     content = json.loads((ROOT / "docs" / "benchmarks.json").read_text())
-    assert summary.short_table(content) in (ROOT / "README.md").read_text()
+    for part in (summary.short_table(content), summary.gains(content)):
+        assert part
+        assert part in (ROOT / "README.md").read_text()
+    text = (ROOT / "docs" / "benchmarks.md").read_text()
+    titles = [table["title"] for table in content["tables"]]
+    assert re.findall(r"^### (.*)$", text.partition(report.BEGIN)[2], re.MULTILINE) == titles
+    assert harness.machine_line(content["machine"]) in text
     for picture in (plots.SPEED, plots.LIMIT):
         assert (ROOT / "docs" / "figures" / picture).stat().st_size > 10_000

@@ -4,6 +4,7 @@ and folders are called. Runs make on a copy of the tree with a Python that insta
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 MARKER = ".made-by-yolov5-utils"
+CLIENTS = "tests/clients/environment.py"
 SETTINGS = ("VENV", "PYTHON", "TORCH", "PIP_ARGS", "ARGS")
 TARGETS = ("build", "test", "verify", "demo", "bench", "lint", "clients", "nvcc", "clean")
 # Python that makes an empty environment, installs nothing, and is the real one otherwise.
@@ -107,6 +109,15 @@ def test_the_environments_variables_are_not_ours(tree: Tree, setting: str) -> No
         assert (word in said) == used, target
 
 
+def test_the_benchmarks_have_an_environment_and_the_clients_torch(tree: Tree) -> None:
+    said = tree.make("--dry-run", "bench").stdout
+    (torch,) = re.findall(r'TORCH = \("torch==([\d.]+)"', (ROOT / CLIENTS).read_text())
+    assert f"'TORCH={torch}'" in said
+    assert "'VENV=.venv-bench'" in said
+    assert '".venv-bench/bin/python" -m benchmarks' in said
+    assert "'VENV=.venv'" in tree.make("--dry-run", "test").stdout
+
+
 def test_build_and_clean_leave_an_exported_environment_alone(tree: Tree) -> None:
     done = tree.build(VENV=str(tree.theirs), PYTHON="false", TORCH="0.0", PIP_ARGS="--bad")
     assert done.returncode == 0, done.stderr
@@ -157,7 +168,7 @@ def test_only_a_marked_environment_of_another_python_is_cleared(tree: Tree) -> N
 
 
 def test_clean_keeps_what_was_there_before(tree: Tree) -> None:
-    names = ("build", "demo_output", ".venv-clients", "dist", "venv")
+    names = ("build", "demo_output", ".venv-bench", ".venv-clients", "dist", "venv")
     for name in names:
         shutil.copytree(tree.theirs, tree.root / name)
         (tree.root / name / "__pycache__").mkdir()
@@ -171,7 +182,7 @@ def test_clean_keeps_what_was_there_before(tree: Tree) -> None:
 
 def test_clean_removes_what_make_made(tree: Tree) -> None:
     assert tree.build().returncode == 0
-    for name in ("demo_output", ".venv-clients", ".mypy_cache", "tests/__pycache__"):
+    for name in ("demo_output", ".venv-bench", ".venv-clients", ".mypy_cache", "tests/__pycache__"):
         (tree.root / name).mkdir()
         (tree.root / name / MARKER).touch()
     (tree.root / "yolov5_utils" / "_C.abi3.so").touch()

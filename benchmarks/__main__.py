@@ -15,6 +15,7 @@ from . import (
     bench_cuda,
     bench_cuda_host,
     bench_import,
+    bench_levels,
     bench_memory,
     bench_refusals,
     bench_training,
@@ -40,6 +41,7 @@ def run(
     for name in OPERATIONS:
         yield from import_module(f"{__package__}.bench_{name}").tables(names, seconds)
     yield bench_memory.table(list(dict.fromkeys((names[0], names[-1]))), round(75 * seconds))
+    yield bench_levels.table(names[:1], seconds)
     yield bench_cuda_host.table(names, seconds / 2)
     yield bench_import.table(2 + round(seconds))
     yield bench_refusals.table(seconds / 4)

@@ -2,6 +2,7 @@
  * Everything was checked by the caller; knows neither state dicts nor Python. */
 #include "core/half.h"
 #include "core/ops.h"
+#include "core/streams.h"
 
 /* Elements of a task: three streams of 128 KiB in float32 keep a task inside a private L2. */
 #define TASK_ELEMENTS ((int64_t)32 * 1024)

@@ -12,6 +12,10 @@
 /* What the padding holds: 0.447 rounded as torch rounds a fill value. */
 #define PAD_VALUE 0.447F
 
+/* A cache line, and as much as the widest vector: what is read by vectors begins at one, since a
+ * load that lies in two lines costs as much as two. */
+#define LINE 64
+
 /* Elements of a resized row worked on at a time, with taps of 20 bytes each, and two rows of 4 in
  * every thread. A multiple of every vector width. */
 #define TILE_COLUMNS 2048
@@ -26,14 +30,14 @@ typedef struct {
     float weight;
 } y5_tap;
 
-/* The taps of a tile's columns, first and second, and per block of a vector's width its first
- * input. Where `windowed`, taps count from there. */
+/* The two taps of a tile's columns, in the order in which they are added up, and per block of a
+ * vector's width its first input. Where `windowed`, taps count from there. */
 typedef struct {
+    _Alignas(LINE) int32_t inputs[2][TILE_COLUMNS];
+    float weights[2][TILE_COLUMNS];
+    int32_t nearby[TILE_COLUMNS];
     int32_t count;
     bool windowed;
-    int32_t nearby[TILE_COLUMNS];
-    int32_t inputs[2][TILE_COLUMNS];
-    float weights[2][TILE_COLUMNS];
 } y5_columns;
 
 /* What all threads read: elements of the resized rows from `begin` on. */
@@ -44,8 +48,8 @@ typedef struct {
     int64_t input_ahead;     /* bytes from an input row to the one to be fetched early */
     int64_t output_ahead;    /* and for the output */
     int64_t turned_channels; /* the first ones, whose taps are added up from the last on */
-    int32_t room; /* elements of an output row from `begin` to the next tile or the end */
-    y5_columns columns;
+    int32_t room;          /* elements of an output row from `begin` to the next tile or the end */
+    y5_columns columns[2]; /* the second: turned, for `turned_channels` */
 } y5_tile;
 
 /* What a task works with. There are as many as threads run at once. */
@@ -54,11 +58,11 @@ typedef struct {
     const y5_tile *tile;
     bool turned;          /* four taps are added up from the last one on */
     const float *kept[2]; /* the input row that each of `rows` was made from */
-    float rows[2][TILE_COLUMNS];
+    _Alignas(LINE) float rows[2][TILE_COLUMNS];
 } y5_band;
 
 typedef void (*column_filler)(y5_columns *columns, const y5_scale_img *job, int64_t begin,
-                              int64_t end);
+                              int64_t end, bool turned);
 typedef void (*row_scaler)(y5_band *band, int64_t first, int64_t last);
 
 #define Y5_KERNEL_FILE "core/scale_img.inc"
@@ -215,7 +219,9 @@ scale_tile(const y5_run *run, const y5_scale_img *job, int64_t begin, workspace 
     tile->output_ahead = output_elements * (int64_t)sizeof(float);
     tile->room = (int32_t)((is_last ? output_elements : end) - begin);
     tile->turned_channels = turned_channels(job);
-    fillers[run->level](&tile->columns, job, begin, is_last ? used : end);
+    for (int32_t turned = 0; turned < (tile->turned_channels > 0 ? 2 : 1); turned++) {
+        fillers[run->level](&tile->columns[turned], job, begin, is_last ? used : end, turned != 0);
+    }
 
     int64_t rows = job->planes * job->rows.output;
     int64_t per_task = (TASK_ELEMENTS + tile->room - 1) / tile->room;
@@ -232,7 +238,8 @@ y5_scale_img_run(const y5_run *run, const y5_scale_img *job, y5_error *error)
         return Y5_OK;
     }
     int32_t bands = run->pool.run == NULL || run->pool.threads < 2 ? 1 : run->pool.threads;
-    workspace *space = malloc(sizeof(*space) + (size_t)bands * sizeof(space->bands[0]));
+    workspace *space =
+        aligned_alloc(LINE, sizeof(*space) + (size_t)bands * sizeof(space->bands[0]));
     if (space == NULL) {
         return y5_fail(error, Y5_NO_MEMORY, "image", "no memory for the rows of %d threads",
                        (int)bands);

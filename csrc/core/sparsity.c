@@ -1,6 +1,7 @@
 /* Counting zeros: cuts the tensors into tasks of equal size and hands them to the active level.
  * Knows nothing of models. */
 #include "core/ops.h"
+#include "core/streams.h"
 
 #include <stdatomic.h>
 #include <string.h>

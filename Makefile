@@ -19,7 +19,7 @@ settings = 'PYTHON=$(PYTHON)' 'TORCH=$(TORCH)' 'PIP_ARGS=$(PIP_ARGS)' 'VENV=$(VE
 test_folders := $(wildcard tests/unit tests/overlay tests/native tests/emu tests/cuda tests/robustness)
 parallel := -q -n auto --maxprocesses 8 --dist worksteal -m "not long and not slow"
 
-.PHONY: help build demo test verify all-checks lint debian bench clients nvcc clean
+.PHONY: help build demo test verify all-checks lint debian bench clients nvcc wheel clean
 
 help: ## these lines
 	@sed -n '2,9s/^# \{0,1\}//p' Makefile
@@ -66,6 +66,11 @@ lint: ## formatting, static checks, and warning-free builds with gcc and clang
 
 nvcc: ## puts the CUDA compiler into .venv, for machines without a toolkit
 	@$(setup) nvcc $(settings)
+
+wheel: ## builds, checks and tests what a release uploads, into dist/
+	@$(setup) nvcc $(settings)
+	@$(setup) wheel $(settings)
+	@tools/wheel.sh $(settings)
 
 clean: ## removes everything that the other targets made
 	@tools/clean.sh '$(VENV)'

@@ -4,7 +4,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source tools/marker.sh
 
-for folder in build demo_output .venv-bench .venv-clients "$1"; do
+for folder in build dist demo_output .venv-bench .venv-clients "$1"; do
   [ "$folder" = none ] || remove_ours "$folder"
 done
 rm -f yolov5_utils/_C.*so yolov5_utils/libyolov5_utils_cuda.so

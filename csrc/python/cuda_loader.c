@@ -2,7 +2,8 @@
  * of it is called, and nothing of its table but version and size is read, before that. */
 #include "python/cuda_loader.h"
 
-#include <dlfcn.h>
+#include "core/dl.h"
+
 #include <stdio.h>
 #include <string.h>
 

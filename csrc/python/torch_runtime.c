@@ -2,7 +2,8 @@
  * compares them with torch/csrc/stable/c/shim.h. */
 #include "python/torch_runtime.h"
 
-#include <dlfcn.h>
+#include "core/dl.h"
+
 #include <pthread.h>
 #include <string.h>
 #include <unistd.h>

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 MARKER = ".made-by-yolov5-utils"
 CLIENTS = "tests/clients/environment.py"
 SETTINGS = ("VENV", "PYTHON", "TORCH", "PIP_ARGS", "ARGS")
-TARGETS = ("build", "test", "verify", "demo", "bench", "lint", "clients", "nvcc", "clean")
+TARGETS = ("build", "test", "verify", "demo", "bench", "lint", "clients", "nvcc", "wheel", "clean")
 # Python that makes an empty environment, installs nothing, and is the real one otherwise.
 STUB = f"""#!/bin/sh
 for last; do :; done
@@ -104,7 +104,7 @@ def test_the_environments_variables_are_not_ours(tree: Tree, setting: str) -> No
     assert word not in tree.make("--dry-run", *TARGETS, **{setting: word}).stdout
     for target in TARGETS:
         said = tree.make("--dry-run", target, f"{setting}={word}").stdout
-        takes_arguments = target not in ("build", "lint", "nvcc", "clean")
+        takes_arguments = target not in ("build", "lint", "nvcc", "wheel", "clean")
         used = {"ARGS": takes_arguments, "VENV": True}.get(setting, target != "clean")
         assert (word in said) == used, target
 
@@ -178,6 +178,15 @@ def test_clean_keeps_what_was_there_before(tree: Tree) -> None:
         kept = contents(tree.root / name)
         assert {file: kept.get(file) for file in tree.before} == tree.before, name
         assert (tree.root / name / "__pycache__").is_dir(), name
+
+
+def test_a_dist_of_somebody_elses_is_refused_and_kept(tree: Tree) -> None:
+    shutil.copytree(tree.theirs, tree.root / "dist")
+    torch = version("torch").partition("+")[0]
+    done = tree.make("wheel", f"TORCH={torch}")
+    assert done.returncode != 0
+    assert "error: dist is there already" in done.stderr
+    assert contents(tree.root / "dist") == tree.before
 
 
 def test_clean_removes_what_make_made(tree: Tree) -> None:

@@ -1,5 +1,8 @@
-"""Builds the CUDA library with nvcc; setup.py calls build_if(). Knows nothing of torch and of the C
-extension."""
+"""Builds the CUDA library: kernels by nvcc and ptxas, launchers by the C compiler; setup.py calls
+build_if(). Knows nothing of torch and of the C extension.
+
+nvcc makes PTX only, which is lowered to the language of CUDA 12.1: the kernels use nothing newer.
+An assembler of CUDA 12 makes machine code of it that every driver from 530 on can load."""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import contextlib
 import hashlib
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -20,36 +24,19 @@ from typing import NamedTuple
 
 HERE = Path(__file__).resolve().parent
 CSRC = HERE.parent / "csrc"
-SHARED = ("core/items.h", "core/y5.h")  # what y5_cuda.h includes of it
+SHARED = ("core/items.h", "core/y5.h", "core/dl.h")  # what is included of it
 LIBRARY = "libyolov5_utils_cuda.so"
+IMAGE = "kernels.fatbin"  # as image.c includes it
 OLDEST = (12, 1)  # the first whose kernels take more than 4 KiB of arguments
+PTX_VERSION = "8.1"  # of that release
 
-# Chips that get code of their own where TORCH_CUDA_ARCH_LIST names none: T4; A100; RTX 30, A10;
-# RTX 40, L4; H100, H200; B200; RTX 50. Newer ones compile the newest one's PTX at first use.
-COMMON = (75, 80, 86, 89, 90, 100, 120)
-OLDEST_CHIP = 70  # likewise: more than 4 KiB of arguments
+# Chips that get code of their own, by the virtual architecture it is made from: V100; T4; A100; RTX
+# 30, A10; RTX 40, L4; H100, H200; B200; RTX 50. All others compile the newest PTX at first use.
+CHIPS = {75: (70, 75), 80: (80, 86, 89, 90, 100, 120)}
+EMBEDDED = max(CHIPS)
 
-# Names that TORCH_CUDA_ARCH_LIST may hold instead of numbers, as torch knows them.
-NAMES = {
-    "kepler": "3.5",
-    "kepler+tesla": "3.7",
-    "maxwell": "5.0;5.2",
-    "maxwell+tegra": "5.3",
-    "pascal": "6.0;6.1",
-    "volta": "7.0",
-    "volta+tegra": "7.2",
-    "turing": "7.5",
-    "ampere": "8.0;8.6",
-    "ampere+tegra": "8.7",
-    "ada": "8.9",
-    "hopper": "9.0",
-    "blackwell": "10.0;10.3;12.0;12.1",
-    "blackwell+tegra": "11.0",
-}
-ENTRY = re.compile(r"(\d+)\.(\d)[af]?")
-
-COMPILING = ["-std=c++17", "-O3", "-Xptxas", "-v"]
-HOST = ["-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra"]
+COMPILING = ["-std=c++17", "-O3", "-ptx"]
+HOST = ["-std=c11", "-O2", "-fPIC", "-shared", "-s", "-fvisibility=hidden", "-Wall", "-Wextra"]
 
 
 LOG = "nvcc.log"  # in the folder of builds: all that a compiler said that failed
@@ -57,27 +44,17 @@ ABANDONED_SECONDS = 86_400  # a folder this old belongs to no build that still r
 
 
 class CannotBuild(RuntimeError):
-    """There is no nvcc, it is too old, it knows none of the chips wanted, or it failed: one line,
-    and in `log` all that was printed."""
+    """A program is missing, too old, or failed: one line, and in `log` all that it printed."""
 
     def __init__(self, line: str, log: str = "") -> None:
         super().__init__(line)
         self.log = log
 
 
-class Architectures(NamedTuple):
-    """What the library is built for: machine code of chips, PTX of virtual ones."""
-
-    chips: tuple[int, ...]
-    virtual: tuple[int, ...]
-
-    def __str__(self) -> str:
-        names = [f"sm_{chip}" for chip in self.chips]
-        return " ".join(names + [f"compute_{number}" for number in self.virtual])
-
-    def flags(self) -> list[str]:
-        flags = [f"-gencode=arch=compute_{n},code=sm_{n}" for n in self.chips]
-        return flags + [f"-gencode=arch=compute_{n},code=compute_{n}" for n in self.virtual]
+def of_wheels(*places: str) -> list[str]:
+    """Folders of programs that came as wheels, the newest release first."""
+    site = Path(sysconfig.get_paths()["purelib"])
+    return [str(path) for place in places for path in sorted(site.glob(place), reverse=True)]
 
 
 def find_nvcc() -> str | None:
@@ -87,13 +64,26 @@ def find_nvcc() -> str | None:
         found = shutil.which("nvcc", path=str(Path(home) / "bin"))
         if found:
             return found
-    wheels = sorted(Path(sysconfig.get_paths()["purelib"]).glob("nvidia/cu*/bin"), reverse=True)
-    places = [os.environ.get("PATH", ""), "/usr/local/cuda/bin", *map(str, wheels)]
+    places = [os.environ.get("PATH", ""), "/usr/local/cuda/bin", *of_wheels("nvidia/cu*/bin")]
     return shutil.which("nvcc", path=os.pathsep.join(places))
 
 
-def output_of(*command: str) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+def beside(nvcc: str, program: str) -> str:
+    """Another program of the toolkit that nvcc is of."""
+    found = shutil.which(program, path=str(Path(nvcc).resolve().parent))
+    if found is None:
+        raise CannotBuild(f"there is no {program} beside {nvcc}")
+    return found
+
+
+def find_ptxas(nvcc: str) -> str:
+    """An assembler of CUDA 12, from wheels where the toolkit is newer; otherwise the toolkit's."""
+    older = shutil.which("ptxas", path=os.pathsep.join(of_wheels("nvidia/cuda_nvcc/bin")))
+    return older if older and version_of(nvcc)[0] > 12 else beside(nvcc, "ptxas")
+
+
+def output_of(*command: str, cwd: Path | None = None) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd)
     printed = done.stdout + done.stderr
     if done.returncode != 0:
         lines = printed.splitlines() or [f"status {done.returncode}, without a word"]
@@ -102,63 +92,32 @@ def output_of(*command: str) -> str:
     return printed
 
 
-def version_of(nvcc: str) -> tuple[int, int]:
-    """The toolkit's release, as (13, 0)."""
-    found = re.search(r"release (\d+)\.(\d+)", output_of(nvcc, "--version"))
+def version_of(program: str) -> tuple[int, int]:
+    """The release of the toolkit that a program is of, as (13, 0)."""
+    found = re.search(r"release (\d+)\.(\d+)", output_of(program, "--version"))
     if found is None:
-        raise CannotBuild(f"{nvcc} --version names no release")
+        raise CannotBuild(f"{program} --version names no release")
     return int(found[1]), int(found[2])
-
-
-def known_to(nvcc: str) -> list[int]:
-    """Numbers of the architectures this nvcc compiles for, in ascending order."""
-    listed = output_of(nvcc, "--list-gpu-arch")
-    return sorted({int(number) for number in re.findall(r"compute_(\d+)$", listed, re.MULTILINE)})
-
-
-def wanted_by(text: str) -> tuple[list[int], list[int]]:
-    """Chips and virtual architectures that a TORCH_CUDA_ARCH_LIST names."""
-    chips: list[int] = []
-    virtual: list[int] = []
-    for word in text.replace(";", " ").replace(",", " ").split():
-        name = word.lower().removesuffix("+ptx")
-        for entry in NAMES.get(name, name).split(";"):
-            found = ENTRY.fullmatch(entry)
-            if found is None:
-                raise CannotBuild(
-                    f"TORCH_CUDA_ARCH_LIST: {word!r} is neither like 8.6 or 9.0+PTX nor one of "
-                    f"{', '.join(NAMES)}"
-                )
-            number = int(found[1]) * 10 + int(found[2])
-            chips.append(number)
-            if name != word.lower():
-                virtual.append(number)
-    return chips, virtual
-
-
-def architectures(nvcc: str, wanted: str) -> Architectures:
-    """What is wanted and known; without a wish the common chips and PTX of the newest of them."""
-    known = [number for number in known_to(nvcc) if number >= OLDEST_CHIP]
-    chips, virtual = wanted_by(wanted) if wanted.strip() else (list(COMMON), [])
-    built = sorted(set(chips) & set(known))
-    if not built:
-        raise CannotBuild(
-            f"{nvcc} knows none of the architectures wanted ({', '.join(map(str, chips))}), "
-            f"but {', '.join(map(str, known))}"
-        )
-    return Architectures(tuple(built), tuple(sorted(set(virtual) & set(known))) or (built[-1],))
 
 
 class Plan(NamedTuple):
     """All that decides what the library becomes, but for the sources."""
 
     nvcc: str
-    built_for: Architectures
-    flags: list[str]
+    release: tuple[int, int]
+    ptxas: str
+    ptxas_release: tuple[int, int]
+    chips: tuple[int, ...]
+    compiler: tuple[str, ...]
+    strict: bool
+
+    def __str__(self) -> str:
+        """What the library is built for."""
+        return " ".join([*(f"sm_{chip}" for chip in self.chips), f"compute_{EMBEDDED}"])
 
     def digest(self) -> str:
         """A name for what these and the sources lead to."""
-        digest = hashlib.sha256(repr((self, version_of(self.nvcc))).encode())
+        digest = hashlib.sha256(repr(tuple(self)).encode())
         own = sorted(path for path in HERE.iterdir() if path.is_file())
         for source in [*own, *(CSRC / name for name in SHARED)]:
             digest.update(source.name.encode() + source.read_bytes())
@@ -170,38 +129,67 @@ def plan(*, strict: bool = False) -> Plan:
     nvcc = find_nvcc()
     if nvcc is None:
         raise CannotBuild("no nvcc was found; CUDA_HOME can say where the toolkit is")
-    version = version_of(nvcc)
-    if version < OLDEST:
+    release = version_of(nvcc)
+    if release < OLDEST:
         needed = ".".join(map(str, OLDEST))
-        raise CannotBuild(f"{nvcc} is of CUDA {version[0]}.{version[1]}, needed is {needed}")
-    built_for = architectures(nvcc, os.environ.get("TORCH_CUDA_ARCH_LIST", ""))
-    compress = ["-compress-mode=size"] if version >= (13, 0) else ["-Xfatbin=-compress-all"]
-    flags = [*COMPILING, *compress, *built_for.flags(), f'-DY5_CUDA_ARCHITECTURES="{built_for}"']
-    flags += [f"-Xcompiler={','.join([*HOST, '-Werror'] if strict else HOST)}"]
-    flags += ["-Werror=all-warnings"] if strict else []
-    return Plan(nvcc, built_for, flags)
+        raise CannotBuild(f"{nvcc} is of CUDA {release[0]}.{release[1]}, needed is {needed}")
+    ptxas = find_ptxas(nvcc)
+    known = set(map(int, re.findall(r"\bsm_(\d+)\b", output_of(ptxas, "--help"))))
+    chips = tuple(chip for chips in CHIPS.values() for chip in chips if chip in known)
+    compiler = tuple(shlex.split(os.environ.get("CC", "cc")))
+    return Plan(nvcc, release, ptxas, version_of(ptxas), chips, compiler, strict)
+
+
+def lowered(ptx: str, architecture: int) -> str:
+    """PTX in the oldest language that has all it uses, for chips from `architecture` on."""
+    ptx = re.sub(r"^\.version .*$", f".version {PTX_VERSION}", ptx, flags=re.MULTILINE)
+    return re.sub(r"^\.target .*$", f".target sm_{architecture}", ptx, flags=re.MULTILINE)
+
+
+def build_kernels(how: Plan, folder: Path) -> str:
+    """The image of all kernels; ptxas' report on registers."""
+
+    def compile_for(virtual: int) -> str:
+        flags = [*COMPILING, *(["-Werror=all-warnings"] if how.strict else [])]
+        made, source = folder / f"{virtual}.ptx", str(HERE / "kernels.cu")
+        command = [how.nvcc, *flags, f"-arch=compute_{virtual}", f"-I{CSRC}", source]
+        output_of(*command, "-o", str(made))
+        return made.read_text()
+
+    def assemble(chip: int) -> str:
+        virtual = max(number for number in CHIPS if chip in CHIPS[number])
+        own = folder / f"sm_{chip}.ptx"
+        own.write_text(lowered(ptx[virtual], min(virtual, chip)))
+        command = [how.ptxas, "-v", "-O3", f"-arch=sm_{chip}", str(own)]
+        return output_of(*command, "-o", str(own.with_suffix(".cubin")))
+
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        ptx = dict(zip(CHIPS, threads.map(compile_for, CHIPS), strict=True))
+        reports = list(threads.map(assemble, how.chips))
+    embedded = folder / f"compute_{EMBEDDED}.ptx"
+    embedded.write_text(lowered(ptx[EMBEDDED], EMBEDDED))
+    # The compression that drivers have always known; 13.0 made another one the default.
+    compression = ["--compress-all", *(["--compress-mode=speed"] if how.release >= (13, 0) else [])]
+    images = [f"--image3=kind=elf,sm={c},file={folder / f'sm_{c}.cubin'}" for c in how.chips]
+    images += [f"--image3=kind=ptx,sm={EMBEDDED},file={embedded}"]
+    command = [beside(how.nvcc, "fatbinary"), "--64", *compression, *images]
+    output_of(*command, f"--create={folder / IMAGE}")
+    return "".join(reports)
 
 
 def build(how: Plan, folder: Path) -> tuple[Path, str]:
-    """The library, made in `folder`, and ptxas' report on registers. An nvcc that fails on the
+    """The library, made in `folder`, and ptxas' report on registers. A compiler that fails on the
     sources is a CannotBuild with its output."""
     folder.mkdir(parents=True, exist_ok=True)
-
-    def compile_one(source: Path) -> tuple[str, str]:
-        made = str(folder / f"{source.stem}.o")
-        return made, output_of(how.nvcc, *how.flags, f"-I{CSRC}", "-c", str(source), "-o", made)
-
-    # The one that takes longest first.
-    sources = sorted(HERE.glob("*.cu"), key=lambda path: path.stat().st_size, reverse=True)
-    with ThreadPoolExecutor(os.cpu_count()) as threads:
-        results = list(threads.map(compile_one, sources))
-    library = folder / LIBRARY
-    libraries = Path(how.nvcc).resolve().parent.parent / "lib"  # of wheels: the static runtime
-    output_of(
-        how.nvcc, "-shared", *how.built_for.flags(), "-cudart=static", f"-L{libraries}",
-        "-Xlinker=--exclude-libs=ALL", *(made for made, _ in results), "-o", str(library),
-    )  # fmt: skip
-    return library, "".join(report for _, report in results)
+    report = build_kernels(how, folder)
+    definitions = [
+        f'-DY5_CUDA_ARCHITECTURES="{how}"',
+        f"-DY5_CUDA_TOOLKIT={how.release[0] * 1000 + how.release[1] * 10}",
+    ]
+    flags = [*HOST, *(["-Werror"] if how.strict else []), *definitions, f"-I{CSRC}"]
+    sources = map(str, sorted(HERE.glob("*.c")))
+    output_of(*how.compiler, *flags, *sources, "-o", LIBRARY, "-ldl", cwd=folder)
+    return folder / LIBRARY, report
 
 
 def build_once(how: Plan, folder: Path) -> Path:
@@ -252,4 +240,4 @@ def build_if(switch: str, into: Path, temporary: Path, *, strict: bool, say: Cal
             sys.exit(f"YOLOV5_UTILS_CUDA=1: {problem}\n{problem.log}".rstrip())
         say(f"CUDA library: not built ({problem}{kept_log(problem, temporary)})")
         return
-    say(f"CUDA library: {into / LIBRARY} for {how.built_for}")
+    say(f"CUDA library: {into / LIBRARY} for {how}")

@@ -4,7 +4,7 @@
 #ifndef Y5_DEVICE_CUH
 #define Y5_DEVICE_CUH
 
-#include "core/items.h"
+#include "kernels.h"
 
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
@@ -15,8 +15,6 @@
 
 namespace y5 {
 
-/* Threads of a block, in every kernel. */
-constexpr int block_threads = 256;
 constexpr int warp_threads = 32;
 constexpr int block_warps = block_threads / warp_threads;
 
@@ -290,27 +288,19 @@ larger(int a, int b)
     return a > b ? a : b;
 }
 
-/* Bytes a kernel's arguments may have: 4 KiB ever since, 32,764 from CUDA 12.1 and sm_70 on. */
-constexpr size_t few_bytes = 4096;
-constexpr size_t many_bytes = 32764;
-constexpr size_t other_arguments_bytes = 128; /* kept free for what is not the table */
-
-/* Items and the chunks they are cut into: chunks first_chunk[i] ... first_chunk[i + 1] - 1 are item
- * i's. A kernel's argument. */
-template <typename Entry, int limit> struct table_of {
+/* A table with room for `room` items, as kernels.h describes it. */
+template <typename Entry, int room> struct table_of {
     uint32_t count;
     uint32_t chunks;
-    uint32_t first_chunk[limit + 1];
-    Entry entries[limit];
+    uint32_t first_chunk[room + 1];
+    Entry entries[room];
 
-    static constexpr int capacity = limit;
+    static constexpr int items_at = Y5_TABLE_ITEMS_AT(room);
 };
-
-template <typename Entry, size_t bytes>
-constexpr int table_limit = (int)((bytes - other_arguments_bytes) /
-                                  (sizeof(Entry) + sizeof(uint32_t)));
-template <typename Entry> using few_items = table_of<Entry, table_limit<Entry, few_bytes>>;
-template <typename Entry> using many_items = table_of<Entry, table_limit<Entry, many_bytes>>;
+template <typename Entry>
+using few_items = table_of<Entry, Y5_TABLE_ROOM(few_bytes, sizeof(Entry))>;
+template <typename Entry>
+using many_items = table_of<Entry, Y5_TABLE_ROOM(many_bytes, sizeof(Entry))>;
 
 /* The item that holds a chunk below table.chunks: the last one that starts at it or before. */
 template <typename Table>
@@ -336,6 +326,7 @@ template <typename Table, typename Body>
 __device__ __forceinline__ void
 for_each_chunk(const Table &table, Body body)
 {
+    static_assert(offsetof(Table, entries) == Table::items_at, "the launchers' layout");
     uint32_t begin = (uint32_t)((uint64_t)table.chunks * blockIdx.x / gridDim.x);
     uint32_t end = (uint32_t)((uint64_t)table.chunks * (blockIdx.x + 1) / gridDim.x);
     if (begin >= end) {

@@ -8,37 +8,22 @@
 
 namespace y5 {
 
-/* Elements of a chunk: 4 accesses of 16 bytes per thread and stream in float32. */
-constexpr int ema_chunk_elements = 4096;
-
 /* The scalars in one type. */
 template <typename Wide> struct ema_factors {
     Wide decay;
-    Wide rest; /* 1 - decay, computed in double before any rounding */
+    Wide rest;
 };
 
-/* The scalars, rounded once as torch rounds them. */
-struct ema_scalars {
-    ema_factors<double> in_double;
-    ema_factors<float> in_float;
-};
-
-struct ema_entry {
-    void *average;
-    const void *source;
-    uint64_t numel_and_dtypes; /* numel * 16 + average_dtype * 4 + source_dtype */
-};
-
-__device__ __forceinline__ const ema_factors<float> &
+__device__ __forceinline__ ema_factors<float>
 factors_of(const ema_scalars &scalars, float)
 {
-    return scalars.in_float;
+    return {scalars.decay_in_float, scalars.rest_in_float};
 }
 
-__device__ __forceinline__ const ema_factors<double> &
+__device__ __forceinline__ ema_factors<double>
 factors_of(const ema_scalars &scalars, double)
 {
-    return scalars.in_double;
+    return {scalars.decay, scalars.rest};
 }
 
 /* Each product is rounded to its own tensor's type; the sum is taken in the wider of both. */
@@ -121,9 +106,8 @@ struct ema_of_any_types {
 };
 
 template <typename Types, typename Table>
-__global__ void
-__launch_bounds__(block_threads, resident_blocks)
-    ema_kernel(const __grid_constant__ Table table, const ema_scalars scalars)
+__device__ __forceinline__ void
+ema(const Table &table, const ema_scalars &scalars)
 {
     for_each_chunk(table, [&](uint32_t item, uint32_t chunk) {
         const ema_entry &entry = table.entries[item];

@@ -9,14 +9,6 @@
 
 namespace y5 {
 
-/* Elements of a chunk; the scales of all rows it can touch fit into shared memory. */
-constexpr int fuse_chunk_elements = 2048;
-
-struct fuse_entry {
-    y5_fuse_pair pair;
-    int32_t *doubtful; /* NULL: nobody asks */
-};
-
 /* sqrt(variance + epsilon) of one channel. */
 template <typename T>
 __device__ __forceinline__ wide<T>
@@ -122,8 +114,8 @@ fuse_chunk(const y5_fuse_pair &pair, int64_t first, int count, double *shared)
 }
 
 template <typename Table>
-__global__ void
-__launch_bounds__(block_threads, resident_blocks) fuse_kernel(const __grid_constant__ Table table)
+__device__ __forceinline__ void
+fuse(const Table &table)
 {
     __shared__ double scales[fuse_chunk_elements + 1];
     for_each_chunk(table, [&](uint32_t item, uint32_t chunk) {

@@ -40,9 +40,8 @@ choose_tie_chunk(prune_state *state, const uint32_t *chunk_equals, uint32_t chun
 }
 
 template <typename Table>
-__global__ void
-__launch_bounds__(block_threads, prune_resident_blocks)
-    prune_ties_kernel(const __grid_constant__ Table table, const prune_workspace workspace)
+__device__ __forceinline__ void
+prune_ties(const Table &table, const prune_workspace &workspace)
 {
     __shared__ uint64_t partial[block_warps];
     __shared__ uint32_t warp_equals[block_warps];
@@ -153,7 +152,7 @@ apply_chunk(const y5_prune_layer &layer, const prune_state &state, uint32_t chun
     const T *weights = (const T *)layer.weights + first;
     T *pruned = (T *)layer.pruned + first;
     key<T> threshold = (key<T>)state.key;
-    if (!is_selected(layer)) {
+    if (!is_selected(&layer)) {
         key<T> all = (key<T>)1 << key_type<T>::bits;
         apply_bound(weights, pruned, count, layer.count > 0 ? all : 0);
     } else if (state.tie_chunk == (int64_t)chunk) {
@@ -165,9 +164,8 @@ apply_chunk(const y5_prune_layer &layer, const prune_state &state, uint32_t chun
 }
 
 template <typename Table>
-__global__ void
-__launch_bounds__(block_threads, prune_resident_blocks)
-    prune_apply_kernel(const __grid_constant__ Table table, const prune_workspace workspace)
+__device__ __forceinline__ void
+prune_apply(const Table &table, const prune_workspace &workspace)
 {
     __shared__ uint32_t warp_equals[block_warps];
     for_each_chunk(table, [&](uint32_t item, uint32_t chunk) {

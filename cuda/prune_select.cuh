@@ -11,11 +11,6 @@
 
 namespace y5 {
 
-constexpr int prune_chunk_elements = 4096;
-
-/* Bits of the key that one launch decides: float32 takes 3, float16 and bfloat16 2, float64 6. */
-constexpr int digit_bits = 11;
-constexpr int digit_bins = 1 << digit_bits;
 constexpr int bins_per_thread = digit_bins / block_threads;
 
 /* Histograms of a block: equal digits, which weights are full of, then wait for each other less. */
@@ -23,24 +18,6 @@ constexpr int histogram_copies = 2;
 
 /* Keys of 64 bits take more registers than 64. */
 constexpr int prune_resident_blocks = 3;
-
-/* What is known of a layer's threshold, the key of rank count - 1. Zeroed in front of the first
- * launch; each launch's last block of a layer brings it forward. */
-struct prune_state {
-    uint64_t key;       /* the digits decided so far */
-    int64_t rank;       /* of the threshold among the keys with these digits */
-    int64_t tie_chunk;  /* equal keys are pruned in chunks in front of it, and kept behind it */
-    int64_t tie_wanted; /* equal keys to prune in it, the first ones */
-    uint32_t tied;      /* the two above are to be found */
-    uint32_t arrived;   /* chunks that are done in this launch */
-};
-
-/* Memory of the layers of one table; all of it but `chunk_equals` zeroed before. */
-struct prune_workspace {
-    prune_state *states;
-    unsigned long long *histograms; /* digit_bins for each layer */
-    uint32_t *chunk_equals;         /* for each chunk of the table */
-};
 
 template <typename T> struct key_type {
     typedef uint32_t type;
@@ -55,18 +32,6 @@ template <> struct key_type<double> {
     static constexpr int bits = 63;
 };
 template <typename T> using key = typename key_type<T>::type;
-
-__host__ __device__ constexpr int
-key_bits(int32_t dtype)
-{
-    return dtype == Y5_FLOAT32 ? 31 : dtype == Y5_FLOAT64 ? 63 : 15;
-}
-
-__host__ __device__ constexpr int
-digits_of(int32_t dtype)
-{
-    return (key_bits(dtype) + digit_bits - 1) / digit_bits;
-}
 
 /* Bits of the key below those that `digits` digits decide. */
 __host__ __device__ constexpr int
@@ -100,13 +65,6 @@ __device__ __forceinline__ auto
 with_key_type_of(y5_dtype dtype, Body body)
 {
     return with_type_of(dtype == Y5_BFLOAT16 ? Y5_FLOAT16 : dtype, body);
-}
-
-/* Neither none nor all of the layer: there is a threshold to be found. */
-__host__ __device__ inline bool
-is_selected(const y5_prune_layer &layer)
-{
-    return layer.count > 0 && layer.count < layer.numel;
 }
 
 __device__ __forceinline__ int
@@ -266,10 +224,8 @@ choose_digit(const y5_prune_layer &layer, prune_state *state, unsigned long long
 
 /* The launch for digit number `digit`. */
 template <typename Table>
-__global__ void
-__launch_bounds__(block_threads, prune_resident_blocks)
-    prune_digit_kernel(const __grid_constant__ Table table, const prune_workspace workspace,
-                       const int digit)
+__device__ __forceinline__ void
+prune_digit(const Table &table, const prune_workspace &workspace, int digit)
 {
     __shared__ uint32_t histogram[histogram_copies][digit_bins];
     __shared__ uint64_t partial[block_warps];
@@ -310,7 +266,7 @@ __launch_bounds__(block_threads, prune_resident_blocks)
             flush();
             current = item;
         }
-        if (!is_selected(layer) || digit >= digits_of(layer.dtype)) {
+        if (!is_selected(&layer) || digit >= digits_of(layer.dtype)) {
             return;
         }
         uint64_t known = workspace.states[item].key;

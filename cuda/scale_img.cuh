@@ -11,25 +11,6 @@ namespace y5 {
 /* What stands to the right and below, as the original pads. */
 constexpr float pad_value = 0.447F;
 
-/* A block's threads: elements of a row, rows. */
-constexpr int scale_row_threads = warp_threads;
-constexpr int scale_rows = block_threads / scale_row_threads;
-
-/* Planes that a thread resizes at a time: their loads are in flight together. */
-constexpr int scale_planes = 4;
-
-struct scale_job {
-    y5_scale_img image;
-    int64_t plane_groups; /* that the grid is deep: each takes every so many-th plane */
-    float row_scale;      /* input / resized as torch rounds it */
-    float column_scale;
-    bool fused_index;
-    bool copied; /* both axes keep their size: torch copies */
-    int above_blend;
-    int below_blend;
-    int row_blend;
-};
-
 /* The two inputs an output lies between, and their weights. */
 struct scale_tap {
     int64_t first;
@@ -124,8 +105,8 @@ pad_element(const scale_job &work, int64_t at)
 /* Threads side by side take elements side by side; x walks along the row, y over rows, z over
  * planes. */
 template <typename T>
-__global__ void
-__launch_bounds__(block_threads, resident_blocks) scale_img_kernel(const scale_job work)
+__device__ __forceinline__ void
+scale_img(const scale_job &work)
 {
     const y5_scale_img &job = work.image;
     int64_t out_row = job.columns.output * job.interleaved;

@@ -8,17 +8,6 @@
 
 namespace y5 {
 
-/* Bytes of a chunk: 4 accesses of 16 bytes per thread. */
-constexpr int zero_chunk_bytes = 16384;
-
-struct zero_entry {
-    const void *data;
-    int64_t numel;
-    uint64_t mask;       /* of the bits that are clear in a zero, repeated to 64 bits */
-    uint32_t word_bytes; /* of an element: 1, 2, 4, 8 or 16 */
-    uint32_t slot;       /* of the result */
-};
-
 /* Zero elements of 1 or 2 bytes in a word: bits that no carry of the addition sets. */
 __device__ __forceinline__ uint32_t
 zeros_in_word(uint32_t word, uint32_t low_bits)
@@ -107,9 +96,8 @@ zeros_of_thread(const zero_entry &entry, int64_t first, int count)
 
 /* zeros[slot] += zeros of the items; one addition per block and slot. */
 template <typename Table>
-__global__ void
-__launch_bounds__(block_threads, resident_blocks)
-    sparsity_kernel(const __grid_constant__ Table table, unsigned long long *zeros)
+__device__ __forceinline__ void
+sparsity(const Table &table, unsigned long long *zeros)
 {
     __shared__ uint32_t partial[block_warps];
     uint32_t found = 0; /* of this thread; a block's share stays far below 2^32 elements */
@@ -138,9 +126,8 @@ __launch_bounds__(block_threads, resident_blocks)
 /* *sum = the numbers added up in order, each of them and each sum rounded to T; for one block. The
  * block loads, its first thread adds: what is behind the end counts as 0, which changes no sum. */
 template <typename T>
-__global__ void
-__launch_bounds__(block_threads, resident_blocks)
-    sparsity_sum_kernel(const int64_t *zeros, int64_t count, T *sum)
+__device__ __forceinline__ void
+sparsity_sum(const int64_t *zeros, int64_t count, T *sum)
 {
     __shared__ T numbers[block_threads];
     T total = 0;

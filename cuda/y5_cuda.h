@@ -4,7 +4,7 @@
  *
  * Rules that hold for every function below unless it says otherwise:
  *   - It checks its arguments, launches on `where`'s stream and returns: the library allocates
- *     nothing, waits for nothing and keeps no pointer.
+ *     nothing on the device, waits for nothing and keeps no pointer.
  *   - Where it fails, results and workspaces, which are memory apart from all inputs, may hold
  *     anything. Averages, the only memory that is read and written, are as they were, unless the
  *     status is Y5_CUDA_FAILED and its sentence says how many were updated.
@@ -34,16 +34,16 @@ extern "C" {
 /* Behind all but the last, torch's own operations may do what was asked. */
 typedef enum {
     Y5_CUDA_OK = 0,
-    Y5_CUDA_NO_DRIVER,    /* no driver, one older than this build needs, or no device: for good */
+    Y5_CUDA_NO_DRIVER,    /* no driver, one older than is needed, or no device: for good */
     Y5_CUDA_NO_KERNEL,    /* nothing in this build runs on the device: for good */
-    Y5_CUDA_NOT_NOW,      /* any other refusal of the runtime, want of memory among them */
+    Y5_CUDA_NOT_NOW,      /* any other refusal of the driver, want of memory among them */
     Y5_CUDA_BAD_ARGUMENT, /* the caller's mistake: for good */
     Y5_CUDA_FAILED,       /* the device has failed, or an update stopped halfway */
 } y5_cuda_status;
 
 /* A sentence that names the problem; written by a function that does not return Y5_CUDA_OK. */
 typedef struct {
-    int32_t code; /* the runtime's cudaError_t, 0 where it was not the runtime that refused */
+    int32_t code; /* the driver's CUresult, 0 where it was not the driver that refused */
     char message[380];
 } y5_cuda_error;
 
@@ -76,12 +76,12 @@ typedef struct {
 typedef struct {
     uint32_t abi_version;      /* Y5_CUDA_ABI_VERSION of the build */
     uint32_t struct_bytes;     /* of this table: slots behind it are not there */
-    int32_t toolkit_version;   /* CUDART_VERSION of the build, 13000 for CUDA 13.0 */
+    int32_t toolkit_version;   /* of the build, 13000 for CUDA 13.0 */
     int32_t reserved;          /* 0 */
     const char *architectures; /* built for, e.g. "sm_80 sm_90 compute_120"; static */
 
-    /* Y5_CUDA_OK where this build's kernels run on the device. Starts the runtime on the device if
-     * nobody did and loads all kernels, also while a graph is captured; to be asked once per device
+    /* Y5_CUDA_OK where this build's kernels run on the device. Starts the device if nobody
+     * did and loads all kernels, also while a graph is captured; to be asked once per device
      * and before the device's first call. */
     y5_cuda_status (*check_device)(int32_t device, y5_cuda_error *error);
 

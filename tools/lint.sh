@@ -23,7 +23,7 @@ build() { # COMPILER: with setup.py's flags and warnings, the warnings as errors
 tidy() { # one file a process: version 14 carries va_list states from one file into the next
   printf '%s\0' "${sources[@]}" |
     xargs -0 -P "$(nproc)" -I{} clang-tidy --quiet {} -- -std=c11 -Icsrc -Icuda "-I$include" \
-      -DPy_LIMITED_API=0x030A0000 2> >(grep -v 'warnings\? generated' >&2)
+      -DPy_LIMITED_API=0x030A0000 -DY5_CUDA_TOOLKIT=0 '-DY5_CUDA_ARCHITECTURES=""' 2> >(grep -v 'warnings\? generated' >&2)
 }
 
 builds() { # by both compilers at the same time
@@ -36,7 +36,7 @@ builds() { # by both compilers at the same time
 }
 
 mapfile -t formatted < <(git ls-files '*.[ch]' '*.inc' '*.cu' '*.cuh' 'tests/emu/*.cpp')
-mapfile -t sources < <(git ls-files 'csrc/*.c')
+mapfile -t sources < <(git ls-files 'csrc/*.c' 'cuda/*.c')
 include=$("$python" -c 'import sysconfig; print(sysconfig.get_paths()["include"])')
 
 check clang-format format --dry-run -Werror "${formatted[@]}"

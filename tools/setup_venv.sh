@@ -127,7 +127,7 @@ check_active_venv() {
 fingerprint() { # of everything the extension is made from
   {
     python_version "$python"
-    env | grep -E '^(CC|CFLAGS|LDFLAGS|YOLOV5_UTILS_(CUDA|DEBUG|SANITIZE|COVERAGE|WERROR)|CUDA_HOME|CUDA_PATH|TORCH_CUDA_ARCH_LIST)=' | sort || true
+    env | grep -E '^(CC|CFLAGS|LDFLAGS|YOLOV5_UTILS_(CUDA|DEBUG|SANITIZE|COVERAGE|WERROR)|CUDA_HOME|CUDA_PATH)=' | sort || true
     "$python" -c 'import runpy; print(runpy.run_path("cuda/build.py")["find_nvcc"]())'
     find csrc cuda setup.py pyproject.toml -type f -print0 | sort -z | xargs -0 cksum
   } | cksum

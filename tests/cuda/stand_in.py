@@ -51,13 +51,19 @@ def build_emulated(into: Path) -> Path | None:
     if found is None:
         return None
     library = into / "emulated.so"
-    flags = ("-std=c++17", "-O2", "-ffp-contract=off", "-shared", "-fPIC", "-w")
     emulator = ROOT / "tests" / "emu"
     folders = [f"-I{path}" for path in (emulator / "include", ROOT / "cuda", ROOT / "csrc")]
-    named = '-DY5_CUDA_ARCHITECTURES="emulated"'
-    sources = [*sorted((ROOT / "cuda").glob("*.cu")), emulator / "emulator.cpp"]
-    command = [found, *flags, *folders, named, "-x", "c++", *map(str, sources)]
-    subprocess.run([*command, "-o", str(library)], check=True, timeout=300)
+    driver = f'-DY5_CUDA_DRIVER="{library}"'  # it finds the emulator in itself
+    named = ('-DY5_CUDA_ARCHITECTURES="emulated"', "-DY5_CUDA_TOOLKIT=13000", driver)
+    launchers = [source for source in (ROOT / "cuda").glob("*.c") if source.name != "image.c"]
+    common = [found, "-O2", "-ffp-contract=off", "-fPIC", "-w", *folders, *named]
+    made = []
+    for source in (*launchers, emulator / "emulator.cpp"):
+        language = ("c++", "-std=c++17") if source.suffix == ".cpp" else ("c", "-std=c11")
+        made.append(str(into / f"{source.stem}.o"))
+        command = [*common, "-x", *language, "-c", str(source), "-o", made[-1]]
+        subprocess.run(command, check=True, timeout=300)
+    subprocess.run([found, "-shared", *made, "-ldl", "-o", str(library)], check=True, timeout=300)
     return library
 
 

@@ -1,15 +1,17 @@
-/* The emulated machine: a runtime with one kind of device, and kernels run by fibers. What it
- * cannot show: races between warps that a barrier would not order here either, alignment faults,
- * occupancy, speed. */
+/* The emulated machine: a driver with one kind of device, and kernels run by fibers. Device memory
+ * is host memory; a context and a stream are numbers. What it cannot show: races between warps that
+ * a barrier would not order here either, alignment faults, occupancy, speed. */
 #include "emulator.h"
 
-#include <cuda_runtime.h>
+#include "kernels.cu"
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <ucontext.h>
 
+#include <functional>
 #include <set>
 #include <utility>
 #include <vector>
@@ -28,14 +30,46 @@ dim3 gridDim;
 
 namespace y5_emulator {
 
+enum {
+    relaxed = 2,
+    invalid_device = 101,
+    invalid_image = 200,
+    not_found = 500,
+    stream_capture_unsupported = 900,
+};
+
+/* A kernel that can be looked up, and its call with the arguments that a launch points to. */
+struct kernel {
+    const char *name;
+    void (*run)(void **arguments);
+};
+
+template <auto Kernel> struct unpacked;
+template <typename... Arguments, void (*Kernel)(Arguments...)> struct unpacked<Kernel> {
+    template <size_t... Index> static void call(void **arguments, std::index_sequence<Index...>)
+    {
+        Kernel(*(const Arguments *)arguments[Index]...);
+    }
+    static void run(void **arguments)
+    {
+        call(arguments, std::index_sequence_for<Arguments...>());
+    }
+};
+
+static const kernel kernels[] = {
+#define X(name) {"y5_" #name, unpacked<y5_##name>::run},
+    Y5_KERNELS(X)
+#undef X
+};
+
 static y5_emulated_machine the_machine = {
-    13000, 1, 0, 4, 90, Y5_ASCENDING, Y5_ASCENDING, 1,    "",   0, 0, 0, 0,
+    12010, 1, 0, 4, 90, Y5_ASCENDING, Y5_ASCENDING, 1,    "",   0, 0, 0, 4, 0, 0,
     0,     0, 0, 0, 0,  NULL,         -1,           NULL, NULL,
 };
-static cudaError_t last_error = cudaSuccess;
-static cudaStreamCaptureMode capture_mode = cudaStreamCaptureModeGlobal;
-static std::set<std::pair<int32_t, const void *>> loaded_kernels; /* by device */
-static std::set<const void *> run_kernels;
+static int capture_mode;
+static std::vector<int32_t> devices_before; /* of the contexts that are pushed */
+static std::set<std::pair<int32_t, const kernel *>> loaded_kernels; /* by device */
+static std::set<const kernel *> run_kernels;
 unsigned long long lane_values[32][32];
 
 /* What a fiber waits for. */
@@ -229,68 +263,43 @@ run_block(unsigned int threads, const std::vector<unsigned int> &sequence)
     } while (!open_barriers(threads));
 }
 
-/* Returns the result of a call, which stays behind as the last error where it is one. */
-static cudaError_t
-remember(cudaError_t result)
-{
-    last_error = result != cudaSuccess ? result : last_error;
-    return result;
-}
-
 /* Success, or the failure that a test asked this call for. */
-static cudaError_t
+static int
 outcome(const char *call)
 {
     y5_emulated_machine &on = the_machine;
-    bool failing = strcmp(on.failing, call) == 0 && on.spared-- <= 0;
-    return remember(failing ? (cudaError_t)on.failure : cudaSuccess);
+    return strcmp(on.failing, call) == 0 && on.spared-- <= 0 ? on.failure : 0;
 }
 
-/* Loads a kernel onto the current device, unless it is there; `late` where it is being launched. */
-static cudaError_t
-load(const void *kernel, bool late)
+/* Whether code may be loaded now. */
+static int
+loading()
 {
-    y5_emulated_machine &on = the_machine;
-    std::pair<int32_t, const void *> loading(on.current_device, kernel);
-    if (loaded_kernels.count(loading) != 0) {
-        return cudaSuccess;
-    }
-    if (on.capturing != 0 && capture_mode != cudaStreamCaptureModeRelaxed) {
-        return remember(cudaErrorStreamCaptureUnsupported);
-    }
-    loaded_kernels.insert(loading);
-    on.loaded++;
-    on.late_loaded += late;
-    return cudaSuccess;
+    return the_machine.capturing != 0 && capture_mode != relaxed ? stream_capture_unsupported : 0;
 }
 
-void
-launch(const void *kernel, const char *name, dim3 grid, dim3 block, const void *stream,
-       const std::function<void()> &body)
+/* Runs a kernel: block after block, the threads of a block as fibers that switch at barriers. Ends
+ * the process where threads of a block wait at different barriers. */
+static void
+run_kernel(const kernel *launched, const unsigned int *grid, unsigned int threads, void **arguments)
 {
     y5_emulated_machine &on = the_machine;
-    on.launches++;
-    on.last_stream = stream;
-    on.last_device = on.current_device;
-    if (outcome("launch") != cudaSuccess || load(kernel, true) != cudaSuccess) {
-        return;
-    }
-    run_kernels.insert(kernel);
+    run_kernels.insert(launched);
     on.kernels_run = (int64_t)run_kernels.size();
-    unsigned int threads = block.x;
     while (fibers.size() < threads) {
         fibers.emplace_back();
         fibers.back().stack = map_stack();
     }
     let_others_write();
+    const std::function<void()> body = [&]() { launched->run(arguments); };
     running_body = &body;
-    running_name = name;
-    blockDim = block;
-    gridDim = grid;
+    running_name = launched->name;
+    blockDim = dim3(threads);
+    gridDim = dim3(grid[0], grid[1], grid[2]);
     uint32_t seed = on.seed;
     std::vector<unsigned int> sequence = turns(threads, on.threads, &seed);
-    for (unsigned int number : turns(grid.x * grid.y * grid.z, on.blocks, &seed)) {
-        blockIdx = dim3(number % grid.x, number / grid.x % grid.y, number / grid.x / grid.y);
+    for (unsigned int number : turns(grid[0] * grid[1] * grid[2], on.blocks, &seed)) {
+        blockIdx = dim3(number % grid[0], number / grid[0] % grid[1], number / grid[0] / grid[1]);
         run_block(threads, sequence);
         on.blocks_run++;
     }
@@ -306,92 +315,177 @@ y5_emulated(void)
     return &the_machine;
 }
 
-const char *
-cudaGetErrorString(cudaError_t)
+/* The driver: the functions that cuda/driver.h names. */
+extern "C" {
+
+extern const unsigned char y5_cuda_image[];
+const unsigned char y5_cuda_image[] = "an image of all kernels";
+
+int
+cuInit(unsigned int)
 {
-    return "what the runtime says";
+    return outcome("cuInit");
 }
 
-const char *
-cudaGetErrorName(cudaError_t)
-{
-    return "cudaErrorByName";
-}
-
-cudaError_t
-cudaDriverGetVersion(int *version)
+int
+cuDriverGetVersion(int *version)
 {
     *version = the_machine.driver_version;
-    return outcome("cudaDriverGetVersion");
+    return outcome("cuDriverGetVersion");
 }
 
-cudaError_t
-cudaGetDeviceCount(int *count)
+int
+cuGetErrorName(int code, const char **name)
+{
+    *name = code == 998 ? NULL : "CUDA_ERROR_BY_NAME";
+    return code == 998;
+}
+
+int
+cuGetErrorString(int code, const char **text)
+{
+    *text = code == 998 ? NULL : "what the driver says";
+    return code == 998;
+}
+
+int
+cuDeviceGetCount(int *count)
 {
     *count = the_machine.devices;
-    return outcome("cudaGetDeviceCount");
+    return outcome("cuDeviceGetCount");
 }
 
-cudaError_t
-cudaGetDevice(int *device)
+int
+cuDeviceGet(int *device, int number)
 {
-    *device = the_machine.current_device;
-    return outcome("cudaGetDevice");
+    *device = number;
+    return number < the_machine.devices ? outcome("cuDeviceGet") : invalid_device;
 }
 
-cudaError_t
-cudaSetDevice(int device)
+int
+cuDeviceGetAttribute(int *value, int attribute, int)
 {
-    if (device < 0 || device >= the_machine.devices) {
-        return remember(cudaErrorInvalidDevice);
-    }
-    cudaError_t result = outcome("cudaSetDevice");
-    the_machine.current_device = result == cudaSuccess ? device : the_machine.current_device;
-    return result;
+    *value = attribute == 16   ? the_machine.multiprocessors
+             : attribute == 75 ? the_machine.compute_capability / 10
+                               : the_machine.compute_capability % 10;
+    return outcome("cuDeviceGetAttribute");
 }
 
-cudaError_t
-cudaDeviceGetAttribute(int *value, cudaDeviceAttr attribute, int)
+int
+cuDevicePrimaryCtxRetain(void **context, int device)
 {
-    *value = attribute == cudaDevAttrMultiProcessorCount      ? the_machine.multiprocessors
-             : attribute == cudaDevAttrComputeCapabilityMajor ? the_machine.compute_capability / 10
-                                                              : the_machine.compute_capability % 10;
-    return outcome("cudaDeviceGetAttribute");
+    *context = (void *)(intptr_t)(device + 1);
+    return outcome("cuDevicePrimaryCtxRetain");
 }
 
-cudaError_t
-cudaGetLastError(void)
+int
+cuCtxPushCurrent_v2(void *context)
 {
-    cudaError_t result = last_error;
-    last_error = cudaSuccess;
-    return result;
-}
-
-cudaError_t
-cudaMemsetAsync(void *data, int value, size_t bytes, cudaStream_t)
-{
-    the_machine.clears++;
-    cudaError_t result = outcome("cudaMemsetAsync");
-    if (result == cudaSuccess) {
-        memset(data, value, bytes);
+    int result = outcome("cuCtxPushCurrent_v2");
+    if (result == 0) {
+        devices_before.push_back(the_machine.current_device);
+        the_machine.current_device = (int32_t)(intptr_t)context - 1;
     }
     return result;
 }
 
-cudaError_t
-cudaFuncGetAttributes(cudaFuncAttributes *attributes, const void *kernel)
+int
+cuCtxPopCurrent_v2(void **context)
 {
-    attributes->numRegs = 32;
-    cudaError_t result = outcome("cudaFuncGetAttributes");
-    return result == cudaSuccess ? load(kernel, false) : result;
+    *context = (void *)(intptr_t)(the_machine.current_device + 1);
+    the_machine.current_device = devices_before.back();
+    devices_before.pop_back();
+    return 0;
 }
 
-cudaError_t
-cudaThreadExchangeStreamCaptureMode(cudaStreamCaptureMode *mode)
+int
+cuThreadExchangeStreamCaptureMode(int *mode)
 {
-    cudaError_t result = outcome("cudaThreadExchangeStreamCaptureMode");
-    if (result == cudaSuccess) {
+    int result = outcome("cuThreadExchangeStreamCaptureMode");
+    if (result == 0) {
         std::swap(*mode, capture_mode);
     }
     return result;
 }
+
+int
+cuModuleLoadData(void **module, const void *image)
+{
+    static const unsigned char fatbin[] = {0x50, 0xed, 0x55, 0xba};
+    int result = outcome("cuModuleLoadData");
+    if (result != 0 || (result = loading()) != 0) {
+        return result;
+    }
+    if (image != y5_cuda_image && memcmp(image, fatbin, sizeof(fatbin)) != 0) {
+        return invalid_image;
+    }
+    the_machine.modules++;
+    *module = &the_machine;
+    return 0;
+}
+
+int
+cuModuleUnload(void *module)
+{
+    the_machine.modules -= module == &the_machine;
+    return 0;
+}
+
+int
+cuModuleGetFunction(void **function, void *, const char *name)
+{
+    int result = outcome("cuModuleGetFunction");
+    for (const kernel &each : kernels) {
+        if (result == 0 && strcmp(each.name, name) == 0) {
+            *function = (void *)&each;
+            return 0;
+        }
+    }
+    return result != 0 ? result : not_found;
+}
+
+int
+cuOccupancyMaxActiveBlocksPerMultiprocessor(int *blocks, void *function, int, size_t)
+{
+    int result = outcome("cuOccupancyMaxActiveBlocksPerMultiprocessor");
+    *blocks = the_machine.blocks_per_multiprocessor;
+    if (result == 0 && (result = loading()) == 0) {
+        loaded_kernels.emplace(the_machine.current_device, (const kernel *)function);
+        the_machine.loaded++;
+    }
+    return result;
+}
+
+int
+cuMemsetD8Async(uintptr_t data, unsigned char value, size_t bytes, void *)
+{
+    the_machine.clears++;
+    int result = outcome("cuMemsetD8Async");
+    if (result == 0) {
+        memset((void *)data, value, bytes);
+    }
+    return result;
+}
+
+int
+cuLaunchKernel(void *function, unsigned int x, unsigned int y, unsigned int z, unsigned int threads,
+               unsigned int, unsigned int, unsigned int, void *stream, void **arguments, void **)
+{
+    y5_emulated_machine &on = the_machine;
+    const kernel *launched = (const kernel *)function;
+    const unsigned int grid[] = {x, y, z};
+    on.launches++;
+    on.last_stream = stream;
+    on.last_device = on.current_device;
+    int result = outcome("cuLaunchKernel");
+    if (result == 0 && loaded_kernels.count({on.current_device, launched}) == 0) {
+        result = loading();
+        on.late_loaded++;
+    }
+    if (result == 0) {
+        run_kernel(launched, grid, threads, arguments);
+    }
+    return result;
+}
+
+} // extern "C"

@@ -20,18 +20,20 @@ typedef struct {
     int32_t compute_capability; /* 90 */
     y5_emulated_order threads;
     y5_emulated_order blocks;
-    uint32_t seed;       /* of shuffled orders */
-    const char *failing; /* the call that fails: "cudaSetDevice", ..., or "launch"; "" for none */
-    int32_t failure;     /* its cudaError_t */
-    int32_t spared;      /* and how often it succeeds before */
-    int32_t capturing;   /* a graph is captured, in the mode that torch uses */
+    uint32_t seed;                     /* of shuffled orders */
+    const char *failing;               /* the driver's function that fails; "" for none */
+    int32_t failure;                   /* its CUresult */
+    int32_t spared;                    /* and how often it succeeds before */
+    int32_t capturing;                 /* a graph is captured, in the mode that torch uses */
+    int32_t blocks_per_multiprocessor; /* of any kernel */
 
-    int64_t launches; /* counted, as the four below */
+    int64_t launches; /* counted, as those below */
     int64_t clears;
     int64_t blocks_run;
     int64_t loaded;      /* kernels, onto any device */
     int64_t late_loaded; /* kernels among them that were only loaded by their first launch */
     int64_t kernels_run; /* kernels that ran at least once */
+    int64_t modules;     /* that are loaded */
     const void *last_stream;
     int32_t last_device; /* that was current at the last launch */
 

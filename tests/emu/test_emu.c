@@ -13,6 +13,20 @@ const y5_cuda_where here = {NULL, 0, 0};
 const y5_run core = {Y5_LEVEL_PORTABLE, {NULL, 0}};
 
 void
+forget_device(void)
+{
+    y5_emulated_machine *machine = y5_emulated();
+    const char *failing = machine->failing;
+    const int32_t failure = machine->failure;
+    y5_cuda_error error;
+    machine->failing = "cuCtxPushCurrent_v2";
+    machine->failure = 201;
+    (void)api->check_device(0, &error);
+    machine->failing = failing;
+    machine->failure = failure;
+}
+
+void
 shake_machine(void)
 {
     y5_emulated_machine *machine = y5_emulated();
@@ -20,6 +34,8 @@ shake_machine(void)
     machine->blocks = (y5_emulated_order)random_between(Y5_ASCENDING, Y5_SHUFFLED);
     machine->seed = (uint32_t)random_bits();
     machine->multiprocessors = (int32_t)random_between(1, 3);
+    machine->blocks_per_multiprocessor = (int32_t)random_between(1, 8);
+    forget_device();
     machine->launches = 0;
     machine->clears = 0;
 }

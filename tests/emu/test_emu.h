@@ -24,6 +24,9 @@ extern const y5_cuda_api *api;
 extern const y5_cuda_where here;
 extern const y5_run core;
 
+/* Makes the library take the device for one that was reset, and load everything anew. */
+void forget_device(void);
+
 /* Other orders of threads and blocks, other shares of the work, counters at 0. */
 void shake_machine(void);
 

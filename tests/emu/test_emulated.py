@@ -25,8 +25,14 @@ SANITIZED = ("-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover
 INCLUDES = [f"-I{HERE}", f"-I{ROOT / 'tests'}", f"-I{NATIVE}", f"-I{ROOT / 'csrc'}"]
 CPP = [
     "-std=c++17", "-ffp-contract=off", "-Wall", "-Wextra", "-Wno-unknown-pragmas",
-    '-DY5_CUDA_ARCHITECTURES="emulated"', "-x", "c++",
+    "-x", "c++",
 ]  # fmt: skip
+# The driver is what the program itself exports under its names.
+LAUNCHERS = [
+    "-DY5_CUDA_DRIVER=NULL",
+    '-DY5_CUDA_ARCHITECTURES="emulated"',
+    "-DY5_CUDA_TOOLKIT=13000",
+]
 
 
 def compile_all(into: Path, cuda: Path, sources: list[Path], *flags: str) -> None:
@@ -35,9 +41,9 @@ def compile_all(into: Path, cuda: Path, sources: list[Path], *flags: str) -> Non
     gcc, gpp = need("gcc"), need("g++")
 
     def compile_one(source: Path) -> None:
-        made = ["-c", str(source), "-o", str(into / f"{source.stem}-{source.suffix[1:]}.o")]
+        made = ["-c", str(source), "-o", str(into / f"{source.parent.name}-{source.stem}.o")]
         if source.suffix == ".c":
-            succeed(gcc, *compile_flags(), *flags, "-Werror", *folders, *made)
+            succeed(gcc, *compile_flags(), *LAUNCHERS, *flags, "-Werror", *folders, *made)
         else:
             succeed(gpp, *CPP, *flags, "-Werror", *folders, *made)
 
@@ -48,15 +54,16 @@ def compile_all(into: Path, cuda: Path, sources: list[Path], *flags: str) -> Non
 def link(objects: Path, *flags: str) -> Path:
     program = objects / "test_emu"
     made = map(str, sorted(objects.glob("*.o")))
-    succeed(need("g++"), *flags, *made, "-o", str(program), "-lm", "-pthread")
+    succeed(need("g++"), *flags, *made, "-rdynamic", "-o", str(program), "-lm", "-ldl")
     return program
 
 
 @pytest.fixture(scope="module")
 def sources() -> list[Path]:
-    kernels = sorted(CUDA.glob("*.cu"))
-    tests = [*sorted(HERE.glob("*.c")), *sorted(HERE.glob("*.cpp")), NATIVE / "support.c"]
-    return [*kernels, *tests, *sorted(CORE.glob("*.c"))]
+    """All C files, and the emulator, which is what compiles the kernels."""
+    launchers = [source for source in sorted(CUDA.glob("*.c")) if source.name != "image.c"]
+    tests = [HERE / "emulator.cpp", *sorted(HERE.glob("*.c")), NATIVE / "support.c"]
+    return [*launchers, *tests, *sorted(CORE.glob("*.c"))]
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +101,7 @@ SLIPS = (
     ("device.cuh", "__syncthreads();\n    uint32_t sum = 0;", "uint32_t sum = 0;", "sparsity", ""),
     ("ema.cuh", "rounded<From>(multiply(widen(source)", "(multiply(widen(source)", "ema", "ema,"),
     ("ema.cuh", "int i = packs * width +", "int i = packs * width + 1 +", "ema", "ema,"),
-    ("ema.cu", "(uint64_t)pair->source_dtype", "(uint64_t)pair->average_dtype", "ema", "ema,"),
+    ("ema.c", "(uint64_t)pair->source_dtype", "(uint64_t)pair->average_dtype", "ema", "ema,"),
     ("sparsity.cuh", "if (entry.slot != slot) {", "if (false) {", "sparsity", "item"),
     ("sparsity.cuh", "add(total, numbers[i])", "add(numbers[255 - i], total)", "sparsity", "sum"),
     ("fuse.cuh", "add(product, (wide<T>)0)", "product", "fuse", "fused weight"),
@@ -104,26 +111,30 @@ SLIPS = (
     ("prune.cuh", "(int64_t)chunk < state.tie_chunk;", "true;", "prune", "pruned"),
     ("scale_img.cuh", "work.below_blend", "work.above_blend", "scale_img", "variant"),
     ("scale_img.cuh", "axis.input - 1;", "axis.input;", "scale_img", "element"),
-    ("runtime.cu", "cudaSetDevice(previous_)", "cudaSuccess", "failures", "left on device"),
-    ("runtime.cu", "(void)cudaGetLastError(); /* told", "/*", "failures", "a good call after"),
-    ("launch.cuh", "table->count < (uint32_t)Table::capacity", "true", "ema", ""),
-    ("launch.cuh", "(void)&launched<Kernel>;", "", "ema", "were not loaded before"),
-    ("api.cu", "status = capture.enter(device, error);", "", "failures", "in a capture"),
-    ("api.cu", "driver < oldest_driver(CUDART_VERSION)", "driver == 0", "failures", "check_device"),
-    ("runtime.cu", "case 221:", "", "failures", "status 3"),
-    ("runtime.cu", "case 810:", "", "failures", "status 3"),
-    ("runtime.cu", "return Y5_CUDA_NOT_NOW;", "return Y5_CUDA_FAILED;", "failures", "status 5"),
-    ("ema.cu", "return status != Y5_CUDA_OK && updated > 0", "return false", "halfway", "status"),
-    ("ema.cu", "first + table.count", "table.count", "halfway", "tensors were updated"),
+    ("driver.c", "(void)driver.pop(&own); /* it", "/*", "failures", "left on device"),
+    ("driver.c", "(void)driver.pop(&own);\n    return status;", "return status;", "failures", ""),
+    ("driver.c", "(void)driver.unload_module(made->module);", "", "failures", "modules"),
+    ("driver.c", "atomic_store(&call->device->stale, true);", "", "failures", "nothing was"),
+    ("driver.c", "code == INVALID_HANDLE ||", "", "failures", "nothing was loaded"),
+    ("driver.c", "code = driver.occupancy(", "blocks = 4, (void)(", "ema", "not loaded before"),
+    ("driver.c", "int mode = CAPTURE_MODE_RELAXED;", "int mode = 0;", "failures", "in a capture"),
+    ("driver.c", "version < OLDEST_DRIVER", "version == 0", "failures", "status"),
+    ("driver.c", "case 221:", "", "failures", "status 3"),
+    ("driver.c", "case 810:", "", "failures", "status 3"),
+    ("driver.c", "return Y5_CUDA_NOT_NOW;", "return Y5_CUDA_FAILED;", "failures", "status 5"),
+    ("launch.c", "table->count < (uint32_t)room", "true", "ema", ""),
+    ("kernels.h", "+ 4 * ((room) + 1) + 7) / 8", "+ 4 * ((room) + 3) + 7) / 8", "ema", ""),
+    ("ema.c", "status != Y5_CUDA_OK && work.updated > 0", "false", "halfway", "status"),
+    ("ema.c", "first + table->count", "table->count", "halfway", "tensors were updated"),
 )  # fmt: skip
 
 
-def affected(sources: list[Path], name: str) -> list[str]:
-    """Sources of cuda/ that a file is part of."""
-    stem = name.split(".")[0].removesuffix("_select")
-    own = CUDA / f"{stem}.cu"
-    everywhere = name in ("device.cuh", "launch.cuh", "grid.h")
-    return [s.name for s in sources if s.suffix == ".cu" and (everywhere or s == own)]
+def affected(sources: list[Path], name: str, cuda: Path) -> list[Path]:
+    """Sources, of those in the copy `cuda`, that a file is part of."""
+    own = [cuda / source.name for source in sources if source.parent == CUDA]
+    if name.endswith((".cuh", ".cu")):
+        return [HERE / "emulator.cpp"]
+    return [s for s in own if s.name == name] or [*own, HERE / "emulator.cpp"]
 
 
 @pytest.mark.long  # one build and run for each
@@ -149,8 +160,7 @@ def test_a_slip_is_noticed(
     (cuda / name).write_text(original.replace(text, slip))
     objects = tmp_path / "objects"
     shutil.copytree(plain, objects)
-    changed = [cuda / source for source in affected(sources, name)]
-    assert changed
+    changed = affected(sources, name, cuda)
     compile_all(objects, cuda, changed, "-O0", "-w")
     done = run(link(objects), group)
     assert done.returncode != 0

@@ -1,4 +1,4 @@
-/* What the library refuses, and what it makes of every failure of the runtime: a status, a sentence
+/* What the library refuses, and what it makes of every failure of the driver: a status, a sentence
  * that names the problem, nothing launched, the device as it was. */
 #include "test_emu.h"
 
@@ -124,13 +124,15 @@ average(y5_cuda_error *error)
     return api->ema_update(&here, &good_pair, 1, 0.5, error);
 }
 
+/* Asks for the device as if nobody had. */
 static y5_cuda_status
-ask_for_device(y5_cuda_error *error)
+ask_anew(y5_cuda_error *error)
 {
+    forget_device();
     return api->check_device(0, error);
 }
 
-/* Makes one call of the runtime fail and looks at what becomes of the library's, and of the next
+/* Makes one function of the driver fail and looks at what becomes of the library's, and of the next
  * one, which must not be blamed for what failed before it. */
 static void
 failing_in(y5_cuda_status (*function)(y5_cuda_error *error), const char *call, int32_t code,
@@ -141,6 +143,7 @@ failing_in(y5_cuda_status (*function)(y5_cuda_error *error), const char *call, i
     machine->current_device = 1;
     machine->failing = call;
     machine->failure = code;
+    int64_t modules = machine->modules;
     float before = data[0];
     y5_cuda_error error;
     y5_cuda_status status = function(&error);
@@ -149,6 +152,7 @@ failing_in(y5_cuda_status (*function)(y5_cuda_error *error), const char *call, i
     CHECK(machine->current_device == 1, "%s: left on device %d", call,
           (int)machine->current_device);
     CHECK(data[0] == before, "%s: wrote", call);
+    CHECK(machine->modules <= modules, "%s: a module too many stays loaded", call);
     machine->failing = "";
     status = function(&error);
     CHECK(status == Y5_CUDA_OK, "a good call after %s %d: %s", call, (int)code, error.message);
@@ -160,7 +164,7 @@ failing(const char *call, int32_t code, y5_cuda_status wanted, const char *words
     failing_in(average, call, code, wanted, words);
 }
 
-/* Every error that the runtime has, and some that it has not, out of every call. */
+/* Every error that the driver has, and some that it has not, out of every call. */
 static void
 all_errors(void)
 {
@@ -175,18 +179,24 @@ all_errors(void)
         {-1, Y5_CUDA_NOT_NOW},
         {INT32_MAX, Y5_CUDA_NOT_NOW},
     };
-    static const char *const calls[] = {"cudaGetDevice", "cudaSetDevice", "cudaDeviceGetAttribute",
-                                        "launch"};
-    static const char *const checks[] = {
-        "cudaDriverGetVersion",  "cudaGetDeviceCount",
-        "cudaGetDevice",         "cudaThreadExchangeStreamCaptureMode",
-        "cudaFuncGetAttributes", "cudaSetDevice"};
+    static const char *const calls[] = {"cuCtxPushCurrent_v2", "cuLaunchKernel"};
+    static const char *const checks[] = {"cuDriverGetVersion",
+                                         "cuInit",
+                                         "cuDeviceGetCount",
+                                         "cuDeviceGet",
+                                         "cuDeviceGetAttribute",
+                                         "cuDevicePrimaryCtxRetain",
+                                         "cuCtxPushCurrent_v2",
+                                         "cuThreadExchangeStreamCaptureMode",
+                                         "cuModuleLoadData",
+                                         "cuModuleGetFunction",
+                                         "cuOccupancyMaxActiveBlocksPerMultiprocessor"};
     for (size_t i = 0; i < sizeof(errors) / sizeof(errors[0]); i++) {
         for (size_t j = 0; j < sizeof(calls) / sizeof(calls[0]); j++) {
             failing(calls[j], errors[i].code, errors[i].status, "");
         }
         for (size_t j = 0; j < sizeof(checks) / sizeof(checks[0]); j++) {
-            failing_in(ask_for_device, checks[j], errors[i].code, errors[i].status, "");
+            failing_in(ask_anew, checks[j], errors[i].code, errors[i].status, "");
         }
     }
 }
@@ -200,19 +210,32 @@ check_device_failures(void)
     CHECK(api->check_device(2, &error) == Y5_CUDA_BAD_ARGUMENT, "there are two");
     CHECK(api->check_device(-1, &error) == Y5_CUDA_BAD_ARGUMENT, "device -1");
     machine->compute_capability = 61;
-    failing_in(ask_for_device, "cudaFuncGetAttributes", 209, Y5_CUDA_NO_KERNEL, "sm_61");
-    failing_in(ask_for_device, "cudaFuncGetAttributes", 221, Y5_CUDA_NO_KERNEL, api->architectures);
+    failing_in(ask_anew, "cuModuleLoadData", 209, Y5_CUDA_NO_KERNEL, "sm_61");
+    failing_in(ask_anew, "cuModuleLoadData", 221, Y5_CUDA_NO_KERNEL, api->architectures);
     machine->compute_capability = 90;
-    machine->driver_version = 0;
-    CHECK(api->check_device(0, &error) == Y5_CUDA_NO_DRIVER, "%s", error.message);
-    CHECK(strstr(error.message, "no NVIDIA driver is installed") != NULL, "%s", error.message);
-    machine->driver_version = 12080; /* which the emulated runtime itself does not mind */
-    CHECK(api->check_device(0, &error) == Y5_CUDA_NO_DRIVER, "%s", error.message);
-    CHECK(strstr(error.message, "is for CUDA 12.8 and the CUDA library, built with CUDA 13.0, "
-                                "needs one for 13.0 or newer") != NULL,
+    machine->driver_version = 12000;
+    CHECK(ask_anew(&error) == Y5_CUDA_NO_DRIVER, "%s", error.message);
+    CHECK(strstr(error.message, "is for CUDA 12.0, and the CUDA library needs one for 12.1") !=
+              NULL,
           "%s", error.message);
-    machine->driver_version = 13000;
+    machine->driver_version = 12010;
     CALL(check_device, 0); /* the oldest driver */
+}
+
+/* A device that was reset: the call that finds out leaves it to torch, the next one loads anew. */
+static void
+check_reset(void)
+{
+    static const int32_t codes[] = {201, 400, 709};
+    y5_emulated_machine *machine = y5_emulated();
+    for (size_t i = 0; i < sizeof(codes) / sizeof(codes[0]); i++) {
+        int64_t loaded = machine->loaded;
+        failing("cuLaunchKernel", codes[i], Y5_CUDA_NOT_NOW, "ema on device 0");
+        CHECK(machine->loaded > loaded, "%d: nothing was loaded", (int)codes[i]);
+        loaded = machine->loaded;
+        failing("cuLaunchKernel", 1, Y5_CUDA_NOT_NOW, "ema on device 0");
+        CHECK(machine->loaded == loaded, "loaded once more");
+    }
 }
 
 /* One call of each operation on three items. */
@@ -270,15 +293,17 @@ test_failures(void)
 {
     shake_machine();
     check_capture();
-    failing("cudaGetDevice", 35, Y5_CUDA_NO_DRIVER, "driver");
-    failing("cudaGetDevice", 100, Y5_CUDA_NO_DRIVER, "no CUDA device can be used");
-    failing("cudaSetDevice", 101, Y5_CUDA_BAD_ARGUMENT, "there is no device 0");
-    failing("cudaDeviceGetAttribute", 1, Y5_CUDA_NOT_NOW, "asking for the multiprocessors");
-    failing("launch", 2, Y5_CUDA_NOT_NOW, "ema on device 0: what the runtime says");
-    failing("launch", 209, Y5_CUDA_NO_KERNEL, "does not run on device 0, an sm_90 chip");
-    failing("launch", 700, Y5_CUDA_FAILED, "ema on device 0: what the runtime says");
+    failing_in(ask_anew, "cuDeviceGetCount", 100, Y5_CUDA_NO_DRIVER, "no CUDA device can be used");
+    failing_in(ask_anew, "cuDeviceGet", 101, Y5_CUDA_BAD_ARGUMENT, "there is no device 0");
+    failing_in(ask_anew, "cuDeviceGetAttribute", 1, Y5_CUDA_NOT_NOW,
+               "asking for the multiprocessors");
+    failing_in(ask_anew, "cuModuleLoadData", 998, Y5_CUDA_NOT_NOW, "has no words for (unknown");
+    failing("cuLaunchKernel", 2, Y5_CUDA_NOT_NOW, "ema on device 0: what the driver says");
+    failing("cuLaunchKernel", 209, Y5_CUDA_NO_KERNEL, "does not run on device 0, an sm_90 chip");
+    failing("cuLaunchKernel", 700, Y5_CUDA_FAILED, "ema on device 0: what the driver says");
     all_errors();
     check_device_failures();
+    check_reset();
     check_guard();
     y5_emulated()->current_device = 0;
     y5_emulated()->devices = 1;

@@ -42,7 +42,7 @@ check_ema(int64_t count, int32_t spared, int32_t code)
     y5_cuda_error error;
     char words[64];
     set_up(count);
-    machine->failing = "launch";
+    machine->failing = "cuLaunchKernel";
     machine->failure = code;
     machine->spared = spared;
     y5_cuda_status status = api->ema_update(&here, pairs, count, 0.5, &error);
@@ -61,7 +61,7 @@ check_ema(int64_t count, int32_t spared, int32_t code)
     CHECK((strstr(error.message, words) != NULL) == (spared > 0), "%s", error.message);
 }
 
-/* Operations whose results are memory of their own say what the runtime says, whichever launch it
+/* Operations whose results are memory of their own say what the driver says, whichever launch it
  * was: torch may begin again. */
 static void
 check_others(int32_t spared)
@@ -76,7 +76,7 @@ check_others(int32_t spared)
     for (int64_t i = 0; i < MOST; i++) {
         items[i] = (y5_elements){averages[i], 2, Y5_FLOAT32};
     }
-    machine->failing = "launch";
+    machine->failing = "cuLaunchKernel";
     machine->failure = 2;
     machine->spared = spared;
     y5_cuda_status status = api->sparsity_count(&here, items, MOST, &zeros, 1, &error);
@@ -84,7 +84,7 @@ check_others(int32_t spared)
     machine->spared = spared;
     status = api->prune(&here, &layer, 1, workspace, sizeof(workspace), &error);
     CHECK(status == Y5_CUDA_NOT_NOW, "prune: status %d", (int)status);
-    machine->failing = "cudaMemsetAsync";
+    machine->failing = "cuMemsetD8Async";
     machine->spared = 0;
     status = api->sparsity_count(&here, items, MOST, &zeros, 1, &error);
     CHECK(status == Y5_CUDA_NOT_NOW, "clearing: status %d", (int)status);

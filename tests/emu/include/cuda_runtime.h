@@ -1,6 +1,5 @@
-/* Stands in for CUDA's header of this name, so that cuda/ compiles as host C++: qualifiers, the few
- * intrinsics the kernels use, and a runtime whose devices, streams and failures a test sets up.
- * Device memory is host memory; a stream is a number. */
+/* Stands in for CUDA's header of this name, so that kernels compile as host C++: qualifiers and the
+ * few intrinsics they use. */
 #ifndef Y5_EMU_CUDA_RUNTIME_H
 #define Y5_EMU_CUDA_RUNTIME_H
 
@@ -8,11 +7,6 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
-
-#include <functional>
-
-#define Y5_EMULATED 1
-#define CUDART_VERSION 13000
 
 #define __host__
 #define __device__
@@ -35,48 +29,7 @@ extern dim3 blockIdx;
 extern dim3 blockDim;
 extern dim3 gridDim;
 
-/* The runtime: the functions the launchers call. */
-typedef enum : int { /* the runtime has many more */
-                     cudaSuccess = 0,
-                     cudaErrorInsufficientDriver = 35,
-                     cudaErrorInvalidDevice = 101,
-                     cudaErrorStreamCaptureUnsupported = 900,
-} cudaError_t;
-
-typedef struct CUstream_st *cudaStream_t;
-typedef enum {
-    cudaDevAttrMultiProcessorCount = 16,
-    cudaDevAttrComputeCapabilityMajor = 75,
-    cudaDevAttrComputeCapabilityMinor = 76,
-} cudaDeviceAttr;
-typedef enum {
-    cudaStreamCaptureModeGlobal = 0,
-    cudaStreamCaptureModeThreadLocal = 1,
-    cudaStreamCaptureModeRelaxed = 2,
-} cudaStreamCaptureMode;
-struct cudaFuncAttributes {
-    int numRegs;
-};
-
-const char *cudaGetErrorString(cudaError_t code);
-const char *cudaGetErrorName(cudaError_t code);
-cudaError_t cudaDriverGetVersion(int *version);
-cudaError_t cudaGetDeviceCount(int *count);
-cudaError_t cudaGetDevice(int *device);
-cudaError_t cudaSetDevice(int device);
-cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr attribute, int device);
-cudaError_t cudaGetLastError(void);
-cudaError_t cudaMemsetAsync(void *data, int value, size_t bytes, cudaStream_t stream);
-cudaError_t cudaFuncGetAttributes(cudaFuncAttributes *attributes, const void *kernel);
-cudaError_t cudaThreadExchangeStreamCaptureMode(cudaStreamCaptureMode *mode);
-
 namespace y5_emulator {
-
-/* Runs a kernel: block after block, the threads of a block as fibers that switch at barriers.
- * Ends the process where threads of a block wait at different barriers. Loads the kernel if nobody
- * did, which fails while a graph is captured. */
-void launch(const void *kernel, const char *name, dim3 grid, dim3 block, const void *stream,
-            const std::function<void()> &body);
 
 /* Each thread waits until all of the block, or of its warp, have come as far. */
 void wait_for_block();

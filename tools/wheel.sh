@@ -47,6 +47,9 @@ made=$(mktemp -d)
 trap 'rm -rf "$made"' EXIT
 rm -f dist/yolov5_torch_utils-*
 
+step "version and changelog"
+"$python" tools/check_release.py
+
 step "source distribution, and the wheel from it"
 "$python" -m build --no-isolation --outdir "$made" .
 cp "$made"/*.tar.gz dist

@@ -25,7 +25,7 @@ def main(argv: Sequence[str]) -> int:
     missing = [name for name in _NEEDED if find_spec(name) is None]
     if missing:
         return _fail(
-            f'{" and ".join(missing)} not installed. Remedy: pip install "yolov5-torch-utils[demo]"'
+            f"{' and '.join(missing)} not installed. Remedy: pip install {' '.join(missing)}"
         )
     try:
         options.output.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,77 @@
+"""What a release goes by: one version, texts that name what can be installed, pinned actions."""
+
+from __future__ import annotations
+
+import re
+import runpy
+from pathlib import Path
+
+import pytest
+
+import yolov5_utils
+from yolov5_utils import install_hint
+
+ROOT = Path(__file__).parents[2]
+CHECK = runpy.run_path(str(ROOT / "tools" / "check_release.py"))
+DATED = "# Changelog\n\n## [1.2.3] - 2026-01-31\n\n## [1.2.2] - 2025-12-31\n"
+
+
+def texts() -> list[Path]:
+    """All that users read."""
+    code = [*(ROOT / "yolov5_utils").rglob("*.py"), *(ROOT / "examples").rglob("*.py")]
+    return [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *code]
+
+
+def test_version_and_changelog_agree() -> None:
+    changelog = (ROOT / "CHANGELOG.md").read_text()
+    assert CHECK["problems"](yolov5_utils.__version__, changelog, None) == []
+
+
+@pytest.mark.parametrize(
+    ("version", "changelog", "tag", "words"),
+    [
+        ("1.2.3", DATED, "v1.2.3", None),
+        ("1.2.3", DATED.replace("2026-01-31", "unreleased"), None, None),
+        ("1.2.3", DATED.replace("2026-01-31", "unreleased"), "v1.2.3", "no date for 1.2.3"),
+        ("1.2.4", DATED, None, "begins with 1.2.3, and the package is 1.2.4"),
+        ("1.2.3", DATED, "v1.2.4", "the tag v1.2.4 is not v1.2.3"),
+        ("1.2.3", "", "v1.2.3", "no section"),
+    ],
+)
+def test_what_a_release_must_have(
+    version: str, changelog: str, tag: str | None, words: str | None
+) -> None:
+    told = CHECK["problems"](version, changelog, tag)
+    assert told == [] if words is None else len(told) == 1 and words in told[0]
+
+
+def test_texts_name_what_can_be_installed() -> None:
+    """The name on the index before it is there, nor a path once it is."""
+    command = re.compile(rf"pip install [^`'\n]*{install_hint.NAME}")
+    named = [path.name for path in texts() if command.search(path.read_text())]
+    assert bool(named) == install_hint.ON_INDEX, named
+    assert ("it is not on PyPI yet" in (ROOT / "README.md").read_text()) != install_hint.ON_INDEX
+
+
+@pytest.mark.parametrize("on_index", (False, True))
+def test_a_remedy_can_be_followed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, on_index: bool
+) -> None:
+    monkeypatch.setattr(install_hint, "ON_INDEX", on_index)
+    checkout = tmp_path / "with space"
+    (checkout / "yolov5_utils").mkdir(parents=True)
+    monkeypatch.setattr(install_hint, "__file__", str(checkout / "yolov5_utils" / "x.py"))
+    assert (install_hint.source() == install_hint.NAME) == on_index
+    (checkout / "pyproject.toml").touch()
+    assert install_hint.source() == f"'{checkout}'"
+    told = install_hint.for_broken_extension(ImportError("no such symbol"))
+    assert told.endswith(f"pip install --force-reinstall --no-deps '{checkout}'")
+
+
+def test_actions_of_a_release_are_pinned() -> None:
+    text = (ROOT / ".github" / "workflows" / "release.yml").read_text()
+    used = re.findall(r"uses: (\S+)(.*)", text)
+    assert used
+    for action, comment in used:
+        assert re.fullmatch(r"[\w.-]+/[\w.-]+@[0-9a-f]{40}", action), action
+        assert re.fullmatch(r" # v[\d.]+", comment), action

@@ -7,6 +7,7 @@ its own way, so any exception is a no, and none breaks the import. Must not know
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -109,11 +110,27 @@ def autocast(device: str) -> Callable[[], bool]:
     return torch.is_autocast_enabled if device == "cuda" else find("is_autocast_cpu_enabled") or _no
 
 
+# By these cuBLAS multiplies otherwise than torch asks for, where they are neither empty nor 0.
+_CUBLAS_SWITCHES = (
+    "NVIDIA_TF32_OVERRIDE",
+    "CUBLAS_EMULATE_SINGLE_PRECISION",
+    "CUBLAS_EMULATE_DOUBLE_PRECISION",
+)
+
+
 def lower_precision(backend: str) -> Callable[[], bool]:
-    """A function that says whether float32 matrix products may use a shorter type inside.
+    """A function that says whether matrix products may use a shorter type inside.
 
     `backend` is "mkldnn" for the CPU, or "cuda".
     """
+    by_torch = _lower_precision_by_torch(backend)
+    if backend != "cuda":
+        return by_torch
+    get = os.environ.get
+    return lambda: by_torch() or any(get(name, "0") not in ("", "0") for name in _CUBLAS_SWITCHES)
+
+
+def _lower_precision_by_torch(backend: str) -> Callable[[], bool]:
     getter = find("_C._get_fp32_precision_getter")
     if takes(getter, backend, "matmul"):  # torch 2.9 and later
         return lambda: getter(backend, "matmul") not in ("none", "ieee")

@@ -204,3 +204,22 @@ def test_an_interrupt_of_the_import_is_no_refusal() -> None:
         assert "AttributeError" in ran.stderr
     else:
         assert "KeyboardInterrupt" in ran.stdout
+
+
+@pytest.mark.parametrize("name", probe._CUBLAS_SWITCHES)
+def test_switches_of_cublas_lower_the_precision(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """On GPUs only; torch's own switch is asked besides."""
+    on_gpu, on_cpu = map(probe.lower_precision, ("cuda", "mkldnn"))
+    for other in probe._CUBLAS_SWITCHES:
+        monkeypatch.delenv(other, raising=False)
+    assert not on_gpu()
+    for value, lowered in (("0", False), ("", False), ("1", True)):
+        monkeypatch.setenv(name, value)
+        assert (on_gpu(), on_cpu()) == (lowered, False)
+    monkeypatch.delenv(name)
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = True
+    try:
+        assert on_gpu()
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before

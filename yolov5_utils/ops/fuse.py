@@ -185,7 +185,7 @@ def _other_products(kind: str) -> str | None:
     if autocast_is_on():
         return "autocast is on"
     if precision_is_lowered():
-        return "float32 matrix products run at a lower precision"
+        return "matrix products run at a lower precision"
     return None
 
 

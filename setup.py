@@ -67,6 +67,12 @@ def compiler_arguments() -> tuple[list[str], list[str]]:
     return compiling, linking
 
 
+def check_folder() -> None:
+    """A build writes into the folder it builds from, as setuptools does before anything else."""
+    if not os.access(".", os.W_OK):
+        sys.exit(f"yolov5_utils: {Path.cwd()} cannot be written to: build from a copy of it")
+
+
 class BuildExtension(build_ext):
     """build_ext that always compiles: kernels are included files, and switches change the flags."""
 
@@ -145,6 +151,7 @@ def licence() -> dict[str, str]:
     return {"license": "MIT"}
 
 
+check_folder()
 setup(
     ext_modules=[
         Extension(

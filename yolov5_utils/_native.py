@@ -12,7 +12,12 @@ import torch
 
 from . import install_hint, probe, switches
 
+if (0, 0) < probe.release() < (1, 13):
+    raise ImportError(
+        f"yolov5_utils: torch {torch.__version__} is older than 1.13, which is needed"
+    )
 try:
+    install_hint.refuse_truncated(f"{__package__}._C")
     from . import _C as _C
 except ImportError as error:
     raise ImportError(f"yolov5_utils: {install_hint.for_broken_extension(error)}") from error

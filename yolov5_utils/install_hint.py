@@ -3,7 +3,10 @@ import torch: a client runs next."""
 
 from __future__ import annotations
 
+import importlib.util
+import os
 import shlex
+import struct
 from pathlib import Path
 
 NAME = "yolov5-torch-utils"
@@ -16,6 +19,25 @@ def source() -> str:
     if (checkout / "pyproject.toml").is_file():
         return shlex.quote(str(checkout))
     return NAME if ON_INDEX else "PATH (of the wheel's file, or of a checkout)"
+
+
+def refuse_truncated(module: str) -> None:
+    """ImportError where the file of an extension module is cut off, as by a disk that was full.
+
+    To load one ends the process with SIGBUS. An ELF file ends with its table of sections.
+    """
+    spec = importlib.util.find_spec(module)
+    if spec is None or not spec.origin:
+        return
+    with open(spec.origin, "rb") as file:
+        header = file.read(64)
+        size = os.fstat(file.fileno()).st_size
+    if len(header) == 64 and header.startswith(b"\x7fELF\x02\x01"):  # 64 bits, little-endian
+        (table,) = struct.unpack_from("<Q", header, 40)
+        bytes_each, sections = struct.unpack_from("<HH", header, 58)
+        whole = table + bytes_each * sections
+        if size < whole:
+            raise ImportError(f"{spec.origin} is cut off: it has {size} of {whole} bytes")
 
 
 def for_broken_extension(error: ImportError) -> str:

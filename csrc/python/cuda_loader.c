@@ -69,11 +69,45 @@ y5_cuda_stop(y5_state *state)
     }
 }
 
+/* False for a file that is cut off, as by a disk that was full: to load one ends the process with
+ * SIGBUS. An ELF file, here of 64 bits and little-endian, ends with its table of sections. */
+static bool
+is_whole(const char *path)
+{
+    unsigned char header[64] = {0};
+    uint64_t table = 0;
+    uint16_t shape[2] = {0, 0}; /* bytes of an entry, entries */
+    long size = 0;
+    FILE *file = fopen(path, "rb");
+    if (file == NULL) {
+        return true; /* dlopen() says why */
+    }
+    size_t got = fread(header, 1, sizeof(header), file);
+    if (fseek(file, 0, SEEK_END) == 0) {
+        size = ftell(file);
+    }
+    (void)fclose(file);
+    if (got < sizeof(header) || memcmp(header,
+                                       "\x7f"
+                                       "ELF\2\1",
+                                       6) != 0) {
+        return true; /* as above */
+    }
+    memcpy(&table, header + 40, sizeof(table));
+    memcpy(shape, header + 58, sizeof(shape));
+    return size >= 0 && (uint64_t)size >= table + (uint64_t)shape[0] * shape[1];
+}
+
 /* The function that hands out the table, or NULL with the problem noted. */
 static y5_cuda_get_api_function
 open_library(struct y5_cuda *cuda)
 {
     y5_cuda_get_api_function get_api = NULL;
+    if (!is_whole(cuda->path)) {
+        snprintf(cuda->problem, sizeof(cuda->problem),
+                 "the CUDA library is cut off (%s): install the package again", cuda->path);
+        return NULL;
+    }
     void *library = dlopen(cuda->path, RTLD_NOW | RTLD_LOCAL);
     if (library == NULL) {
         const char *words = dlerror();

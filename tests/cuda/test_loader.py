@@ -105,6 +105,21 @@ def test_missing_libraries(gpu: Start, tmp_path: Path) -> None:
     assert refusal().startswith("the CUDA library cannot be loaded: ")
 
 
+def test_libraries_that_are_cut_off(built: Built, gpu: Start, tmp_path: Path) -> None:
+    """As by a disk that was full; the loader itself would end the process with SIGBUS."""
+    whole = built("fake_library.c", "FAKE_CUT_OFF").read_bytes()
+    gpu(None)
+    for size in (0, 63, 64, 1000, 4096, len(whole) // 2, len(whole) - 1):
+        path = tmp_path / f"{size}.so"
+        path.write_bytes(whole[:size])
+        _C.use_cuda_library(path)
+        assert refusal().startswith(
+            "the CUDA library cannot be loaded: "
+            if size < 64
+            else f"the CUDA library is cut off ({path}): install"
+        )
+
+
 def test_a_path_that_is_no_text(gpu: Start) -> None:
     gpu(None)
     _C.use_cuda_library(b"/nowhere/\xff\xfe.so")

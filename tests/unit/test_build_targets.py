@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -35,7 +36,7 @@ class Tree:
     """A copy of what make needs, and a folder of somebody else's beside it."""
 
     def __init__(self, folder: Path) -> None:
-        self.root = folder / "checkout"
+        self.root = folder / "check out"
         self.root.mkdir()
         for name in ("Makefile", "setup.py", "pyproject.toml"):
             shutil.copy(ROOT / name, self.root)
@@ -178,6 +179,17 @@ def test_clean_keeps_what_was_there_before(tree: Tree) -> None:
         kept = contents(tree.root / name)
         assert {file: kept.get(file) for file in tree.before} == tree.before, name
         assert (tree.root / name / "__pycache__").is_dir(), name
+
+
+def test_a_checkout_that_cannot_be_written_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before setuptools fails in its own words."""
+    setuptools = pytest.importorskip("setuptools")
+    monkeypatch.setattr(setuptools, "setup", lambda **options: None)
+    check = runpy.run_path(str(ROOT / "setup.py"))["check_folder"]
+    check()
+    monkeypatch.setattr(check.__globals__["os"], "access", lambda path, mode: False)
+    with pytest.raises(SystemExit, match="cannot be written to: build from a copy of it"):
+        check()
 
 
 def test_a_dist_of_somebody_elses_is_refused_and_kept(tree: Tree) -> None:

@@ -93,6 +93,14 @@ def test_strict_refuses_the_torch_way() -> None:
     assert "RuntimeError: ema: C cannot run this call (decay: not a Python float)" in done.stderr
 
 
+def test_an_old_torch_is_one_sentence() -> None:
+    code = "import torch; torch.__version__ = '1.12.1+cu116'; import yolov5_utils._native"
+    done = python("-c", code)
+    assert done.returncode == 1
+    told = "ImportError: yolov5_utils: torch 1.12.1+cu116 is older than 1.13, which is needed"
+    assert done.stderr.splitlines()[-1] == told
+
+
 def test_missing_extension_names_the_remedy(tmp_path: Path) -> None:
     package = tmp_path / "yolov5_utils"
     source = Path(_native.__file__).parent
@@ -113,3 +121,10 @@ def test_missing_extension_names_the_remedy(tmp_path: Path) -> None:
     assert "pip install" in done.stderr
     (package / "_C.abi3.so").write_bytes(b"not a library")
     assert "pip install" in python("-S", "-c", code).stderr
+    whole = Path(_C.__file__).read_bytes()
+    for size in (0, 64, 4096, len(whole) // 2):
+        (package / "_C.abi3.so").write_bytes(whole[:size])
+        done = python("-S", "-c", code)
+        assert done.returncode == 1  # and no signal's number
+        assert "pip install" in done.stderr
+    assert f"is cut off: it has {size} of" in done.stderr

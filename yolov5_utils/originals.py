@@ -11,8 +11,10 @@ import importlib
 import math
 import time
 from collections.abc import Callable, Iterator
+from copy import deepcopy
 from functools import reduce
 from operator import attrgetter
+from pathlib import Path
 from types import BuiltinFunctionType, FunctionType
 from typing import Any, NamedTuple
 
@@ -21,9 +23,11 @@ import torch.nn.functional
 
 from . import probe
 
-# The modules that the originals know by these global names.
+# What the originals know by these global names: modules, and of Python's library.
 MODULES = {
     "F": torch.nn.functional,
+    "Path": Path,
+    "deepcopy": deepcopy,
     "math": math,
     "nn": torch.nn,
     "time": time,

@@ -47,7 +47,9 @@ def _yolov5(release: str, training: str) -> Client:
     }
     jobs = {name: (f"yolov5.{file}", shlex.split(words)) for name, (file, words) in runs.items()}
     jobs["prune"] = ("prune_model.py", ["--name", "prune"])
-    return Client(f"yolov5 {release}", f"yolov5=={release}", jobs, (*HOT, "time_sync"), 8)
+    return Client(
+        f"yolov5 {release}", f"yolov5=={release}", jobs, (*HOT, "time_sync", "model_info"), 8
+    )
 
 
 def _ultralytics(release: str, hot: tuple[str, ...], updates: int) -> Client:

@@ -15,9 +15,9 @@ import pytest
 from synthetic import PACKAGES, RELEASES, YOLOV5, known_forms, text_of
 
 from yolov5_utils import overlay, switches
-from yolov5_utils.ops import OPERATIONS
 from yolov5_utils.overlay.fingerprint import examine
 from yolov5_utils.overlay.known_callables import HOT
+from yolov5_utils.overlay.replacements import RECORDS
 
 ROOT = Path(__file__).parents[2]
 Loader = Callable[..., ModuleType]
@@ -132,4 +132,4 @@ def run(*arguments: str, folder: Path, **environment: str) -> subprocess.Complet
 def replaceable(release: str = "7.0") -> tuple[str, ...]:
     """The names that the overlay replaces in a synthetic client: those that C has."""
     forms = examine(text_of(release)).forms
-    return tuple(name for name in forms if OPERATIONS[HOT[name].operation].refusal() is None)
+    return tuple(name for name in forms if RECORDS[HOT[name].operation].refusal() is None)

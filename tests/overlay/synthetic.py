@@ -10,7 +10,14 @@ import ast
 from collections.abc import Iterator
 
 from yolov5_utils.overlay.fingerprint import digest
-from yolov5_utils.overlay.known_callables import Form, FuseForm, PruneForm, ScaleForm, TimeForm
+from yolov5_utils.overlay.known_callables import (
+    Form,
+    FuseForm,
+    InfoForm,
+    PruneForm,
+    ScaleForm,
+    TimeForm,
+)
 
 YOLOV5 = ("5.0", "6.0", "between", "6.1", "6.2", "7.0")
 ULTRALYTICS = ("u8.0", "u8.3", "u8.4")
@@ -29,11 +36,12 @@ import torch.nn.functional as F
 from torch import nn
 
 {logger} = logging.getLogger("client")
+{thop}
 
 
 def torch_distributed_zero_first(local_rank): ...
 def select_device(device=""): ...
-def model_info(model): ...
+{info}
 def initialize_weights(model): ...
 {others}
 
@@ -207,12 +215,33 @@ def unwrap_model(model):
     while hasattr(model, "module"):
         model = model.module
     return model"""
-OWN = ("prune", "fuse_conv_and_bn", "scale_img", "time_sync", "time_synchronized")
+_IMPORTS_THOP = """
+try:
+    import thop
+except ImportError:
+    thop = None
+"""
+_INFO = '''def model_info(model, verbose=False, size=640):
+    """How large it is."""
+    numbers = sum(weights.numel() for weights in model.parameters())
+    if verbose:
+        print(numbers)
+    try:
+        {first}
+        image = torch.zeros((1, model.yaml.get("ch", 3), 32, 32))
+        share = {profile}(deepcopy(model), inputs=(image,), verbose=False)[0] / 1e9
+        costs = f", {{share * size / 32:.3f}} costs"
+    except Exception:
+        costs = ""
+    {logger}.info(f"{{numbers}} numbers{{costs}}")
+'''
+OWN = ("prune", "fuse_conv_and_bn", "scale_img", "time_sync", "time_synchronized", "model_info")
 
 
 def text_of(release: str) -> str:
     """A client's torch_utils.py as of `release`, one of RELEASES."""
     early = release in ("5.0", "6.0")
+    asks_once = release in ("6.2", "7.0")  # for thop, at the start
     yolov5 = release in YOLOV5
     dilated = release in ("7.0", "u8.0", "u8.3")
     wrappers = "(nn.DataParallel, nn.parallel.DistributedDataParallel)"
@@ -220,6 +249,14 @@ def text_of(release: str) -> str:
     return _COMMON.format(
         head="YOLOv5, as the tests know it" if yolov5 else "Ultralytics, as the tests know it",
         logger="logger" if release == "5.0" else "LOGGER",
+        thop=_IMPORTS_THOP,
+        info=_INFO.format(
+            first="pass" if asks_once else "from thop import profile",
+            profile="thop.profile" if asks_once else "profile",
+            logger="logger" if release == "5.0" else "LOGGER",
+        )
+        if yolov5
+        else "def model_info(model): ...",
         others=_PROFILE if yolov5 else _OF_ULTRALYTICS,
         prune=_PRUNE.format(**(_LOGS if release in ("6.2", "7.0") else _PRINTS)) if yolov5 else "",
         fuse=_FUSE.format(result=result.format(dilation="dilation=conv.dilation, " * dilated)),
@@ -241,9 +278,11 @@ def known_forms() -> Iterator[tuple[str, str, Form]]:
             "scale_img": ScaleForm(),
             "time_sync": TimeForm(),
             "time_synchronized": TimeForm(),
+            "model_info": InfoForm(),
         }
         for node in ast.parse(text_of(release)).body:
-            if isinstance(node, ast.FunctionDef) and node.name in OWN:
+            own = isinstance(node, ast.FunctionDef) and node.name in OWN
+            if own and (node.name != "model_info" or release in YOLOV5):
                 yield node.name, digest(node), forms[node.name]
 
 

@@ -32,8 +32,9 @@ def counts() -> list[Any]:
 
 
 def test_without_a_name_every_hot_path_is_explained() -> None:
-    rows = yolov5_utils.explain()
+    *rows, info = yolov5_utils.explain()
     assert [row.name for row in rows] == list(OPERATIONS)
+    assert info == yolov5_utils.explain("model_info")
     for row in rows:
         way, known = SCALED if row.name == "scale_img" else ("C", f"level {_C.info()['level']}")
         known = "the clock" if row.name == "time_synchronized" else known
@@ -46,7 +47,13 @@ def test_without_a_name_every_hot_path_is_explained() -> None:
 def test_names_of_hot_paths_and_of_clients(name: str) -> None:
     row = yolov5_utils.explain(name)
     assert row.name == name
-    assert row.way in ("C", "torch")
+    assert row.way in (("shapes",) if name == "model_info" else ("C", "torch"))
+
+
+def test_why_thop_counts_in_a_copy() -> None:
+    row = yolov5_utils.explain("model_info", model_of().double())
+    assert row.way == "torch"
+    assert row.why.startswith("thop counts in a copy of the model: ")
 
 
 def test_unknown_name() -> None:

@@ -8,18 +8,20 @@ from typing import Any, NamedTuple
 import torch
 
 from .. import _C, overlay
+from ..helpers import counting
+from ..helpers.inspection import load_thop
 from ..operation import Operation
 from ..ops import OPERATIONS
 from ..overlay.known_callables import HOT, Form
 from ..overlay.replaced import ENTRIES
-from ..overlay.replacements import client_refusal
+from ..overlay.replacements import RECORDS, client_refusal
 
 
 class Explanation(NamedTuple):
     """Which way a hot path, or one call of it, runs in this process, and why."""
 
     name: str
-    way: str  # "C", "CUDA", "torch", or "error" for a call that raises
+    way: str  # "C", "CUDA", "torch", "error" for a call that raises; of model_info also "shapes"
     why: str
 
     def __str__(self) -> str:
@@ -29,7 +31,8 @@ class Explanation(NamedTuple):
 def explain(name: str | None = None, *args: Any) -> Explanation | list[Explanation]:
     """Which way the hot path `name` runs, and why; all of them without a name.
 
-    `name` is a hot path's or a client's: "ema" or "ModelEMA.update", "fuse" or "fuse_conv_and_bn".
+    `name` is a hot path's or a client's: "ema" or "ModelEMA.update", "fuse" or "fuse_conv_and_bn";
+    or "model_info", which is no hot path.
     With the arguments of a call (of the average: the ModelEMA and the model) the answer is for that
     call, which is not made: no tensor is changed and no call counted. Without them it is for a call
     as YOLOv5 makes it, on the CPU, which is tried. ValueError for another name.
@@ -38,19 +41,32 @@ def explain(name: str | None = None, *args: Any) -> Explanation | list[Explanati
     of this process, and where such a call would go another way there, is added to the reason.
     """
     if name is None:
-        return [_explained(operation.name, operation, ()) for operation in OPERATIONS.values()]
-    called = {alias: one for one in OPERATIONS.values() for alias in one.public_names}
-    called = {**called, **OPERATIONS}
+        return [_explained(operation, operation, ()) for operation in RECORDS]
+    called = {alias: one.name for one in OPERATIONS.values() for alias in one.public_names}
+    called |= {operation: operation for operation in RECORDS}
     if name not in called:
-        known = ", ".join(dict.fromkeys([*OPERATIONS, *called]))
+        known = ", ".join(dict.fromkeys([*RECORDS, *called]))
         raise ValueError(f"name: got {name!r}, allowed are {known}")
     return _explained(name, called[name], args)
 
 
-def _explained(name: str, operation: Operation, args: tuple[Any, ...]) -> Explanation:
-    own = of_the_package(name, operation, args)
-    asked = args if own.way in ("C", "CUDA") else ()
-    return own._replace(why="; ".join([own.why, *_in_clients(operation.name, asked)]))
+def _explained(name: str, operation: str, args: tuple[Any, ...]) -> Explanation:
+    if operation in OPERATIONS:
+        own = of_the_package(name, OPERATIONS[operation], args)
+    else:
+        own = _of_model_info(name, *args[:1])
+    asked = () if own.way in ("torch", "error") else args
+    return own._replace(why="; ".join([own.why, *_in_clients(operation, asked)]))
+
+
+def _of_model_info(name: str, model: Any = None) -> Explanation:
+    """What thop counts a model's operations in."""
+    reason = counting.RECORD.refusal()
+    if reason is None and model is not None:
+        reason = counting.why_a_copy(model, load_thop())
+    if reason is not None:
+        return Explanation(name, "torch", f"thop counts in a copy of the model: {reason}")
+    return Explanation(name, "shapes", "thop's rules, on the shapes of one forward pass")
 
 
 def _in_clients(operation: str, args: tuple[Any, ...]) -> Iterator[str]:

@@ -15,9 +15,11 @@ from typing import Any
 import torch
 
 from .. import _C, __version__, _native, overlay
+from ..helpers import counting
 from ..ops import OPERATIONS
 from ..overlay.fingerprint import NotRecognised, examine
 from ..overlay.known_callables import HOT
+from ..overlay.replacements import RECORDS
 from ..switches import ALL as SWITCHES
 from .explain import of_the_package
 
@@ -42,6 +44,10 @@ def facts(ask_gpus: bool = False) -> dict[str, Any]:
         "cuda_library": cuda_library(ask_gpus),
         "switches": {switch.name: switch.read() for switch in SWITCHES},
         "hot_paths": hot_paths(),
+        "model_info": {
+            "calls": dict(counting.RECORD.calls),
+            "reasons": dict(counting.RECORD.reasons),
+        },
         "overlay": {
             "installed": overlay.installed(),
             "start_up_file": _start_up_file(),
@@ -120,7 +126,7 @@ def _record(name: str, file: Path) -> overlay.Record:
         return overlay.Record(name, str(file), None, (), {"module": f"cannot be read: {error}"})
     left = dict(found.left)
     for hot in found.forms:
-        reason = OPERATIONS[HOT[hot].operation].refusal()
+        reason = RECORDS[HOT[hot].operation].refusal()
         if reason is not None:
             left[hot] = reason
     replaced = tuple(hot for hot in found.forms if hot not in left)
@@ -159,6 +165,8 @@ def as_text() -> str:
     rows += [(name, value or "(not set)") for name, value in all_facts["switches"].items()]
     for operation, path in all_facts["hot_paths"].items():
         rows.append((f"hot path {operation}", f"{path['way']}: {path['why']}{_called(path)}"))
+    counted = _called(all_facts["model_info"])
+    rows.append(("model_info", f"thop's rules on shapes, else in a copy of the model{counted}"))
     hook = all_facts["overlay"]
     rows.append(("overlay", "installed" if hook["installed"] else "not installed in this process"))
     by_file = "works" if hook["start_up_file"] else "has no effect: no start-up file beside it"

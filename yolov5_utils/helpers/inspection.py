@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from copy import deepcopy
 from typing import Any
 
 import torch
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 
 from .. import probe
 from ..ops.time_synchronized import time_synchronized
+from .counting import stand_in
 from .device import logger, select_device
 
 
@@ -256,7 +256,7 @@ def _image_gflops(model: Any, img_size: Any) -> float:
     settings = getattr(model, "yaml", None)  # 5.0's first layer has four channels for each of them
     channels = settings.get("ch", 3) if isinstance(settings, Mapping) else first.shape[1]
     image = torch.zeros((1, channels, stride, stride), device=first.device)
-    giga = _giga_operations(deepcopy(model), (image,))  # a forward pass may leave traces
+    giga = _giga_operations(stand_in(model, load_thop()), (image,))  # a forward pass leaves traces
     if not isinstance(img_size, (list, tuple)):
         img_size = (img_size, img_size)
     return float(giga * img_size[0] / stride * img_size[1] / stride)

@@ -99,7 +99,9 @@ _PARAMETERS = {
 }
 
 # Functions of the client itself and its log are looked up at each call, as the original does.
-_LOOKED_UP = frozenset(("LOGGER", "de_parallel", "is_parallel", "sparsity", "unwrap_model"))
+_LOOKED_UP = frozenset(
+    ("LOGGER", "de_parallel", "is_parallel", "logger", "sparsity", "thop", "unwrap_model")
+)
 
 _Definitions = Mapping[str, "ast.FunctionDef | ast.ClassDef"]
 
@@ -140,7 +142,7 @@ def examine(source: str) -> Fingerprint:
     release = f"{family}, release unknown"
     for name, hot in HOT.items():
         definition = definitions.get(name)
-        if not isinstance(definition, ast.FunctionDef):
+        if not isinstance(definition, ast.FunctionDef) or (hot.of_yolov5 and family != "YOLOv5"):
             continue
         form = hot.forms.get(digest(definition))
         if form is None:
@@ -199,10 +201,13 @@ def identify(module: Any) -> Fingerprint:
             found.left[name] = reason
         else:
             found.functions[name] = function
-    for name in HOT:  # what the file has from elsewhere
+    for name, hot in HOT.items():  # what the file has from elsewhere
         function = None if "." in name else vars(module).get(name)
+        place = getattr(function, "__module__", "another module")
+        if hot.of_yolov5 and place == names_of(module)["__name__"]:
+            continue
         if name not in found.forms and name not in found.left and callable(function):
-            found.left[name] = f"is {getattr(function, '__module__', 'another module')}'s"
+            found.left[name] = f"is {place}'s"
     return found
 
 

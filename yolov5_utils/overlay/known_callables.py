@@ -45,6 +45,10 @@ class TimeForm(NamedTuple):
     """The one behaviour of time_synchronized and time_sync that C has."""
 
 
+class InfoForm(NamedTuple):
+    """The one behaviour of YOLOv5's model_info: thop.profile(deepcopy(model), …) of one image."""
+
+
 class Left(NamedTuple):
     """A known form that is left to the client, and why."""
 
@@ -52,7 +56,7 @@ class Left(NamedTuple):
     release: str = ""
 
 
-Form = UpdateForm | SparsityForm | PruneForm | FuseForm | ScaleForm | TimeForm | Left
+Form = UpdateForm | SparsityForm | PruneForm | FuseForm | ScaleForm | TimeForm | InfoForm | Left
 
 _LERP = "its average is a lerp over lists of tensors, already one call of torch an update"
 _SCALED = "it scales the weights without a matrix product; its roundings are not in C"
@@ -102,6 +106,18 @@ _TIME: Mapping[str, Form] = {
     "f500bcc884fd": Left(_CLOCK),
     "cf349fd0ce20": Left(_CLOCK),
 }
+_INFO: Mapping[str, Form] = {
+    "6b09ca6b4c33": InfoForm(),
+    "fd888e656f7e": InfoForm(),
+    "1213d77f6682": InfoForm(),
+    "f95dcb0fe15e": InfoForm(),
+    "f0d7899931c8": InfoForm(),
+    "cce600cf7e5e": InfoForm(),
+    "4ffa383e0ec4": InfoForm(),
+    "8195d37c0639": InfoForm(),
+    "addc85707a1a": InfoForm(),
+    "7cde57eb6e20": InfoForm(),
+}
 
 
 class Hot(NamedTuple):
@@ -109,6 +125,7 @@ class Hot(NamedTuple):
 
     operation: str
     forms: Mapping[str, Form]
+    of_yolov5: bool = False  # True: ultralytics has another thing of that name
 
 
 HOT: Mapping[str, Hot] = {
@@ -119,4 +136,5 @@ HOT: Mapping[str, Hot] = {
     "scale_img": Hot("scale_img", _SCALE_IMG),
     "time_synchronized": Hot("time_synchronized", _TIME),
     "time_sync": Hot("time_synchronized", _TIME),
+    "model_info": Hot("model_info", _INFO, of_yolov5=True),  # no hot path: helpers/counting.py
 }

@@ -14,12 +14,11 @@ from types import CodeType, FrameType, FunctionType, ModuleType
 from typing import Any
 
 from .. import _replacements
-from ..ops import OPERATIONS  # which names the remedy where the extension is broken
 from .finder import names_of
 from .fingerprint import Fingerprint
 from .known_callables import HOT
 from .replaced import ENTRIES, MARK, Entry, code_of
-from .replacements import replacement
+from .replacements import RECORDS, replacement  # which name the remedy of a broken extension
 
 _numbers = itertools.count()
 
@@ -32,7 +31,7 @@ def apply(module: ModuleType, found: Fingerprint) -> tuple[str, ...]:
     replaced = []
     names = names_of(module)
     for name, form in found.forms.items():
-        reason = OPERATIONS[HOT[name].operation].refusal()
+        reason = RECORDS[HOT[name].operation].refusal()
         if reason is not None:
             found.left[name] = reason
             continue

@@ -9,6 +9,7 @@ torch is loaded.
 from __future__ import annotations
 
 import builtins
+import sys
 from collections.abc import Callable
 from itertools import repeat
 from operator import itemgetter
@@ -17,6 +18,8 @@ from typing import Any
 
 import torch
 
+from ..helpers import counting
+from ..operation import Operation
 from ..ops import OPERATIONS
 from ..ops import fuse as ops_fuse
 from ..ops import prune as ops_prune
@@ -31,6 +34,7 @@ from .known_callables import (
     HOT,
     Form,
     FuseForm,
+    InfoForm,
     PruneForm,
     ScaleForm,
     SparsityForm,
@@ -39,6 +43,9 @@ from .known_callables import (
 )
 
 Function = Callable[..., Any]
+
+# By Hot.operation: what refuses in this process, names the originals, counts and gives reasons.
+RECORDS: dict[str, Operation | counting.Record] = {**OPERATIONS, "model_info": counting.RECORD}
 
 _NO_LIMIT = (1 << 63) - 1  # of an int64 count
 _TIES = "torch"  # as the originals choose among equally small weights
@@ -49,7 +56,7 @@ def replacement(names: dict[str, Any], name: str, original: FunctionType, form: 
     function = _BUILDERS[type(form)](names, original, form)
     if isinstance(form, TimeForm):  # C looks at what that calls, in a twentieth of the time
         return function
-    operation = OPERATIONS[HOT[name].operation]
+    operation = RECORDS[HOT[name].operation]
     changed = _changes(names, original)
 
     def checked(*args: Any) -> Any:
@@ -228,6 +235,29 @@ def _time(names: dict[str, Any], original: Function, form: TimeForm) -> Function
     return time_synchronized
 
 
+def _model_info(names: dict[str, Any], original: FunctionType, form: InfoForm) -> Function:
+    """model_info: the client's own code, but for what it has thop count in."""
+
+    of_the_file = "thop" in global_names(original.__code__)  # else the function imports it
+
+    def model_info(model: Any, verbose: Any = False, *image_size: Any) -> Any:
+        reason = _info_refusal(verbose)
+        if reason is not None:
+            counting.RECORD.note_torch(reason)
+            return original(model, verbose, *image_size)
+        thop = (names if of_the_file else sys.modules).get("thop")
+        found = {**names, "deepcopy": lambda model: counting.stand_in(model, thop)}
+        own = FunctionType(original.__code__, found, original.__name__, original.__defaults__)
+        return own(model, verbose, *image_size)
+
+    return model_info
+
+
+def _info_refusal(verbose: Any) -> str | None:
+    """Why a client's model_info is left to itself, or None."""
+    return "it prints every parameter" if verbose else None
+
+
 def client_refusal(form: Form, *args: Any) -> str | None:
     """Why a replacement gives to torch a call that the package's own function does not, or None."""
     if isinstance(form, FuseForm):
@@ -236,6 +266,8 @@ def client_refusal(form: Form, *args: Any) -> str | None:
         return _sparsity_refusal(form)
     if isinstance(form, PruneForm):
         return ops_prune.other_choice(args[0], _TIES)
+    if isinstance(form, InfoForm):
+        return _info_refusal(args[1:2] and args[1])
     return None
 
 
@@ -246,4 +278,5 @@ _BUILDERS: dict[type, Function] = {
     FuseForm: _fuse,
     ScaleForm: _scale_img,
     TimeForm: _time,
+    InfoForm: _model_info,
 }

@@ -30,6 +30,7 @@ HOT = [
     "scale_img",
     "time_sync",
     "time_synchronized",
+    "model_info",
 ]
 # What a user may replace in torch, to count or to export: the owner, the name.
 COUNTED = [

@@ -61,7 +61,7 @@ ln -s "$PWD/build/cuda" "$made/source/build" # what is the same is not compiled 
 step "one wheel for every Linux with this C library or a newer one"
 "$python" -m auditwheel repair --wheel-dir dist "$made"/*.whl
 wheel=$(realpath dist/*.whl)
-[[ $wheel == *-cp310-abi3-manylinux_2_17_* ]] || {
+[[ $wheel == *-cp310-abi3-*manylinux_2_17_* ]] || {
   echo "error: ${wheel##*/}: expected one wheel of the stable ABI, for glibc 2.17" >&2
   exit 1
 }

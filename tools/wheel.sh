@@ -33,6 +33,8 @@ test_with() { # PYTHON WHEEL: outside of this folder, which holds the package, t
   local venv
   venv=$(mktemp -d "$made/venv.XXXXXX")
   "$1" -m venv "$venv"
+  "$venv/bin/python" -m pip install -q --no-deps --no-index "$2" </dev/null
+  (cd "$venv" && bin/python -c 'from yolov5_utils import _C; print(_C.__file__)') # torch has nothing to do with that
   # shellcheck disable=SC2086  # a list of arguments
   "$venv/bin/python" -m pip install -q $pip_args "torch==$torch" "$2" </dev/null
   (cd "$venv" && bin/python -m yolov5_utils info && bin/python -m yolov5_utils selftest)

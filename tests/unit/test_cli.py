@@ -440,3 +440,13 @@ def test_selftest_fails_where_a_handlers_exception_is_lost(
     code, lines = selftests("signals")
     assert code == 1
     assert "the exception of a signal handler was lost" in lines[1]
+
+
+def test_without_torch_a_command_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cli, "find_spec", lambda name: None)
+    assert cli.main(["info"]) == 1
+    told = capsys.readouterr().err
+    assert told.startswith("yolov5_utils: torch is not installed for ")
+    assert told.count("\n") == 1

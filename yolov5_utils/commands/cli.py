@@ -11,6 +11,7 @@ import site
 import sys
 import sysconfig
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 
 from .. import __version__, install_hint
 from ..switches import ALL as SWITCHES
@@ -84,6 +85,8 @@ def _run_command(name: str, arguments: list[str]) -> int:
     problem = _check_build()
     if problem is not None:
         return problem
+    if find_spec("torch") is None:
+        return _fail(f"torch is not installed for {sys.executable}: install it first", 1)
     try:
         code = _COMMANDS[name](arguments)
         sys.stdout.flush()  # else a reader that is gone shows only at exit
@@ -141,6 +144,7 @@ def _check_build(warn: bool = False) -> int | None:
         for switch in SWITCHES:
             switch.read()
         try:
+            install_hint.refuse_truncated("yolov5_utils._C")
             from .. import _C
         except ImportError as error:
             code = _fail(install_hint.for_broken_extension(error), 1)

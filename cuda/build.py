@@ -134,7 +134,7 @@ def plan(*, strict: bool = False) -> Plan:
         needed = ".".join(map(str, OLDEST))
         raise CannotBuild(f"{nvcc} is of CUDA {release[0]}.{release[1]}, needed is {needed}")
     ptxas = find_ptxas(nvcc)
-    known = set(map(int, re.findall(r"\bsm_(\d+)\b", output_of(ptxas, "--help"))))
+    known = set(map(int, re.findall(r"'sm_(\d+)'", output_of(ptxas, "--help"))))
     chips = tuple(chip for chips in CHIPS.values() for chip in chips if chip in known)
     compiler = tuple(shlex.split(os.environ.get("CC", "cc")))
     return Plan(nvcc, release, ptxas, version_of(ptxas), chips, compiler, strict)

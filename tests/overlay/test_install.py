@@ -338,8 +338,8 @@ def test_without_the_extension_the_client_runs_stock(write: Callable[..., Path])
     assert result.returncode == 0, result.stderr
     assert result.stdout.startswith("() {'module': ")
     assert result.stdout.endswith("\n0.5\n")
-    assert "Remedy: reinstall" in result.stdout
-    assert "Remedy: reinstall" in result.stderr  # the client's logger, here without a handler
+    assert "Remedy: install the package" in result.stdout
+    assert "Remedy: install the package" in result.stderr  # the client's logger, here without a handler
 
 
 def test_without_the_extension_strict_is_an_error(write: Callable[..., Path]) -> None:

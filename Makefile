@@ -16,7 +16,7 @@ ARGS :=
 python = $(if $(filter none,$(VENV)),python,"$(VENV)/bin/python")
 setup := tools/setup_venv.sh
 settings = 'PYTHON=$(PYTHON)' 'TORCH=$(TORCH)' 'PIP_ARGS=$(PIP_ARGS)' 'VENV=$(VENV)'
-test_folders := $(wildcard tests/unit tests/overlay tests/native tests/emu tests/cuda tests/robustness)
+test_folders := $(wildcard tests/unit tests/overlay tests/native tests/emu tests/cuda tests/robustness tests/distributed)
 parallel := -q -n auto --maxprocesses 8 --dist worksteal -m "not long and not slow"
 
 .PHONY: help build demo test verify all-checks lint debian bench clients nvcc wheel clean

@@ -13,6 +13,7 @@ TYPE_CHECKING = False  # but type checkers take it for true, as they do typing's
 if TYPE_CHECKING:  # at run time __getattr__ finds them
     from typing import Any
 
+    from .distributed import ShardedEMA as ShardedEMA
     from .torch_utils import *  # noqa: F403
 
 __version__ = "0.1.0"
@@ -77,6 +78,9 @@ def __getattr__(name: str) -> "Any":
         torch_utils = importlib.import_module(f"{__name__}.torch_utils")
         if name in torch_utils.__all__:
             return getattr(torch_utils, name)
+        distributed = importlib.import_module(f"{__name__}.distributed")
+        if name in distributed.__all__:
+            return getattr(distributed, name)
         if importlib.util.find_spec(f"{__name__}.ops.{name}") is not None:  # a name of our own
             module = importlib.import_module(f"{__name__}.ops.{name}")
             if hasattr(module, name):

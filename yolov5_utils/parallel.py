@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Collection
 from typing import Any
 
@@ -24,6 +25,20 @@ def de_parallel(model: Any) -> Any:
     Source: YOLOv5 of July 2021.
     """
     return model.module if type(model) in _WRAPPERS else model
+
+
+def bare(model: Any) -> Any:
+    """The module inside any number of DataParallel, DistributedDataParallel and torch.compile."""
+    inner = de_parallel(model)
+    inner = getattr(inner, "_modules", {}).get("_orig_mod", inner)
+    return model if inner is model else bare(inner)
+
+
+def is_fsdp2(model: nn.Module) -> bool:
+    """True where `fully_shard` was called on the model or a part of it."""
+    fsdp = sys.modules.get("torch.distributed.fsdp")  # not imported: nobody can have called it
+    kind = getattr(fsdp, "FSDPModule", ())  # torch 2.6 and later
+    return any(isinstance(module, kind) for module in model.modules())
 
 
 def copy_attr(a: Any, b: Any, include: Collection[str] = (), exclude: Collection[str] = ()) -> None:

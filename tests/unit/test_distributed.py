@@ -9,8 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch.distributed as dist
+from torch import nn
 
+import yolov5_utils
+from yolov5_utils import probe
 from yolov5_utils.torch_utils import torch_distributed_zero_first as zero_first
+
+from ..support import python
 
 TIMEOUT_S = 120
 
@@ -92,6 +97,7 @@ def calls(monkeypatch):
         backend = "nccl"
 
     noted = Calls()
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
     monkeypatch.setattr(dist, "get_backend", lambda: noted.backend)
     monkeypatch.setattr(dist, "barrier", lambda **options: noted.append(("barrier", options)))
     return noted
@@ -129,9 +135,55 @@ def test_without_distribution_nothing_is_asked(monkeypatch):
     assert body == ["ran"]
 
 
+def test_a_process_that_is_alone_runs_the_body(monkeypatch):
+    """Without a process group; where torchrun started others, its lack is an error."""
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    body = []
+    for local_rank in (0, 1):
+        with zero_first(local_rank):
+            body.append(local_rank)
+    assert body == [0, 1]
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises((ValueError, RuntimeError), match="process group"), zero_first(1):
+        body.append("too early")
+    assert body == [0, 1]
+
+
 def test_works_as_a_decorator(calls):
     @zero_first(-1)
     def body():
         return "ran"
 
     assert body() == "ran"
+
+
+def test_sharded_ema_says_what_it_needs():
+    """On an older torch in one sentence; the package imports it anyhow."""
+    model = nn.Linear(2, 2)
+    if probe.release() < (2, 7) or not dist.is_available():
+        with pytest.raises(RuntimeError, match="needs torch 2.7 or later"):
+            yolov5_utils.ShardedEMA(model)
+    else:
+        average = yolov5_utils.ShardedEMA(model)
+        average.update(model)
+        assert average.state_dict()["updates"] == 1
+
+
+@pytest.mark.skipif(probe.release() < (2, 7), reason="this torch has no sharded tensors")
+def test_an_old_torch_is_told(monkeypatch):
+    from yolov5_utils.distributed import layouts
+
+    layouts._tensors.cache_clear()
+    monkeypatch.setitem(sys.modules, "torch.distributed.tensor", None)
+    try:
+        with pytest.raises(RuntimeError, match=r"ShardedEMA needs torch 2\.7 or later with"):
+            yolov5_utils.ShardedEMA(nn.Linear(2, 2))
+    finally:
+        layouts._tensors.cache_clear()
+
+
+def test_the_package_imports_no_sharded_tensors():
+    """They take a third of a second, and an older torch has none."""
+    ran = python("-c", "import sys, yolov5_utils.torch_utils as t; print(*sys.modules)")
+    assert "yolov5_utils.distributed.sharded_ema" in ran.stdout.split()
+    assert "torch.distributed.tensor" not in ran.stdout.split()

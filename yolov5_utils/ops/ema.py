@@ -12,7 +12,7 @@ from torch import nn
 from .. import _native, reference, verify
 from ..operation import Operation, small_layers
 from ..originals import Originals
-from ..parallel import copy_attr, de_parallel
+from ..parallel import bare, copy_attr, is_fsdp2
 from . import ema_lists
 
 
@@ -61,7 +61,9 @@ class ModelEMA:
     def __init__(
         self, model: nn.Module, decay: float = 0.9999, updates: int = 0, *, tau: float = 2000
     ) -> None:
-        self.ema = deepcopy(de_parallel(model)).eval()
+        if is_fsdp2(model):  # of which torch cannot make a copy
+            raise RuntimeError("ModelEMA needs a whole model: use yolov5_utils.ShardedEMA(model)")
+        self.ema = deepcopy(bare(model)).eval()
         self.updates = updates
         # Ramps up, since early weights are not worth remembering.
         self.decay: Callable[[int], float] = lambda x: decay * (1 - math.exp(-x / tau))
@@ -69,12 +71,12 @@ class ModelEMA:
             parameter.requires_grad_(False)
 
     def update(self, model: nn.Module) -> None:
-        """Average the state of `model` (also wrapped in DP or DDP) into `ema`.
+        """Average the state of `model` (also wrapped in DP, DDP or torch.compile) into `ema`.
 
         KeyError or RuntimeError as `update_modules`; `ema` and `updates` are then as they were.
         What a signal handler raises (KeyboardInterrupt) leaves both so, or both moved on.
         """
-        update_counted(self, model, de_parallel)
+        update_counted(self, model, bare)
 
     def update_attr(
         self,

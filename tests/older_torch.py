@@ -73,6 +73,9 @@ SKIPPED: dict[tuple[int, int], dict[str, str]] = {
         r"test_scale_img\.py::test_torch_of_other_cpus\[default": NAMED_OTHERWISE,
         r"test_ema_refusals\.py::test_float8": "this torch refuses it with a RuntimeError",
     },
+    (2, 13): {  # or earlier
+        r"test_sharded_ema\.py::.*hybrid": "hybrid sharding of this torch cannot average by gloo",
+    },
     (2, 10): {
         r"test_sparsity\.py::test_every_float8_value": NO_FLOAT8,
     },

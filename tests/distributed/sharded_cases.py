@@ -293,3 +293,21 @@ def attributes() -> None:
     model.names, model.nc = ["a", "b"], 2  # type: ignore[assignment]
     sharded.update_attr(model, include=["names"])
     assert vars(sharded.attributes) == {"names": ["a", "b"]}
+
+
+def asked_for_its_state() -> None:
+    """A model that only its state_dict knows is averaged like any other."""
+    model = models.shard(models.net(1), "fsdp")
+    sharded, twin = models.average_of(model), models.Twin(model)
+    seen = []
+    model.bn.register_state_dict_pre_hook(lambda *_: seen.append("asked"))
+    models.fill(model, 2)
+    seen.clear()
+    sharded.update(model)
+    assert seen == ["asked", "asked"]  # once to follow, once to be sure
+    seen.clear()
+    sharded.update(model)
+    assert seen == ["asked"]
+    twin.update(model)
+    twin.average.update(twin.model)
+    twin.assert_equals(sharded)

@@ -23,7 +23,7 @@ def test_the_bits_of_an_unsharded_average(ranks: Group, way: str) -> None:
     "case",
     [
         *("float32_average_of_bfloat16", "on_another_device", "sharded_after_the_copy"),
-        *("wrapped_otherwise", "no_collective", "attributes"),
+        *("wrapped_otherwise", "no_collective", "attributes", "asked_for_its_state"),
     ],
 )
 def test_on_two_ranks(ranks: Group, case: str) -> None:
@@ -85,7 +85,7 @@ def test_models_that_have_no_common_average(ranks: Group, kind: str) -> None:
 
 def test_who_does_not_come_is_named(ranks: Group) -> None:
     said, _ = ranks(2).run("sharded_cases.made_on_rank_0_alone")
-    assert said == "ShardedEMA made: rank 0 waited 1 s for rank 1, not come of 2 ranks"
+    assert said == "ShardedEMA made: rank 0 waited 1 s, and of 2 ranks these have not come: 1"
 
 
 def test_model_ema_names_the_one_for_sharded_models(ranks: Group) -> None:

@@ -30,7 +30,7 @@ def test_the_others_are_let_go(ranks: Group, timeout_s: float | None) -> None:
 def test_who_is_missing_is_named(ranks: Group, tmp_path: Path) -> None:
     _, (said, seconds) = ranks(2).run("zero_first_cases.rank_0_does_not_come")
     assert said == (
-        "torch_distributed_zero_first: rank 1 waited 1 s for rank 0, not come of 2 ranks"
+        "torch_distributed_zero_first: rank 1 waited 1 s, and of 2 ranks these have not come: 0"
     )
     assert seconds < PATIENCE_S
     test_rank_0_is_first(ranks, tmp_path, PATIENCE_S)  # all meet again

@@ -18,7 +18,7 @@ if older_torch.APPLIES:
     pytest.skip("the benchmarks' peers need torch 2.1", allow_module_level=True)
 
 from benchmarks import __main__ as report
-from benchmarks import bench_time_synchronized, harness, peers, plots, summary
+from benchmarks import bench_time_synchronized, harness, peers, plot_scale_out, plots, summary
 
 ABOUT = {
     "cpu": "A CPU",
@@ -262,3 +262,28 @@ def test_documents_say_what_was_measured() -> None:
     assert harness.machine_line(content["machine"]) in text
     for picture in (plots.SPEED, plots.LIMIT):
         assert (ROOT / "docs" / "figures" / picture).stat().st_size > 10_000
+
+
+def test_the_cost_of_many_ranks_is_drawn(tmp_path: Path) -> None:
+    """A panel a model; every way that was computed, with what was measured of it."""
+
+    def rows(ranks: tuple[int, ...]) -> list[dict[str, object]]:
+        return [
+            {"model": model, "ranks": rank, "who": who, "min_ms": 8.0 / rank}
+            for model in ("s", "x")
+            for who in ("ShardedEMA", "full gather")
+            for rank in ranks
+        ]
+
+    measured = [*rows((1, 2, 4)), {"model": "s", "ranks": 1, "who": "triad", "min_ms": 1.0}]
+    found = [harness.Table("measured", (), measured, []), harness.Table("c", (), rows((8, 16)), [])]
+    content = harness.content(ABOUT, found)
+    figure = plot_scale_out.figure_of(content)
+    assert [axis.get_title() for axis in figure.axes] == ["YOLOv5s", "YOLOv5x"]
+    for axis in figure.axes:
+        drawn = [(list(line.get_xdata()), list(line.get_ydata())) for line in axis.lines]
+        assert drawn == [([1, 2, 4], [8.0, 4.0, 2.0]), ([8, 16], [1.0, 0.5])] * 2
+    shown = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert shown == ["ShardedEMA", "full gather"]
+    plot_scale_out.draw(content, tmp_path / "new" / "scale-out.png")
+    assert (tmp_path / "new" / "scale-out.png").stat().st_size > 10_000

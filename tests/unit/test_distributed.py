@@ -187,3 +187,31 @@ def test_the_package_imports_no_sharded_tensors():
     ran = python("-c", "import sys, yolov5_utils.torch_utils as t; print(*sys.modules)")
     assert "yolov5_utils.distributed.sharded_ema" in ran.stdout.split()
     assert "torch.distributed.tensor" not in ran.stdout.split()
+
+
+ALONE = """
+import sys
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.fsdp import fully_shard
+from yolov5_utils import ShardedEMA
+
+dist.init_process_group("gloo", init_method=f"file://{sys.argv[1]}", rank=0, world_size=1)
+model = fully_shard(nn.Linear(3, 2))
+average = ShardedEMA(model)
+dist.destroy_process_group()
+average.update(model)  # needs nobody
+for call in (lambda: ShardedEMA(model), average.full_state_dict):
+    try:
+        call()
+    except RuntimeError as error:
+        print(error)
+"""
+
+
+@needs_gloo
+@pytest.mark.skipif(probe.release() < (2, 7), reason="this torch has no sharded tensors")
+def test_without_a_process_group_any_more(tmp_path):
+    ran = python("-c", ALONE, tmp_path / "store")
+    said = "ShardedEMA: a sharded model needs torch.distributed's process group"
+    assert (ran.stdout.splitlines(), ran.returncode) == ([said] * 2, 0), ran.stderr

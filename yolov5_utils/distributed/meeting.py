@@ -39,8 +39,8 @@ def meet(
             store.add(key, -1)
         store.delete_key(f"{place}/{me}")
         raise TimeoutError(
-            f"{topic}: rank {me} waited {timeout.total_seconds():g} s for rank "
-            f"{', '.join(map(str, absent))}, not come of {len(ranks)} ranks"
+            f"{topic}: rank {me} waited {timeout.total_seconds():g} s, and of {len(ranks)} ranks "
+            f"these have not come: {', '.join(map(str, absent))}"
         ) from error
     if store.add(counted[1], 0) == len(ranks):
         return {}

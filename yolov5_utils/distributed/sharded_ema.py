@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from ..ops.ema import update_counted
 from ..parallel import bare, copy_attr
-from . import layouts
+from . import entries, layouts
 from .meeting import meet
 
 _NAME = "ShardedEMA"
@@ -161,12 +161,16 @@ class ShardedEMA:
 
     def _matched(self, model: nn.Module) -> list[Tensor]:
         """The model's tensors in the order of the average's, laid out as those are."""
-        state = bare(model).state_dict(keep_vars=True)
-        values = [state[name] for name in self._state]
-        keys = layouts.keys(values)
-        if keys != self._seen:
-            self._follow(values)
-            self._seen = keys
+        model = bare(model)
+        for state in (entries.read(model), None):
+            if state is None:
+                state = model.state_dict(keep_vars=True)  # puts back what FSDP2 has gathered
+            values = [state[name] for name in self._state]
+            keys = layouts.keys(values)
+            if keys == self._seen:
+                return values
+        self._follow(values)
+        self._seen = keys
         return values
 
     def _follow(self, values: list[Tensor]) -> None:

@@ -34,7 +34,7 @@ def figure_of(content: dict[str, Any]) -> Figure:
     axes = figure.subplots(1, len(models), squeeze=False, sharey=True)[0]
     figure.subplots_adjust(left=0.08, right=0.98, bottom=0.2, top=0.77, wspace=0.06)
     for axis, model in zip(axes, models, strict=True):
-        for who, (colour, mark) in zip(ways(content), STYLES, strict=True):
+        for who, (colour, mark) in zip(ways(content), STYLES, strict=False):
             for rows, style in ((measured, {"marker": mark, "ls": ""}), (computed, {"ls": "-"})):
                 points = [r for r in rows if (r["model"], r["who"]) == (model, who)]
                 axis.plot(
@@ -54,7 +54,7 @@ def figure_of(content: dict[str, Any]) -> Figure:
     axes[0].set_ylabel("ms per update of the average")
     keys = [
         Line2D([], [], color=colour, marker=mark, label=who)
-        for who, (colour, mark) in zip(ways(content), STYLES, strict=True)
+        for who, (colour, mark) in zip(ways(content), STYLES, strict=False)
     ]
     place = (0.01, 0.94)
     figure.legend(

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import signal
 import socket
 import subprocess
 import sys
@@ -39,14 +37,18 @@ def torchrun(*arguments: object, inside: str = "", device: str = "lo") -> subpro
 
 
 def outcomes(*runs: subprocess.Popen[str]) -> list[tuple[int, str]]:
-    """Exit code and output of each; whoever is not done in time is killed with its ranks."""
+    """Exit code and output of each; whoever is not done in time is ended, and so are its ranks."""
     try:
         said = [run.communicate(timeout=LIMIT_S)[0] for run in runs]
         return [(run.returncode, text) for run, text in zip(runs, said, strict=True)]
     finally:
         for run in runs:
-            with contextlib.suppress(ProcessLookupError):  # it has ended
-                os.killpg(run.pid, signal.SIGKILL)
+            run.terminate()  # torchrun ends its ranks then, which are in sessions of their own
+        for run in runs:
+            try:
+                run.communicate(timeout=LIMIT_S)
+            except (subprocess.TimeoutExpired, ValueError):  # it hangs; or was read to its end
+                run.kill()
 
 
 def free_port() -> int:

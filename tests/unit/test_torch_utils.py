@@ -52,7 +52,7 @@ SIGNATURES = {
     "sparsity": "(model)",
     "time_sync": "()",
     "time_synchronized": "()",
-    "torch_distributed_zero_first": "(local_rank)",
+    "torch_distributed_zero_first": "(local_rank, *, timeout_s=None)",
 }
 PLAIN = ["datetime", "logging", "math", "os", "platform", "subprocess", "time", "torch", "warnings"]
 INCIDENTAL = {

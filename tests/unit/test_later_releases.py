@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import nn
 
-from yolov5_utils import distributed as distributed_module
 from yolov5_utils.torch_utils import (
     EarlyStopping,
     ModelEMA,
@@ -448,7 +447,7 @@ class TestSmartDDP:
         assert wrapped == [(model, options)]
 
     def test_torch_1_12_0_is_refused(self, wrapped, monkeypatch):
-        monkeypatch.setattr(distributed_module.torch, "__version__", "1.12.0")
+        monkeypatch.setattr(torch, "__version__", "1.12.0")
         with pytest.raises(AssertionError, match="torch==1.12.0"):
             smart_DDP(nn.Linear(1, 1))
         assert wrapped == []

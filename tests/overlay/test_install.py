@@ -339,7 +339,7 @@ def test_without_the_extension_the_client_runs_stock(write: Callable[..., Path])
     assert result.stdout.startswith("() {'module': ")
     assert result.stdout.endswith("\n0.5\n")
     assert "Remedy: install the package" in result.stdout
-    assert "Remedy: install the package" in result.stderr  # the client's logger, here without a handler
+    assert "Remedy: install the package" in result.stderr  # by its logger, without a handler
 
 
 def test_without_the_extension_strict_is_an_error(write: Callable[..., Path]) -> None:

@@ -70,7 +70,7 @@ def test_an_overrun_is_reported(site: Path, what: str, file: str) -> None:
     """An array that claims more elements than it has makes the kernels go too far."""
     done = drive(site, what)
     assert done.returncode != 0
-    assert "heap-buffer-overflow" in done.stderr
+    assert "AddressSanitizer: heap-" in done.stderr  # in another block, where it is far enough
     assert file in done.stderr
 
 

@@ -22,7 +22,7 @@ from ..support import ROOT, python
 RELEASES = ROOT / "docs/torch-releases.md"
 CUDA_BUILD = torch.version.cuda is not None
 # Names of the package itself that torch has as well, by chance.
-OWN = {"_C", "_native", "_find", "_state", "_run", "_check"}
+OWN = {"_C", "_native", "_find", "_state", "_run", "_check", "_device"}
 
 
 def rows() -> Iterator[tuple[str, str]]:

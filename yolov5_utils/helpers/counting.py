@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from .. import _native, probe
 from ..originals import Originals
-from .mirrors import METHODS, Mirrors, Rule, Uncertain
+from .mirrors import METHODS, Mirrors, Rule, Uncertain, every_call_is_seen
 
 
 class Record:
@@ -43,7 +43,8 @@ class Record:
 
     def refusal(self) -> str | None:
         """Why no model is counted from shapes in this process, or None."""
-        return _native.switched_off()
+        unseen = None if every_call_is_seen() else "this torch tells no mode of indexing"
+        return _native.switched_off() or unseen
 
     def note_torch(self, reason: str) -> None:
         """Count a copy. No error under YOLOV5_UTILS_STRICT=1, which is about C."""

@@ -9,7 +9,7 @@ hooks, and code that asks for values. Nothing of the model can be reached from a
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from types import FunctionType, MethodType, NoneType
 from typing import Any
 
@@ -329,6 +329,18 @@ class _NoValues(TorchFunctionMode):
         if func not in _SHAPES_ONLY or (func in _INDEXING and not _is_plain(args[1])):
             raise Uncertain(f"the forward pass calls {getattr(func, '__name__', func)}")
         return func(*args, **(kwargs or {}))
+
+
+@cache
+def every_call_is_seen() -> bool:
+    """False where torch tells no mode of indexing, as before 2.0."""
+    values, index = torch.zeros(1, device="cpu"), torch.zeros(1, dtype=torch.int64, device="cpu")
+    try:
+        with _NoValues():
+            values[index]
+    except Uncertain:
+        return True
+    return False
 
 
 def _is_plain(index: Any) -> bool:

@@ -27,6 +27,14 @@ def model_of() -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
 
 
+class Wrapper(nn.Module):
+    """None that ModelEMA.update looks into."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+
 def counts() -> list[Any]:
     return [(dict(path.calls), dict(path.reasons)) for path in OPERATIONS.values()]
 
@@ -56,6 +64,13 @@ def test_why_thop_counts_in_a_copy() -> None:
     assert row.why.startswith("thop counts in a copy of the model: ")
 
 
+@pytest.mark.skipif(not hasattr(torch, "compile"), reason="this torch has no compiler")
+def test_the_average_of_a_compiled_model() -> None:
+    average, model = ModelEMA(model_of()), torch.compile(model_of())
+    assert yolov5_utils.explain("ema", average, model).way == "C"
+    average.update(model)
+
+
 def test_unknown_name() -> None:
     known = f"allowed are {', '.join(OPERATIONS)}, .*time_sync"
     with pytest.raises(ValueError, match=f"name: got 'emma', {known}"):
@@ -66,6 +81,12 @@ CALLS: dict[str, tuple[str, Any, str, str]] = {
     "average": ("ema", lambda: (ModelEMA(model_of()), model_of()), "C", "level"),
     "average of modules": ("ModelEMA.update", lambda: (model_of(), model_of()), "C", "level"),
     "wrapped": ("ema", lambda: (ModelEMA(model_of()), nn.DataParallel(model_of())), "C", "level"),
+    "in a wrapper of its own kind": (
+        "ema",
+        lambda: (ModelEMA(model_of()), Wrapper(model_of())),
+        "error",
+        "KeyError: '0.weight'",
+    ),
     "other keys": ("ema", lambda: (model_of(), nn.Linear(2, 2)), "error", "KeyError: '0.weight'"),
     "other shape": ("ema", lambda: (nn.Linear(2, 2), nn.Linear(2, 3)), "torch", "weight"),
     "share": ("sparsity", lambda: (model_of(),), "C", "level"),

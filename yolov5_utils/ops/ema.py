@@ -90,9 +90,7 @@ class ModelEMA:
 
 def _check(average: Any, model: Any) -> None:
     """Of a ModelEMA and a model, or of two modules."""
-    while isinstance(getattr(model, "module", None), nn.Module):
-        model = model.module
-    _native._C.ema_check(getattr(average, "ema", average), model)
+    _native._C.ema_check(getattr(average, "ema", average), bare(model))
 
 
 _USUAL_DECAY = 0.9

@@ -63,7 +63,7 @@ bool y5_flushes_subnormals(void);
 /* A function that becomes part of each caller: where it gets constants, the loops in it are made
  * for them. `inline` alone leaves that to the compiler, which then asks in every turn of the loop.
  */
-#define Y5_UNFOLDED static inline __attribute__((always_inline))
+#define Y5_ALWAYS_INLINE static inline __attribute__((always_inline))
 
 #define Y5_JOIN_(name, level) name##_##level
 #define Y5_JOIN(name, level) Y5_JOIN_(name, level)

@@ -90,7 +90,7 @@ y5_status y5_scale_img_fill(y5_scale_img *job, const y5_tensor *image, const y5_
 y5_status y5_scale_img_plan(y5_scale_img *job, const y5_tensor *image, const y5_tensor *output,
                             const int64_t resized[2], int32_t variant, y5_error *error);
 
-/* Reads the input about once, writes the output once. 17 KiB of memory a thread and 74 KiB of its
+/* Reads the input about once, writes the output once. 17 KiB of memory a thread and 81 KiB of its
  * own; Y5_NO_MEMORY, with nothing written, where they are not to be had. */
 y5_status y5_scale_img_run(const y5_run *run, const y5_scale_img *job, y5_error *error);
 

@@ -43,8 +43,10 @@ class Record:
 
     def refusal(self) -> str | None:
         """Why no model is counted from shapes in this process, or None."""
-        unseen = None if every_call_is_seen() else "this torch tells no mode of indexing"
-        return _native.switched_off() or unseen
+        reason = _native.switched_off()
+        if reason is None and not every_call_is_seen():
+            reason = "this torch tells no mode of indexing"
+        return reason
 
     def note_torch(self, reason: str) -> None:
         """Count a copy. No error under YOLOV5_UTILS_STRICT=1, which is about C."""

@@ -351,19 +351,8 @@ def _is_plain(index: Any) -> bool:
 
 _INDEXING = frozenset((Tensor.__getitem__, Tensor.__setitem__))
 _METHODS_OF_SHAPES = (
-    *(
-        "add",
-        "chunk",
-        "clone",
-        "contiguous",
-        "expand",
-        "flatten",
-        "float",
-        "mul",
-        "new_empty",
-        "permute",
-    ),
-    *("pow", "reshape", "sigmoid", "size", "split", "sub", "to", "unsqueeze", "view"),
+    *("add", "chunk", "clone", "contiguous", "expand", "flatten", "float", "mul", "new_empty"),
+    *("permute", "pow", "reshape", "sigmoid", "size", "split", "sub", "to", "unsqueeze", "view"),
     *("__add__", "__mul__", "__pow__", "__radd__", "__rmul__", "__rsub__", "__sub__"),
 )
 _SHAPES_ONLY = _INDEXING.union(

@@ -36,7 +36,7 @@ SHARDED, SAME, LERP = (
     "lerp over lists of DTensors (torchtitan)",
 )
 RANK_0, GATHER = "original on rank 0, others wait", "full gather on all ranks, then ModelEMA"
-MANY = [2**i for i in range(3, 11)]
+MANY = (8, 64, 1024)
 LINK_GB_PER_S = 50.0  # what a rank receives in an all-gather: a 400 Gbit/s network card each
 LIMIT_S = 900  # of a rank
 BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
@@ -44,11 +44,11 @@ COLUMNS = (
     *(harness.MODEL, harness.Column("ranks", "ranks", "{:d}"), harness.WHO),
     harness.Column("MB read and written per rank", "local_mb", "{:.1f}"),
     harness.Column("MB received per rank", "received_mb", "{:.1f}"),
-    harness.Column("min ms", "min_ms", "{:.3f}"),
-    harness.Column("median ms", "median_ms", "{:.3f}"),
+    *harness.times_of(harness.COLD),
     harness.Column("of ModelEMA's time on as many bytes", "ratio", "{:.2f}×"),
 )
-PAPER_COLUMNS = (*COLUMNS[:3], harness.Column("computed ms", "min_ms", "{:.3f}"))
+TIME = f"{harness.COLD}_quartile_ms"
+PAPER_COLUMNS = (*COLUMNS[:3], harness.Column("computed ms", TIME, "{:.3f}"))
 
 
 def shard(model: nn.Module) -> nn.Module:
@@ -87,7 +87,7 @@ def lerp(model: nn.Module) -> Callable[[], None]:
 
 
 def together(call: Callable[[], object], seconds: float) -> harness.Timing:
-    """Of a call in which all ranks take part, from one barrier to the next."""
+    """Of a call in which all ranks take part, from one barrier to the next; caches cold."""
     taken: list[float] = []
     rounds = torch.tensor(0)
     call()
@@ -96,14 +96,13 @@ def together(call: Callable[[], object], seconds: float) -> harness.Timing:
     rounds.fill_(max(harness.MIN_ROUNDS, int(seconds / (time.perf_counter() - begin))))
     dist.broadcast(rounds, 0)
     for _ in range(int(rounds)):
+        harness.touch()
         dist.barrier()
         begin = time.perf_counter()
         call()
         dist.barrier()
         taken.append(time.perf_counter() - begin)
-    ordered = sorted(taken)
-    mean = sum(taken) / len(taken)
-    return harness.Timing(ordered[0], ordered[len(taken) // 2], mean, len(taken))
+    return harness.Timing.of(taken)
 
 
 def measure_rank(name: str, seconds: float) -> dict[str, Any]:
@@ -127,7 +126,7 @@ def measure_rank(name: str, seconds: float) -> dict[str, Any]:
         harness.Candidate(f"{LERP}, host", lerp(tiny)),
         harness.update_bandwidth(local),
     ]
-    timings = harness.interleave(local_ways, seconds)
+    timings = {who: both.cold for who, both in harness.interleave(local_ways, seconds).items()}
     original, gathering = peers.OriginalEMA(whole), ModelEMA(whole, peers.DECAY)
 
     def gather() -> None:
@@ -184,14 +183,16 @@ def rows_of(name: str, world: int, found: list[dict[str, Any]]) -> list[dict[str
     rows = []
     for who in found[0]["timings"]:
         timings = [harness.Timing(*rank["timings"][who]) for rank in found]
-        slowest = max(timings, key=lambda timing: timing.best_s)
-        row: dict[str, Any] = {"model": name, "ranks": world, "who": who, **slowest.in_ms()}
+        slowest = max(timings, key=lambda timing: timing.quartile_s)
+        row: dict[str, Any] = {"model": name, "ranks": world, "who": who}
+        row.update(harness.times(harness.COLD, slowest))
         row["local_mb"] = 0.0 if who.endswith("host") else moved.get(who, local) * 12 / 1e6
         row["received_mb"] = received if who == GATHER else 0.0
         rows.append(row)
         if who == SHARDED:
-            both = [(rank["timings"][SHARDED], rank["timings"][SAME]) for rank in found]
-            row["ratio"] = statistics.median(own[0] / plain[0] for own, plain in both)
+            plain = [harness.Timing(*rank["timings"][SAME]) for rank in found]
+            ratios = [a.quartile_s / b.quartile_s for a, b in zip(timings, plain, strict=True)]
+            row["ratio"] = statistics.median(ratios)
     return rows
 
 
@@ -199,17 +200,17 @@ def computed(name: str, rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """The same for more ranks than were measured, from what one rank took alone."""
     of = {row["who"]: row for row in rows if row["model"] == name and row["ranks"] == 1}
     whole_mb = of[SHARDED]["local_mb"]
-    alone_ms = of[SAME]["min_ms"]
+    alone_ms = of[SAME][TIME]
     for ranks in MANY:
         received_ms = whole_mb / 3 * (ranks - 1) / ranks / LINK_GB_PER_S
         ways = {
-            SHARDED: of[f"{SHARDED}, host"]["min_ms"] + alone_ms / ranks,
-            LERP: of[f"{LERP}, host"]["min_ms"] + alone_ms / ranks,
-            RANK_0: of[RANK_0]["min_ms"],
+            SHARDED: of[f"{SHARDED}, host"][TIME] + alone_ms / ranks,
+            LERP: of[f"{LERP}, host"][TIME] + alone_ms / ranks,
+            RANK_0: of[RANK_0][TIME],
             GATHER: alone_ms + received_ms,
         }
         for who, taken_ms in ways.items():
-            yield {"model": name, "ranks": ranks, "who": who, "min_ms": taken_ms}
+            yield {"model": name, "ranks": ranks, "who": who, TIME: taken_ms}
 
 
 def tables(names: list[str], worlds: list[int], seconds: float) -> list[harness.Table]:
@@ -222,7 +223,7 @@ def tables(names: list[str], worlds: list[int], seconds: float) -> list[harness.
     ]
     notes = [
         f"{harness.usable_cores()} cores: more ranks than these wait for each other's cores",
-        "the last column: of each rank's minima, the median over the ranks",
+        "the last column: of each rank's lower quartiles, the median over the ranks",
         "host: on a model of tiny tensors, which leaves what does not depend on sizes",
     ]
     more = [row for name in names for row in computed(name, rows)]

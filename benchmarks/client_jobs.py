@@ -20,7 +20,7 @@ from yolov5.utils import torch_utils
 from yolov5.utils.general import strip_optimizer
 
 sys.path[0] = os.path.dirname(yolov5.__file__)  # as in the client's own scripts; not this folder
-REPEATS = 3
+REPEATS = 10
 cfg, imgsz = sys.argv[1], int(sys.argv[2])
 hot_seconds = 0.0
 
@@ -95,7 +95,7 @@ def train():
 
 
 torch_utils.ModelEMA.update = timed(torch_utils.ModelEMA.update)
-for name in ("fuse_conv_and_bn", "scale_img"):
+for name in ("fuse_conv_and_bn", "model_info", "scale_img"):
     setattr(yolo, name, timed(getattr(yolo, name)))
 prune = timed(torch_utils.prune)
 torch.manual_seed(3)

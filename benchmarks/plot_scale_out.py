@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from .harness import machine_line
+from .harness import COLD, machine_line
 
 NAME = "scale-out.png"
 # Told apart without colour vision, the package's first.
@@ -39,14 +39,14 @@ def figure_of(content: dict[str, Any]) -> Figure:
                 points = [r for r in rows if (r["model"], r["who"]) == (model, who)]
                 axis.plot(
                     [point["ranks"] for point in points],
-                    [point["min_ms"] for point in points],
+                    [point[f"{COLD}_quartile_ms"] for point in points],
                     color=colour,
                     **style,
                 )
         axis.set(xscale="log", yscale="log", xlabel="ranks")
         axis.set_title(f"YOLOv5{model}", fontsize=10)
         ticks = sorted({row["ranks"] for row in [*measured, *computed]})
-        axis.xaxis.set_major_locator(FixedLocator(ticks[::2]))
+        axis.xaxis.set_major_locator(FixedLocator(ticks))
         axis.xaxis.set_minor_locator(NullLocator())
         axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
         axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))

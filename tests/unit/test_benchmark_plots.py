@@ -258,6 +258,7 @@ def test_documents_say_what_was_measured() -> None:
         assert part in (ROOT / "README.md").read_text()
     text = (ROOT / "docs" / "benchmarks.md").read_text()
     titles = [table["title"] for table in content["tables"]]
+    assert titles[:2] == [summary.IN_STEPS, summary.CLIENT_RUNS]
     assert re.findall(r"^### (.*)$", text.partition(report.BEGIN)[2], re.MULTILINE) == titles
     assert harness.machine_line(content["machine"]) in text
     for picture in (plots.SPEED, plots.LIMIT):
@@ -269,13 +270,14 @@ def test_the_cost_of_many_ranks_is_drawn(tmp_path: Path) -> None:
 
     def rows(ranks: tuple[int, ...]) -> list[dict[str, object]]:
         return [
-            {"model": model, "ranks": rank, "who": who, "min_ms": 8.0 / rank}
+            {"model": model, "ranks": rank, "who": who, "cold_quartile_ms": 8.0 / rank}
             for model in ("s", "x")
             for who in ("ShardedEMA", "full gather")
             for rank in ranks
         ]
 
-    measured = [*rows((1, 2, 4)), {"model": "s", "ranks": 1, "who": "triad", "min_ms": 1.0}]
+    triad = {"model": "s", "ranks": 1, "who": "triad", "cold_quartile_ms": 1.0}
+    measured = [*rows((1, 2, 4)), triad]
     found = [harness.Table("measured", (), measured, []), harness.Table("c", (), rows((8, 16)), [])]
     content = harness.content(ABOUT, found)
     figure = plot_scale_out.figure_of(content)

@@ -8,6 +8,7 @@ hooks, and code that asks for values. Nothing of the model can be reached from a
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable
 from functools import cache, partial
 from types import FunctionType, MethodType, NoneType
@@ -47,6 +48,7 @@ METHODS = (
 )
 # Nor may one stand in a module's own dict, nor what thop puts there.
 _TAKEN = frozenset([*METHODS, "total_ops", "total_params"])
+_MAPPINGS = (OrderedDict, dict)
 _ATOMS = frozenset(
     [
         *(NoneType, bool, complex, float, int, str, bytes),
@@ -119,15 +121,18 @@ class Mirrors:
         self._made[id(module)] = mirror
         members = vars(mirror)
         for name, value in vars(module).items():
-            if type(value) in _ATOMS:
+            own_kind = type(value)
+            if own_kind in _ATOMS:
                 members[name] = value
+            elif own_kind in _MAPPINGS and not value:  # most hooks, parts and tensors: none
+                members[name] = own_kind()
             elif name == "_modules":
                 members[name] = {key: part and self._of(part) for key, part in value.items()}
             elif name in ("_parameters", "_buffers"):
                 own = value if layer is None else {}
                 members[name] = {key: _copy_of(part) for key, part in own.items()}
             elif name.startswith("_") and "hooks" in name:
-                members[name] = _no_hooks(value)
+                raise Uncertain("a module has hooks")
             elif name == "forward" and type(value) is MethodType and value.__self__ is module:
                 members[name] = MethodType(value.__func__, mirror)  # YOLOv5 chooses one so
             elif name != "forward" and _is_clients_function(value):
@@ -191,12 +196,6 @@ def _is_clients(kind: type) -> bool:
 def _is_clients_function(value: Any) -> bool:
     """True for one that can reach no module but those it is given: segmentation models have one."""
     return type(value) is FunctionType and not value.__closure__ and value.__module__ in _CLIENTS
-
-
-def _no_hooks(hooks: Any) -> Any:
-    if hooks:
-        raise Uncertain("a module has hooks")
-    return type(hooks)()
 
 
 def _attribute(value: Any) -> Any:

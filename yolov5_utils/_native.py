@@ -22,6 +22,7 @@ try:
 except ImportError as error:
     raise ImportError(f"yolov5_utils: {install_hint.for_broken_extension(error)}") from error
 
+switches.name_misspelt()
 Unsupported = _C.Unsupported
 
 

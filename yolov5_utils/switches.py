@@ -43,6 +43,12 @@ OVERLAY = Switch(
 STRICT = Switch(
     "YOLOV5_UTILS_STRICT", ("0", "1"), "0", "1: what C cannot do is an error, not a torch path"
 )
+VERBOSE = Switch(
+    "YOLOV5_UTILS_VERBOSE",
+    ("0", "1"),
+    "0",
+    "1: a line at the end with the calls by hot path and backend, and why torch ran some",
+)
 VERIFY = Switch(
     "YOLOV5_UTILS_VERIFY",
     ("0", "1"),
@@ -50,4 +56,33 @@ VERIFY = Switch(
     "1: run the reference beside every hot call and raise at the first different bit",
 )
 
-ALL = (BACKEND, CPU, OVERLAY, STRICT, VERIFY)
+ALL = (BACKEND, CPU, OVERLAY, STRICT, VERBOSE, VERIFY)
+
+# What builds and tests read.
+_ELSEWHERE = ("COVERAGE", "CUDA", "DEBUG", "SANITIZE", "TEST_ROUNDS", "WERROR")
+_PREFIX = "YOLOV5_UTILS_"
+
+
+def check() -> None:
+    """Say which variables of the environment are none of ours; ValueError for an unknown value."""
+    name_misspelt()
+    for switch in ALL:
+        switch.read()
+
+
+def name_misspelt() -> None:
+    """A line for each variable that begins like ours and is none, once a process."""
+    known = [switch.name[len(_PREFIX) :] for switch in ALL] + [*_ELSEWHERE]
+    for name in os.environ:
+        if name.startswith(_PREFIX) and name[len(_PREFIX) :] not in known:
+            import difflib  # these two not before there is something to say
+
+            from .messages import say_once
+
+            near = difflib.get_close_matches(name[len(_PREFIX) :], known, n=1)
+            hint = (
+                f"did you mean {_PREFIX}{near[0]}?"
+                if near
+                else "python -m yolov5_utils --help has all"
+            )
+            say_once(f"{name} is not a variable of this package: {hint}")

@@ -31,7 +31,7 @@ DLPACK_FILES = {"tensor.c", "tensor.h", "dlpack_abi.h"}
 
 # Python: each module may import what stands in its own row or further up.
 PYTHON_LAYERS = (
-    ("bits", "install_hint", "probe", "switches", "whole"),
+    ("bits", "closing", "install_hint", "messages", "probe", "public", "switches", "whole"),
     ("originals",),
     ("_C",),
     ("_native",),
@@ -53,7 +53,10 @@ PYTHON_LAYERS = (
 TORCH_FREE = (
     "__init__",
     "__main__",
+    "closing",
     "install_hint",
+    "messages",
+    "public",
     "switches",
     "auto",
     "commands.__init__",

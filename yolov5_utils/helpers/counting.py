@@ -48,6 +48,10 @@ class Record:
             reason = "this torch tells no mode of indexing"
         return reason
 
+    def counted(self) -> dict[str, int]:
+        """The calls so far by what thop counted in."""
+        return self.calls
+
     def note_torch(self, reason: str) -> None:
         """Count a copy. No error under YOLOV5_UTILS_STRICT=1, which is about C."""
         self.calls["copy"] += 1

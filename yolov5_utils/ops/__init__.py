@@ -6,6 +6,7 @@ from importlib import import_module
 from pkgutil import iter_modules
 
 from ..operation import Operation
+from ..switches import VERBOSE
 
 _modules = [import_module(f"{__name__}.{found.name}") for found in iter_modules(__path__)]
 
@@ -13,3 +14,7 @@ _modules = [import_module(f"{__name__}.{found.name}") for found in iter_modules(
 OPERATIONS: dict[str, Operation] = {
     module.OPERATION.name: module.OPERATION for module in _modules if hasattr(module, "OPERATION")
 }
+if VERBOSE.on():
+    from ..closing import watch
+
+    watch(OPERATIONS)

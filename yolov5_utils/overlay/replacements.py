@@ -28,6 +28,7 @@ from ..ops import sparsity as ops_sparsity
 from ..ops import time_synchronized as ops_time_synchronized
 from ..ops.ema import update_counted
 from ..originals import MODULES
+from ..switches import VERBOSE
 from . import random_stream
 from .fingerprint import global_names
 from .known_callables import (
@@ -46,6 +47,10 @@ Function = Callable[..., Any]
 
 # By Hot.operation: what refuses in this process, names the originals, counts and gives reasons.
 RECORDS: dict[str, Operation | counting.Record] = {**OPERATIONS, "model_info": counting.RECORD}
+if VERBOSE.on():
+    from ..closing import watch
+
+    watch(RECORDS)
 
 _NO_LIMIT = (1 << 63) - 1  # of an int64 count
 _TIES = "torch"  # as the originals choose among equally small weights

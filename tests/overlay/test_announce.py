@@ -72,9 +72,13 @@ def test_yolov5_and_ultralytics_have_a_line_each(
 
 @pytest.mark.parametrize("name", ["LOGGER", "JOURNAL"])
 def test_a_problem_is_said(
-    patched: Loader, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, name: str
+    patched: Loader,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
+    name: str,
 ) -> None:
-    """In the client's log, where it has one under a name that is known; else `info` knows it."""
+    """In the client's log, where it has one under a name that is known; else on stderr."""
     monkeypatch.setattr(patches, "apply", lambda *_: 1 / 0)
     module = patched(text=text_of("7.0").replace("LOGGER", name))
     assert caplog.records == []
@@ -86,6 +90,11 @@ def test_a_problem_is_said(
         [line] = lines
         assert (line.name, line.levelno) == ("client", logging.WARNING)
         assert f"utils.torch_utils runs as it is: {problem}" in line.getMessage()
+        assert capfd.readouterr().err == ""
+    else:
+        assert lines == []
+        said = capfd.readouterr().err
+        assert said.startswith(f"yolov5_utils: utils.torch_utils runs as it is: {problem}")
     assert problem in record().left["module"]
 
 
@@ -103,25 +112,33 @@ def test_only_the_first_rank_logs(
     assert len(caplog.records) == lines + 1
 
 
-@pytest.mark.parametrize("text", [FORK, "answer = 42\n"])
 def test_of_other_projects_nothing_is_said(
     write: Callable[..., Path],
-    client: Loader,
+    monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
     capfd: pytest.CaptureFixture[str],
-    text: str,
 ) -> None:
-    """And the line of a client that comes later is not lost by it."""
+    """A package's own module of that name, without an EMA; and STRICT is not about it."""
+    monkeypatch.setenv("YOLOV5_UTILS_STRICT", "1")
     overlay.install()
+    write("import logging\nlogger = logging.getLogger('client')\n", package="vendored.utils")
     with caplog.at_level(logging.DEBUG):
-        client(text=text)
-        assert caplog.records == []
-        assert capfd.readouterr() == ("", "")
-        assert record().left["module"].startswith("not YOLOv5's: it defines no ")
+        importlib.import_module("vendored.utils.torch_utils").logger.warning("first")
+    assert [line.getMessage() for line in caplog.records] == ["first"]
+    assert capfd.readouterr() == ("", "")
+    assert record().left["module"].startswith("not YOLOv5's: it defines no ")
+
+
+def test_a_line_of_a_client_that_comes_later_is_not_lost_by_an_unknown_file(
+    client: Loader, write: Callable[..., Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    overlay.install()
+    with caplog.at_level(logging.INFO, "client"):
+        client(text=FORK)
         write(text_of("7.0"), package="yolov5.utils")
         importlib.import_module("yolov5.utils.torch_utils").LOGGER.info("first")
-    line, _ = caplog.records
-    assert "of yolov5.utils.torch_utils replaced" in line.getMessage()
+    lines = [line.getMessage() for line in caplog.records]
+    assert any("of yolov5.utils.torch_utils replaced" in line for line in lines)
 
 
 def test_a_log_that_is_set_up_later_has_the_line_before_its_first(

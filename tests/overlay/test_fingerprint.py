@@ -20,10 +20,10 @@ from yolov5_utils.overlay.fingerprint import NotRecognised, digest, examine, ide
 UPDATES = {  # what the record says of each release
     "5.0": "YOLOv5 5.0 to 6.0",
     "6.0": "YOLOv5 5.0 to 6.0",
-    "between": "YOLOv5 between 6.0 and 6.1",
+    "between": "YOLOv5 6.1",
     "6.1": "YOLOv5 6.1",
     "6.2": "YOLOv5 6.2",
-    "7.0": "YOLOv5 after 6.2, ultralytics 8.0",
+    "7.0": "YOLOv5 7.0 to main",
     "u8.0": "ultralytics 8.0 to 8.3",
     "u8.3": "ultralytics 8.3 to 8.4",
     "u8.4": "ultralytics 8.3 to 8.4",
@@ -46,9 +46,8 @@ OTHER_AVERAGES = {
 }
 NOT_THE_FILE = {
     "function missing": ("def profile(input, ops, n=10, device=None): ...", ""),
-    "function added": ("def profile(", "def shrink(model): ...\ndef profile("),
     "head": ("# YOLOv5, as", "# YOLOv3, as"),
-    "function renamed": ("def scale_img(", "def resize_img("),
+    "function renamed": ("def sparsity(", "def share_of_zeros("),
     "signature": ("def prune(model, amount=0.3)", "def prune(model, amount=0.3, structured=False)"),
     "update signature": ("def update(self, model)", "def update(self, model, step=1)"),
     "not a class": ("class ModelEMA:", "ModelEMA = None\nclass Average:"),

@@ -34,7 +34,7 @@ def test_names_imported_by_value_are_the_replaced_ones(write: Callable[..., Path
     assert record() == (
         "utils.torch_utils",
         str(file),
-        "YOLOv5 after 6.2, ultralytics 8.0",
+        "YOLOv5 7.0 to main",
         replaceable(),
         record().left,
     )
@@ -55,7 +55,7 @@ def test_both_modules_in_one_process(write: Callable[..., Path]) -> None:
     assert ours(late.sparsity)
     assert ours(early.sparsity)
     assert [record.release for record in overlay.status()] == [
-        "YOLOv5 after 6.2, ultralytics 8.0",
+        "YOLOv5 7.0 to main",
         "YOLOv5 5.0 to 6.0",
     ]
 

@@ -10,16 +10,16 @@ from __future__ import annotations
 import contextlib
 import sys
 import threading
+from collections.abc import Iterable
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from .. import __version__
-from ..switches import ALL as SWITCHES
+from .. import switches
 from ..switches import BACKEND, OVERLAY, STRICT
 from .finder import Finder, names_of
 
-# The modules of which the log says that they could not be patched. A copy inside another package
-# is looked at too, but such a problem is not spoken of.
+# The modules that are a client's wherever they come from. A copy inside another package is looked
+# at too, but one that is no YOLO's is none of our business.
 CLIENTS = (
     "utils.torch_utils",
     "yolov5.utils.torch_utils",
@@ -40,17 +40,25 @@ class Record(NamedTuple):
 
 _records: dict[str, Record] = {}
 _lock = threading.RLock()  # held while functions are replaced and given back
-_told: set[str] = set()  # what was said at the start
+_selected: frozenset[str] | None = None  # hot paths; None: all
 
 
-def install() -> None:
+def install(only: Iterable[str] | None = None) -> None:
     """Patch clients' torch_utils modules whenever they are imported, now also if they already are.
 
-    Calling it again changes nothing. ValueError for an unknown value of a YOLOV5_UTILS_* switch.
+    With `only`, these hot paths and no others, in whatever was patched before too. Calling it again
+    changes nothing. ValueError for an unknown name, or value of a YOLOV5_UTILS_* switch.
     """
-    for switch in SWITCHES:
-        switch.read()
+    switches.check()
+    _install(None if only is None else hot_paths(only))
+
+
+def _install(selection: frozenset[str] | None) -> None:
+    global _selected
     with _lock:
+        if selection != _selected:
+            _give_back()
+        _selected = selection
         _finder.install()
         present = [(name, module) for name, module in list(sys.modules.items()) if is_client(name)]
         for name, module in present:
@@ -62,19 +70,71 @@ def install() -> None:
                 _executed(module)
 
 
-def uninstall() -> None:
-    """Take the finder away and give the clients' functions their own code back."""
+def uninstall(only: Iterable[str] | None = None) -> None:
+    """Take the finder away and give the clients' functions their own code back.
+
+    With `only`, these hot paths: the others stay replaced.
+    """
+    global _selected
+    if only is not None:
+        rest = (hot_paths(_names()) if _selected is None else _selected) - hot_paths(only)
+        if rest:
+            if installed():
+                _install(rest)
+            return
     with _lock:
         _finder.uninstall()
-        if any(record.replaced for record in _records.values()):
-            from . import patches
+        _give_back()
+        _selected = None
 
-            patches.revert_all()
-        if _records:
-            from . import announce
 
-            announce.forget()
-        _records.clear()
+def _give_back() -> None:
+    """Clients' functions run their own code, and nothing is known of any client."""
+    if any(record.replaced for record in _records.values()):
+        from . import patches
+
+        patches.revert_all()
+    if _records:
+        from . import announce
+
+        announce.forget()
+    _records.clear()
+
+
+def hot_paths(names: Iterable[str], argument: str = "only") -> frozenset[str]:
+    """The hot paths of these names, their own ("ema") or a client's ("ModelEMA.update").
+
+    ValueError for another name, TypeError for one name in place of several.
+    """
+    known = _names()
+    if isinstance(names, str):
+        raise TypeError(f"{argument}: got {names!r}, expected a list of names: [{names!r}]")
+    names = tuple(names)
+    for name in names:
+        if name not in known:
+            raise ValueError(f"{argument}: got {name!r}, allowed are {', '.join(known)}")
+    return frozenset(known[name] for name in names)
+
+
+def _names() -> dict[str, str]:
+    """The hot path that each name stands for."""
+    from .known_callables import HOT
+
+    named = {name: hot.operation for name, hot in HOT.items()}
+    return {**named, **{operation: operation for operation in named.values()}}
+
+
+def replaces(name: str | None = None) -> bool:
+    """True where what `install` promises holds, of one name or of any: in the clients imported so
+    far, or in those to come if there are none yet."""
+    wanted = None if name is None else hot_paths([name], "name")
+    if not installed() or BACKEND.read() == "torch":
+        return False
+    if _selected is not None and not (_selected if wanted is None else wanted & _selected):
+        return False
+    met = [record for record in _records.values() if record.release or record.module in CLIENTS]
+    replaced = hot_paths(name for record in met for name in record.replaced)
+    return not met or bool(replaced if wanted is None else wanted & replaced)
 
 
 def at_start() -> None:
@@ -87,10 +147,9 @@ def at_start() -> None:
         if OVERLAY.on():
             install()
     except ValueError as error:
-        text = f"yolov5_utils: {error}; nothing is replaced"
-        if text not in _told:
-            print(text, file=sys.stderr)
-        _told.add(text)
+        from ..messages import say_once
+
+        say_once(f"{error}; nothing is replaced")
 
 
 def installed() -> bool:
@@ -117,22 +176,28 @@ def _being_imported(module: ModuleType) -> bool:
 def _executed(module: ModuleType) -> None:
     """Patch a client module that has executed.
 
-    Whatever goes wrong leaves the module as it is, with the reason on record; under
-    YOLOV5_UTILS_STRICT=1 it is raised as an ImportError.
+    Whatever goes wrong, or a file that is not known, leaves the module as it is, with the reason on
+    record; under YOLOV5_UTILS_STRICT=1 it is raised as an ImportError.
     """
     try:
         record = _patched(module)
-        spoken_of = record.release is not None  # another project's file is none of our business
+        problem = "module" in record.left and _is_a_yolos(record, module)
     except Exception as error:  # a broken extension, whose text names the remedy, or our own fault
         reason = str(error) if isinstance(error, ImportError) else repr(error)
         if STRICT.on():
             raise ImportError(reason) from error
-        record = _left(module, reason)
-        spoken_of = True
+        record, problem = _left(module, reason), True
+    if problem and record.release is None and STRICT.on() and BACKEND.read() != "torch":
+        raise ImportError(f"{record.module}: {record.left['module']}, and STRICT is on")
     _records[record.module] = record
-    if spoken_of:
+    if record.release is not None or problem:
         with contextlib.suppress(Exception):  # a logger that fails is no reason to fail
             _announce(module, record)
+
+
+def _is_a_yolos(record: Record, module: ModuleType) -> bool:
+    """True but for another project's file of that name."""
+    return record.module in CLIENTS or "ModelEMA" in names_of(module)
 
 
 def _patched(module: ModuleType) -> Record:
@@ -146,7 +211,7 @@ def _patched(module: ModuleType) -> Record:
         return _left(module, f"{BACKEND.name}=torch", found.release)
     from . import patches
 
-    replaced = patches.apply(module, found)
+    replaced = patches.apply(module, found, _selected)
     record = _left(module, "", found.release)
     return record._replace(replaced=replaced, left=dict(found.left))
 
@@ -163,28 +228,32 @@ def _noted(name: str, reason: str) -> None:
 
 
 def _announce(module: ModuleType, record: Record) -> None:
-    """One line through the client's own logger.
+    """One line through the client's own logger, or on stderr where it has none and nothing works.
 
     YOLOv5 imports ultralytics, before or after its own module: each of the two has its line.
     """
-    if not record.replaced and record.module not in CLIENTS:
-        return
-    import logging
-
     from .announce import once
 
+    left = record.left.get("module") or _words(record.left)
     client = "ultralytics" if record.module.startswith("ultralytics.") else "YOLOv5"
     logger: Any = getattr(module, "LOGGER", None) or getattr(module, "logger", None)
-    logger = logger or logging.getLogger("yolov5_utils")
     if record.replaced:
-        names = ", ".join(record.replaced)
-        text = f"yolov5_utils {__version__}: {names} of {record.module} replaced"
-        once(client, logger, "info", text)
-    else:
-        reason = "; ".join(f"{name}: {why}" for name, why in record.left.items())
-        reason = record.left.get("module", reason)
-        text = f"yolov5_utils {__version__}: {record.module} runs as it is: {reason}"
-        once(client, logger, "warning", text)
+        text = f"{record.release}: {', '.join(record.replaced)} of {record.module} replaced"
+        once(client, logger, "info", f"{text}; left as it is: {left}" if left else text)
+    elif left:
+        once(record.module, logger, "warning", f"{record.module} runs as it is: {left}")
+
+
+def _words(left: dict[str, str]) -> str:
+    """What was left and why, but for what was to be, or comes from another client's file."""
+    from .replaced import LEFT_OUT
+
+    expected = {LEFT_OUT, *(f"is {client}'s" for client in CLIENTS)}
+    by_reason: dict[str, list[str]] = {}
+    for name, reason in left.items():
+        if reason not in expected:
+            by_reason.setdefault(reason, []).append(name)
+    return "; ".join(f"{', '.join(names)} ({reason})" for reason, names in by_reason.items())
 
 
 def _imported(module: ModuleType) -> None:

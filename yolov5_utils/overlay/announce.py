@@ -5,11 +5,13 @@ Imported once there is something to say. Must not import torch.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import logging
-import os
-import sys
 from typing import Any
+
+from .. import __version__
+from ..messages import say, speaks
 
 _said: set[tuple[str, str]] = set()
 _waiting: list[_Waiting] = []
@@ -19,11 +21,23 @@ def once(subject: str, logger: Any, kind: str, text: str) -> None:
     """Log `text` with the next message of the logger, unless that was done for this subject.
 
     Never before the client itself says something: its log may go to a stdout that another program
-    reads. `kind` is "info" or "warning".
+    reads. `kind` is "info" or "warning". A warning is on stderr at the latest when Python ends.
     """
-    if (subject, kind) not in _said and _speaks() and isinstance(logger, logging.Logger):
-        _said.add((subject, kind))
+    if (subject, kind) in _said or not speaks():
+        return
+    _said.add((subject, kind))
+    if isinstance(logger, logging.Logger):
         _waiting.append(_Waiting(logger, kind, text))
+        if kind == "warning":
+            atexit.register(_at_exit, _waiting[-1])
+    elif kind == "warning":
+        say(text)
+
+
+def _at_exit(waiting: _Waiting) -> None:
+    """Say what no message of the client's came for."""
+    if waiting in _waiting:
+        say(waiting.text)
 
 
 def forget() -> None:
@@ -40,7 +54,7 @@ class _Waiting:
     """
 
     def __init__(self, logger: logging.Logger, kind: str, text: str) -> None:
-        self._logger, self._kind, self._text = logger, kind, text
+        self._logger, self._kind, self.text = logger, kind, text
         logger.addFilter(self)
 
     def filter(self, record: logging.LogRecord) -> bool:
@@ -48,9 +62,9 @@ class _Waiting:
         for each in ready:  # first, since they would be asked again for their own lines
             each.withdraw()
         with contextlib.suppress(Exception):  # a logger that fails is no reason to fail
-            if _speaks():  # not in a process that was forked meanwhile
+            if speaks():  # not in a process that was forked meanwhile
                 for each in ready:
-                    getattr(each._logger, each._kind)(each._text)
+                    getattr(each._logger, each._kind)(f"yolov5_utils {__version__}: {each.text}")
         return True
 
     def _is_shown(self) -> bool:
@@ -63,19 +77,3 @@ class _Waiting:
         # A new list: the logger may be in the middle of the old one.
         self._logger.filters = [other for other in self._logger.filters if other is not self]
         _waiting[:] = [other for other in _waiting if other is not self]
-
-
-def _speaks() -> bool:
-    """True but on ranks other than the first, and in children of multiprocessing.
-
-    Their name is set before they import anything of the program's; only the fork server, which
-    imports the main module for its children, goes by that module's name alone.
-    """
-    if os.environ.get("RANK", "-1") not in ("-1", "0"):
-        return False
-    main = sys.modules.get("__mp_main__")
-    process: Any = sys.modules.get("multiprocessing.process")
-    return process is None or (
-        process.current_process().name == "MainProcess"
-        and getattr(main, "__name__", None) != "__mp_main__"
-    )

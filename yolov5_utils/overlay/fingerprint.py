@@ -20,10 +20,10 @@ from types import CodeType, FunctionType, ModuleType
 from typing import Any, NamedTuple
 
 from .finder import names_of
-from .known_callables import HOT, Form, Left
+from .known_callables import HOT, Form, Left, release_of
 from .replaced import code_of
 
-# What every YOLOv5 from 5.0 on defines, and what some release of it did: anything else is a fork's.
+# What every YOLOv5 from 5.0 on defines, and what some release of it did: the rest is a fork's.
 _YOLOV5 = frozenset(
     [
         "ModelEMA",
@@ -139,12 +139,13 @@ def examine(source: str) -> Fingerprint:
     forms: dict[str, Form] = {}
     left: dict[str, str] = {}
     known: dict[str, CodeType] = {}
-    release = f"{family}, release unknown"
+    digests = []
     for name, hot in HOT.items():
         definition = definitions.get(name)
         if not isinstance(definition, ast.FunctionDef) or (hot.of_yolov5 and family != "YOLOv5"):
             continue
-        form = hot.forms.get(digest(definition))
+        digests.append(digest(definition))
+        form = hot.forms.get(digests[-1])
         if form is None:
             left[name] = f"differs from every release of {family} that is known here"
         elif isinstance(form, Left):
@@ -153,9 +154,10 @@ def examine(source: str) -> Fingerprint:
             forms[name] = form
             line = min([definition.lineno, *(d.lineno for d in definition.decorator_list)])
             known[name] = codes[name, line]
-        if name == "ModelEMA.update":
-            release = getattr(form, "release", release)
-    return Fingerprint(release, forms, left, known, {})
+    others = _of_a_fork(definitions) if family == "YOLOv5" else ""
+    if others:
+        left[others] = "in no YOLOv5 that is known here"
+    return Fingerprint(release_of(family, digests), forms, left, known, {})
 
 
 _UNNAMED = "<yolov5_utils: a client's file>"
@@ -294,12 +296,16 @@ def _family(definitions: _Definitions) -> str:
         raise NotRecognised("it defines no class ModelEMA")
     if names >= _ULTRALYTICS:
         return "ultralytics"
-    missing, unknown = _YOLOV5 - names, names - _YOLOV5 - _YOLOV5_AT_TIMES
+    missing = _YOLOV5 - names
     if missing:
         raise NotRecognised(f"it defines no {', '.join(sorted(missing))}")
-    if unknown:
-        raise NotRecognised(f"it also defines {', '.join(sorted(unknown))}")
     return "YOLOv5"
+
+
+def _of_a_fork(definitions: _Definitions) -> str:
+    """The names that no YOLOv5 has: "shrink(), train_all()"."""
+    names = {name for name in definitions if "." not in name} - _YOLOV5 - _YOLOV5_AT_TIMES
+    return ", ".join(f"{name}()" for name in sorted(names))
 
 
 def _check_names(head: str, source: str) -> None:

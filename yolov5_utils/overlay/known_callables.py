@@ -6,14 +6,13 @@ tools/fingerprints.py` prints the digests of any file or repository. Must not im
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 
 class UpdateForm(NamedTuple):
-    """One known form of ModelEMA.update, which tells the releases best."""
+    """One known form of ModelEMA.update."""
 
-    release: str
     unwrap: str  # the client's helper that tells or strips wrappers of the model
     switch: str | None = None  # the attribute that switches the average off
 
@@ -53,7 +52,6 @@ class Left(NamedTuple):
     """A known form that is left to the client, and why."""
 
     reason: str
-    release: str = ""
 
 
 Form = UpdateForm | SparsityForm | PruneForm | FuseForm | ScaleForm | TimeForm | InfoForm | Left
@@ -63,16 +61,16 @@ _SCALED = "it scales the weights without a matrix product; its roundings are not
 _CLOCK = "it takes a device and may read another clock"
 
 _UPDATE: Mapping[str, Form] = {
-    "f939b2285dd7": UpdateForm("YOLOv5 5.0 to 6.0", "is_parallel"),
-    "4d6d47b14fe5": UpdateForm("YOLOv5 between 6.0 and 6.1", "is_parallel"),
-    "fdf47482408c": UpdateForm("YOLOv5 6.1", "de_parallel"),
-    "5766e28a241d": UpdateForm("YOLOv5 6.2", "de_parallel"),
-    "39c10a15b50b": UpdateForm("YOLOv5 after 6.2, ultralytics 8.0", "de_parallel"),
-    "5c6cf8f73c3b": UpdateForm("ultralytics 8.0 to 8.3", "de_parallel", switch="enabled"),
-    "0427ffce5f66": UpdateForm("ultralytics 8.3 to 8.4", "unwrap_model", switch="enabled"),
-    "b544ed46ce4c": Left(_LERP, "ultralytics 8.4"),
-    "18f52f78f403": Left(_LERP, "ultralytics 8.4"),
-    "da56f7612789": Left(_LERP, "ultralytics 8.4"),
+    "f939b2285dd7": UpdateForm("is_parallel"),
+    "4d6d47b14fe5": UpdateForm("is_parallel"),
+    "fdf47482408c": UpdateForm("de_parallel"),
+    "5766e28a241d": UpdateForm("de_parallel"),
+    "39c10a15b50b": UpdateForm("de_parallel"),
+    "5c6cf8f73c3b": UpdateForm("de_parallel", switch="enabled"),
+    "0427ffce5f66": UpdateForm("unwrap_model", switch="enabled"),
+    "b544ed46ce4c": Left(_LERP),
+    "18f52f78f403": Left(_LERP),
+    "da56f7612789": Left(_LERP),
 }
 _SPARSITY: Mapping[str, Form] = {
     "5cdde3b1869b": SparsityForm(exact=False),
@@ -138,3 +136,61 @@ HOT: Mapping[str, Hot] = {
     "time_sync": Hot("time_synchronized", _TIME),
     "model_info": Hot("model_info", _INFO, of_yolov5=True),  # no hot path: helpers/counting.py
 }
+
+# The releases as people know them, and the first and the last one with a text (what is in none was
+# written between two): `python tools/fingerprints.py --git REPOSITORY` lists them.
+RELEASES = {
+    "YOLOv5": ("5.0", "6.0", "6.1", "6.2", "7.0", "main"),
+    "ultralytics": ("8.0", "8.3", "8.4"),
+}
+_SPANS: Mapping[str, Mapping[str, tuple[str, str]]] = {
+    "YOLOv5": {
+        "f939b2285dd7": ("5.0", "6.0"),
+        "4d6d47b14fe5": ("6.0", "6.1"),
+        "fdf47482408c": ("6.1", "6.1"),
+        "5766e28a241d": ("6.2", "6.2"),
+        "39c10a15b50b": ("7.0", "main"),
+        "5cdde3b1869b": ("5.0", "6.0"),
+        "11433181328e": ("6.1", "main"),
+        "6325c2aed227": ("5.0", "6.1"),
+        "105b5fd26e46": ("6.2", "7.0"),
+        "e5bcd1210edf": ("main", "main"),
+        "2eebdec8d21f": ("5.0", "6.2"),
+        "af8f228b9fba": ("7.0", "main"),
+        "d5a05973d1a5": ("5.0", "6.0"),
+        "7ab7ccbd517d": ("6.1", "6.1"),
+        "31bf9453f86a": ("6.2", "7.0"),
+        "0d059710de6d": ("5.0", "5.0"),
+        "902718553a16": ("6.0", "7.0"),
+        "6b09ca6b4c33": ("5.0", "5.0"),
+        "fd888e656f7e": ("5.0", "6.0"),
+        "1213d77f6682": ("6.0", "6.0"),
+        "f95dcb0fe15e": ("6.1", "6.1"),
+        "f0d7899931c8": ("6.1", "6.2"),
+        "cce600cf7e5e": ("6.1", "6.2"),
+        "4ffa383e0ec4": ("6.1", "6.2"),
+        "8195d37c0639": ("6.2", "6.2"),
+        "addc85707a1a": ("7.0", "7.0"),
+        "7cde57eb6e20": ("main", "main"),
+    },
+    "ultralytics": {
+        "39c10a15b50b": ("8.0", "8.0"),
+        "5c6cf8f73c3b": ("8.0", "8.3"),
+        "0427ffce5f66": ("8.3", "8.4"),
+        "b544ed46ce4c": ("8.4", "8.4"),
+        "18f52f78f403": ("8.4", "8.4"),
+        "da56f7612789": ("8.4", "8.4"),
+    },
+}
+
+
+def release_of(family: str, digests: Iterable[str]) -> str:
+    """The releases that a file with these texts may be of: "YOLOv5 6.2", "YOLOv5 7.0 to main"."""
+    releases = RELEASES[family]
+    spans = [_SPANS[family][digest] for digest in digests if digest in _SPANS[family]]
+    if not spans:
+        return f"{family}, release unknown"
+    first = max(releases.index(first) for first, _ in spans)
+    last = min(releases.index(last) for _, last in spans)
+    first, last = sorted((first, last))  # the other way round between two releases
+    return f"{family} {' to '.join(dict.fromkeys((releases[first], releases[last])))}"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from types import CodeType, FrameType, FunctionType, ModuleType
 from typing import Any
 
@@ -17,21 +17,26 @@ from .. import _replacements
 from .finder import names_of
 from .fingerprint import Fingerprint
 from .known_callables import HOT
-from .replaced import ENTRIES, MARK, Entry, code_of
+from .replaced import ENTRIES, LEFT_OUT, MARK, Entry, code_of
 from .replacements import RECORDS, replacement  # which name the remedy of a broken extension
 
 _numbers = itertools.count()
 
 
-def apply(module: ModuleType, found: Fingerprint) -> tuple[str, ...]:
-    """Replace what the fingerprint knows: the names that are replaced now.
+def apply(
+    module: ModuleType, found: Fingerprint, selected: Collection[str] | None = None
+) -> tuple[str, ...]:
+    """Replace what the fingerprint knows, of these hot paths: the names that are replaced now.
 
     What was replaced before stays as it is, and what C has not goes to the fingerprint's reasons.
     """
     replaced = []
     names = names_of(module)
     for name, form in found.forms.items():
-        reason = RECORDS[HOT[name].operation].refusal()
+        operation = HOT[name].operation
+        reason = RECORDS[operation].refusal()
+        if selected is not None and operation not in selected:
+            reason = LEFT_OUT
         if reason is not None:
             found.left[name] = reason
             continue

@@ -10,6 +10,9 @@ from .known_callables import Form
 # An attribute of a client's functions that are replaced, for whoever looks at one.
 MARK = "__yolov5_utils__"
 
+# Why a function is left that nobody asked to have replaced.
+LEFT_OUT = "patch(only=…) leaves it out"
+
 
 class Entry(NamedTuple):
     """One function of a client that runs a replacement: the same object, with another code."""

@@ -4,6 +4,7 @@ torch: both meet torch at run time only."""
 import os
 import runpy
 import shutil
+import subprocess
 import sys
 import sysconfig
 from pathlib import Path
@@ -83,6 +84,7 @@ class BuildExtension(build_ext):
     def build_extension(self, ext: Extension) -> None:
         if os.name != "posix":
             sys.exit("yolov5_utils: builds on Linux and macOS, by gcc or clang")
+        check_machine(self.compiler.compiler_so)
         ext.extra_compile_args, ext.extra_link_args = compiler_arguments()
         super().build_extension(ext)
         self.build_cuda_library()
@@ -137,6 +139,29 @@ class BuildPython(build_py):
         if not getattr(self, "editable_mode", False):
             outputs.append(os.path.join(self.build_lib, STARTUP))
         return outputs
+
+
+def check_machine(compiler: list[str]) -> None:
+    """Ends in one line that names the packages where there is no compiler, or are no headers."""
+    debian, fedora = [], []
+    program = "#include <stdio.h>\nint main(void) { return 0; }\n"
+    try:
+        command = [*compiler, "-fsyntax-only", "-x", "c", "-"]
+        works = subprocess.run(command, input=program, capture_output=True, text=True, check=False)
+    except OSError:
+        works = None
+    if works is None or works.returncode:
+        debian += ["gcc", "libc6-dev"]
+        fedora += ["gcc", "glibc-devel"]
+    if not Path(sysconfig.get_path("include"), "Python.h").is_file():
+        debian += ["python{}.{}-dev".format(*sys.version_info)]
+        fedora += ["python3-devel"]
+    if debian:
+        sys.exit(
+            "yolov5_utils: a C compiler and Python's headers are needed. What is missing: "
+            f"apt-get install {' '.join(debian)} (Debian, Ubuntu), "
+            f"dnf install {' '.join(fedora)} (Fedora)"
+        )
 
 
 def libraries() -> list[str]:

@@ -7,16 +7,24 @@ import importlib.util
 import os
 import shlex
 import struct
+import sys
+from importlib.machinery import PathFinder
 from pathlib import Path
 
 NAME = "yolov5-torch-utils"
 ON_INDEX = False  # True from the day of the first release on: texts then name the distribution
 
 
+def _checkout() -> Path | None:
+    """The checkout that this file is in, or None."""
+    folder = Path(__file__).resolve().parents[1]
+    return folder if (folder / "pyproject.toml").is_file() else None
+
+
 def source() -> str:
     """What pip installs the package from, as a word of a shell's command."""
-    checkout = Path(__file__).resolve().parents[1]
-    if (checkout / "pyproject.toml").is_file():
+    checkout = _checkout()
+    if checkout is not None:
         return shlex.quote(str(checkout))
     return NAME if ON_INDEX else "PATH (of the wheel's file, or of a checkout)"
 
@@ -42,6 +50,16 @@ def refuse_truncated(module: str) -> None:
 
 def for_broken_extension(error: ImportError) -> str:
     """One line for `error`, which the import of the extension raised: what is wrong, what to do."""
+    checkout = _checkout()
+    if checkout is not None and not any(checkout.glob("yolov5_utils/_C.*so")):
+        elsewhere = [path for path in sys.path if Path(path).resolve() != checkout]
+        installed = PathFinder.find_spec("yolov5_utils", elsewhere)
+        build = f"pip install --no-deps --editable {source()}"
+        return f"the checkout {checkout} is not built. Remedy: " + (
+            f"cd .. to import the package that is installed in {Path(installed.origin).parent}"
+            if installed is not None and installed.origin
+            else build
+        )
     return (
         f"the C extension yolov5_utils._C cannot be loaded ({error}). Remedy: install the package "
         f"for this interpreter: pip install --force-reinstall --no-deps {source()}"

@@ -126,6 +126,32 @@ def test_broken_build_is_named_with_its_remedy(tmp_path: Path, argument: str) ->
     assert result.stderr.count("\n") == 1, result.stderr
 
 
+def test_broken_build_is_said_once(tmp_path: Path) -> None:
+    """Not again by the overlay, when the client is imported."""
+    (tmp_path / "utils").mkdir()
+    (tmp_path / "utils" / "torch_utils.py").write_text(client_text())
+    (tmp_path / "train.py").write_text(
+        "from utils.torch_utils import LOGGER\nLOGGER.error('ran')\n"
+    )
+    line, last = run_broken(tmp_path, "train.py").stderr.splitlines()
+    assert "cannot be loaded" in line
+    assert last == "ran"
+
+
+@pytest.mark.parametrize(
+    ("there", "hint"), [("train.py", "; did you mean train.py?\n"), ("x", "\n")]
+)
+def test_a_script_without_its_suffix_is_suggested(tmp_path: Path, there: str, hint: str) -> None:
+    (tmp_path / there).write_text("print('ran')\n")
+    result = run(OURS, "train", "--img", "640", folder=tmp_path)
+    assert (result.returncode, result.stdout) == (2, "")
+    *_, last = result.stderr.splitlines(keepends=True)
+    assert last == (
+        "yolov5_utils: 'train' is neither a command (info, selftest, demo) nor a file nor a program"
+        + hint
+    )
+
+
 def test_help_and_version() -> None:
     text = run(OURS, "--help").stdout
     for word in (
@@ -165,24 +191,24 @@ def test_info_asks_what_the_call_asks(monkeypatch: pytest.MonkeyPatch) -> None:
     expected = "torch" if older_torch.APPLIES else "C"
     before = {name: OPERATIONS[name].counted() for name in OPERATIONS}
     paths = info.hot_paths()
-    assert {name: path["way"] for name, path in paths.items() if path["way"] != "C"} == (
+    assert {name: path.way for name, path in paths.items() if path.way != "C"} == (
         {"scale_img": "torch"} if older_torch.APPLIES else {}
     )
-    assert paths["scale_img"]["way"] == expected
+    assert paths["scale_img"].way == expected
     assert {name: OPERATIONS[name].counted() for name in OPERATIONS} == before
     for operation in OPERATIONS.values():
         if operation.name != "time_synchronized":
             monkeypatch.setattr(operation, "check", refuse)
     for name, path in info.hot_paths().items():
         if name != "time_synchronized":
-            assert (path["way"], path["why"]) == ("torch", "too warm"), name
+            assert (path.way, path.why) == ("torch", "too warm"), name
 
     def broken() -> bool:
         raise AttributeError("no attribute 'is_compiling'")
 
     monkeypatch.setattr(probe, "is_compiling", broken)
     for path in info.hot_paths().values():
-        assert (path["way"], path["why"][:14]) == ("error", "AttributeError")
+        assert (path.way, path.why[:14]) == ("error", "AttributeError")
 
 
 def test_info_into_a_closed_pipe_says_nothing() -> None:
@@ -281,11 +307,11 @@ def test_info_says_in_one_line_what_python_cannot_read(
 
 
 def test_report_counts_calls() -> None:
-    before = info.hot_paths()["sparsity"]["calls"]["C"]
+    before = info.hot_paths()["sparsity"].calls["C"]
     from yolov5_utils.torch_utils import sparsity
 
     sparsity(torch.nn.Linear(2, 2))
-    assert info.hot_paths()["sparsity"]["calls"]["C"] == before + 1
+    assert info.hot_paths()["sparsity"].calls["C"] == before + 1
 
 
 Selftest = Callable[..., tuple[int, list[str]]]

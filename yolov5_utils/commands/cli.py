@@ -13,9 +13,10 @@ import sysconfig
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 
-from .. import __version__, install_hint
-from ..switches import ALL as SWITCHES
+from .. import __version__, install_hint, switches
 from ..switches import CPU, STRICT
+
+_WRONG_USE = 2  # python's exit code for that
 
 _USAGE = """\
 usage: python -m yolov5_utils SCRIPT.py [ARGUMENT ...]
@@ -62,14 +63,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(f"unknown option {first} (see --help)")
     if first == "-m" and not rest:
         return _fail("-m needs the name of a module")
-    problem = _check_build(warn=True)
-    if problem is not None:
+    problem = _check_build()
+    if problem == _WRONG_USE or (problem and STRICT.on()):
         return problem
 
     from .. import patch
     from .run import run, run_module
 
-    patch()
+    if not problem:  # else the client runs as it is, as was said
+        patch()
     if first == "-m":
         run_module(rest[0], rest[1:])
         return 0
@@ -77,7 +79,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     code = run(script, rest)
     if code and "/" not in first and not first.endswith(".py"):  # after python's own message
         commands = ", ".join(_COMMANDS)
-        _fail(f"{first!r} is neither a command ({commands}) nor a file nor a program")
+        hint = f"; did you mean {first}.py?" if os.path.isfile(f"{first}.py") else ""
+        _fail(f"{first!r} is neither a command ({commands}) nor a file nor a program{hint}")
     return code
 
 
@@ -123,32 +126,26 @@ def _is_python_program(file: str) -> bool:
 
 def _usage() -> str:
     lines = []
-    for switch in SWITCHES:
+    for switch in switches.ALL:
         values = ", ".join(value for value in switch.values if value)
         lines.append(f"  {switch.name}: {switch.meaning} ({values})\n")
     return _USAGE + "".join(lines)
 
 
-def _fail(text: str, code: int = 2) -> int:
+def _fail(text: str, code: int = _WRONG_USE) -> int:
     print(f"yolov5_utils: {text}", file=sys.stderr)
     return code
 
 
-def _check_build(warn: bool = False) -> int | None:
-    """An exit code, and a line that says why, where the switches or the extension are broken.
-
-    With `warn`, an extension that cannot be loaded is a line and no more: the client runs as it is.
-    Not under YOLOV5_UTILS_STRICT=1.
-    """
+def _check_build() -> int | None:
+    """An exit code, and a line that says why, where the switches or the extension are broken."""
     try:
-        for switch in SWITCHES:
-            switch.read()
+        switches.check()
         try:
             install_hint.refuse_truncated("yolov5_utils._C")
             from .. import _C
         except ImportError as error:
-            code = _fail(install_hint.for_broken_extension(error), 1)
-            return None if warn and not STRICT.on() else code
+            return _fail(install_hint.for_broken_extension(error), 1)
         try:
             _C.configure(level=CPU.read() or None)
         except ValueError as error:  # a level that this CPU or this build does not have
@@ -161,9 +158,10 @@ def _check_build(warn: bool = False) -> int | None:
 def _info(arguments: list[str]) -> int:
     if arguments not in ([], ["--json"]):
         return _fail(f"info takes nothing or --json, not {' '.join(arguments)}")
-    from .info import as_json, as_text
+    from .info import info
 
-    print(as_json() if arguments else as_text())
+    facts = info(ask_gpus=True)
+    print(facts.as_json() if arguments else facts)
     return 0
 
 

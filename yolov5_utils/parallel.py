@@ -15,6 +15,9 @@ def is_parallel(model: Any) -> bool:
     """True for a DataParallel or DistributedDataParallel itself; False for a subclass of either.
 
     Source: YOLOv5 5.0.
+
+    >>> is_parallel(nn.Linear(2, 2))
+    False
     """
     return type(model) in _WRAPPERS
 
@@ -23,6 +26,10 @@ def de_parallel(model: Any) -> Any:
     """The module inside a DataParallel or DistributedDataParallel, any other model itself.
 
     Source: YOLOv5 of July 2021.
+
+    >>> model = nn.Linear(2, 2)
+    >>> de_parallel(nn.DataParallel(model)) is model
+    True
     """
     return model.module if type(model) in _WRAPPERS else model
 
@@ -47,6 +54,12 @@ def copy_attr(a: Any, b: Any, include: Collection[str] = (), exclude: Collection
     Only the names in `include`, where that is not empty, and none in `exclude`. On modules that
     means plain attributes, `training` among them, not parameters or submodules.
     Source: YOLOv5 5.0.
+
+    >>> a, b = nn.Linear(2, 2), nn.Linear(2, 2)
+    >>> b.names = ["cat", "dog"]
+    >>> copy_attr(a, b, include=["names"])
+    >>> a.names
+    ['cat', 'dog']
     """
     for name, value in b.__dict__.items():
         wanted = name in include if len(include) else True

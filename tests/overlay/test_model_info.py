@@ -147,7 +147,7 @@ def test_what_is_said_of_it(patched: Loader) -> None:
     patched("6.1")
     assert "model_info" in record().replaced
     assert yolov5_utils.explain("model_info").way == "shapes"
-    assert yolov5_utils.info()["model_info"]["calls"] == counting.RECORD.calls
+    assert yolov5_utils.info().model_info.calls == counting.RECORD.calls
 
 
 def test_ultralytics_own_is_not_looked_at(patched: Loader) -> None:

@@ -222,7 +222,7 @@ def test_calls_are_counted():
         for _ in range(3):
             _C.time_synchronized()
     counted = OPERATIONS["time_synchronized"].counted()
-    assert info.hot_paths()["time_synchronized"]["calls"] == counted
+    assert info.hot_paths()["time_synchronized"].calls == counted
 
 
 SCRIPT = """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, overload
 
 import torch
 
@@ -24,11 +24,22 @@ class Explanation(NamedTuple):
     way: str  # "C", "CUDA", "torch", "error" for a call that raises; of model_info also "shapes"
     why: str
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         return f"{self.name}: {self.way}: {self.why}"
 
 
-def explain(name: str | None = None, *args: Any) -> Explanation | list[Explanation]:
+class Explanations(tuple[Explanation, ...]):
+    """Those of all hot paths, a line each."""
+
+    def __repr__(self) -> str:
+        return "\n".join(map(repr, self))
+
+
+@overload
+def explain(name: None = None) -> Explanations: ...
+@overload
+def explain(name: str, *args: Any) -> Explanation: ...
+def explain(name: str | None = None, *args: Any) -> Explanation | Explanations:
     """Which way the hot path `name` runs, and why; all of them without a name.
 
     `name` is a hot path's or a client's: "ema" or "ModelEMA.update", "fuse" or "fuse_conv_and_bn";
@@ -39,9 +50,12 @@ def explain(name: str | None = None, *args: Any) -> Explanation | list[Explanati
 
     The way is that of the package's own function. What the overlay did of that name in the clients
     of this process, and where such a call would go another way there, is added to the reason.
+
+    >>> yolov5_utils.explain("scale_img", torch.zeros(1, 3, 64, 64, dtype=torch.float64), 0.5)
+    scale_img: torch: image: not float32
     """
     if name is None:
-        return [_explained(operation, operation, ()) for operation in RECORDS]
+        return Explanations(_explained(operation, operation, ()) for operation in RECORDS)
     called = {alias: one.name for one in OPERATIONS.values() for alias in one.public_names}
     called |= {operation: operation for operation in RECORDS}
     if name not in called:

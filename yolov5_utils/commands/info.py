@@ -10,13 +10,14 @@ import sys
 from collections.abc import Iterator
 from importlib.machinery import PathFinder
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
-from .. import _C, __version__, _native, overlay
+from .. import _C, __version__, _native, install_hint, overlay
 from ..helpers import counting
 from ..ops import OPERATIONS
+from ..overlay import Record
 from ..overlay.fingerprint import NotRecognised, examine
 from ..overlay.known_callables import HOT
 from ..overlay.replacements import RECORDS
@@ -24,46 +25,101 @@ from ..switches import ALL as SWITCHES
 from .explain import of_the_package
 
 
-def facts(ask_gpus: bool = False) -> dict[str, Any]:
-    """Everything `info` prints, as plain dicts, lists, strings and numbers.
+class HotPath(NamedTuple):
+    """The backend of a usual call, why, and this process's calls so far."""
+
+    way: str  # "C", "torch", or "error" where such a call raises
+    why: str
+    calls: dict[str, int]  # by backend
+    reasons: dict[str, int]  # why calls that could have run in C took torch
+
+
+class Counts(NamedTuple):
+    """The calls of model_info in this process so far."""
+
+    calls: dict[str, int]  # by what thop counted in
+    reasons: dict[str, int]  # why it counted in a copy
+
+
+class CudaLibrary(NamedTuple):
+    """What became of the CUDA library."""
+
+    path: str | None
+    problem: str | None  # why it cannot be used
+    architectures: str | None  # what it was built for
+    toolkit: int
+    gpus: dict[str, dict[str, str | None]]  # by device, if asked: its name, and the problem there
+
+
+class Overlay(NamedTuple):
+    """What `patch()` did in this process."""
+
+    installed: bool
+    start_up_file: bool  # whether YOLOV5_UTILS_OVERLAY=1 works with this installation
+    modules: list[Record]
+
+
+class Facts(NamedTuple):
+    """Everything that `python -m yolov5_utils info` prints; its text is that table."""
+
+    package: dict[str, str]
+    other_copies: list[str]  # of the package, which Python would find without this one
+    build: _C.Info
+    python: str
+    torch: str
+    threads: dict[str, int | str]
+    cuda_library: CudaLibrary
+    switches: dict[str, str]
+    hot_paths: dict[str, HotPath]
+    model_info: Counts
+    overlay: Overlay
+    clients: list[Record]
+
+    def __repr__(self) -> str:
+        return as_text(self)
+
+    def as_json(self) -> str:
+        """The same as indented JSON."""
+        return json.dumps(_plain(self), indent=2)
+
+
+def info(ask_gpus: bool = False) -> Facts:
+    """What is installed, how it was built, which backend runs each hot path, and the calls so far.
 
     Changes nothing, but with `ask_gpus` starts CUDA on every GPU to see whether the CUDA library
     runs there.
+
+    >>> yolov5_utils.info().hot_paths["ema"].way
+    'C'
     """
     build = _C.info()
-    return {
-        "package": {
-            "name": "yolov5-torch-utils",
+    return Facts(
+        package={
+            "name": install_hint.NAME,
             "version": __version__,
             "location": str(Path(_native.__file__).resolve().parent),
         },
-        "build": build,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "threads": {"torch": torch.get_num_threads(), "pool": _pool(build)},
-        "cuda_library": cuda_library(ask_gpus),
-        "switches": {switch.name: switch.read() for switch in SWITCHES},
-        "hot_paths": hot_paths(),
-        "model_info": {
-            "calls": dict(counting.RECORD.calls),
-            "reasons": dict(counting.RECORD.reasons),
-        },
-        "overlay": {
-            "installed": overlay.installed(),
-            "start_up_file": _start_up_file(),
-            "modules": [record._asdict() for record in overlay.status()],
-        },
-        "clients": [client._asdict() for client in clients()],
-    }
+        other_copies=list(dict.fromkeys(_other_copies())),
+        build=build,
+        python=platform.python_version(),
+        torch=str(torch.__version__),
+        threads={"torch": torch.get_num_threads(), "pool": _pool(build)},
+        cuda_library=cuda_library(ask_gpus),
+        switches={switch.name: switch.read() for switch in SWITCHES},
+        hot_paths=hot_paths(),
+        model_info=Counts(dict(counting.RECORD.calls), dict(counting.RECORD.reasons)),
+        overlay=Overlay(overlay.installed(), _start_up_file(), overlay.status()),
+        clients=list(clients()),
+    )
 
 
-def cuda_library(ask_gpus: bool = False) -> dict[str, Any]:
-    """What became of the CUDA library: path, problem, what it was built for, and GPUs if asked.
+def cuda_library(ask_gpus: bool = False) -> CudaLibrary:
+    """What became of the CUDA library.
 
     `gpus` has for each GPU that torch can use its name, and why the library does not run there or
     None; it is empty if nobody asked.
     """
-    info = _C.cuda_info()
+    told = _C.cuda_info()
     gpus = {}
     if ask_gpus and torch.cuda.is_available():
         for number in range(torch.cuda.device_count()):
@@ -73,28 +129,20 @@ def cuda_library(ask_gpus: bool = False) -> dict[str, Any]:
                 "problem": problem,
             }
     path = str(_native.CUDA_LIBRARY) if _native.CUDA_LIBRARY.exists() else None
-    return {"path": path, **info, "gpus": gpus}
+    return CudaLibrary(path, told["problem"], told["architectures"], told["toolkit"], gpus)
 
 
-def hot_paths() -> dict[str, dict[str, Any]]:
-    """For each hot path: the way of a usual call, why, and this process's calls so far.
-
-    The way is "C", "torch", or "error" where such a call raises: it is tried, and not counted.
-    `calls` counts calls by way taken, `reasons` why calls that could have run in C took torch.
-    """
+def hot_paths() -> dict[str, HotPath]:
+    """The hot paths by name; a usual call of each is tried, and not counted."""
     result = {}
     for name, operation in OPERATIONS.items():
         found = of_the_package(name, operation, ())
-        result[name] = {
-            "way": found.way,
-            "why": found.why,
-            "calls": operation.counted(),
-            "reasons": dict(operation.reasons),
-        }
+        counted = operation.counted(), dict(operation.reasons)
+        result[name] = HotPath(found.way, found.why, *counted)
     return result
 
 
-def clients() -> Iterator[overlay.Record]:
+def clients() -> Iterator[Record]:
     """What the overlay would do to each client that a Python started here would find.
 
     The client's file is read, not run: in utils/ of this folder, and in the installed packages.
@@ -117,20 +165,28 @@ def _folder(package: str) -> Path | None:
     return next((Path(file).parent for file in files if file is not None), None)
 
 
-def _record(name: str, file: Path) -> overlay.Record:
+def _record(name: str, file: Path) -> Record:
     try:
         found = examine(importlib.util.decode_source(file.read_bytes()))
     except NotRecognised as why:
-        return overlay.Record(name, str(file), None, (), {"module": f"not YOLOv5's: {why}"})
+        return Record(name, str(file), None, (), {"module": f"not YOLOv5's: {why}"})
     except (OSError, UnicodeError, SyntaxError, LookupError) as error:  # SyntaxError: its encoding
-        return overlay.Record(name, str(file), None, (), {"module": f"cannot be read: {error}"})
+        return Record(name, str(file), None, (), {"module": f"cannot be read: {error}"})
     left = dict(found.left)
     for hot in found.forms:
         reason = RECORDS[HOT[hot].operation].refusal()
         if reason is not None:
             left[hot] = reason
     replaced = tuple(hot for hot in found.forms if hot not in left)
-    return overlay.Record(name, str(file), found.release, replaced, left)
+    return Record(name, str(file), found.release, replaced, left)
+
+
+def _other_copies() -> Iterator[str]:
+    """The folders on the import path that hold the package, but for this one."""
+    for entry in sys.path:
+        folder = Path(entry, "yolov5_utils").resolve()
+        if folder != Path(_native.__file__).resolve().parent and (folder / "__init__.py").is_file():
+            yield str(folder)
 
 
 def _start_up_file() -> bool:
@@ -144,64 +200,68 @@ def _site_folders() -> list[str]:
     return [*site.getsitepackages(), site.getusersitepackages()]
 
 
-def as_json() -> str:
-    """`facts()` as indented JSON."""
-    return json.dumps(facts(ask_gpus=True), indent=2)
+def _plain(value: Any) -> Any:
+    """Records as dicts, also inside of others."""
+    if hasattr(value, "_asdict"):
+        value = value._asdict()
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    return [_plain(inner) for inner in value] if isinstance(value, (list, tuple)) else value
 
 
-def as_text() -> str:
-    """`facts()` as a table to read."""
-    all_facts = facts(ask_gpus=True)
+def as_text(facts: Facts) -> str:
+    """A table to read."""
     rows: list[tuple[str, str]] = [
-        ("package", "{name} {version} in {location}".format(**all_facts["package"])),
-        ("python", all_facts["python"]),
-        ("torch", all_facts["torch"]),
-        ("threads", f"{all_facts['threads']['torch']}, {all_facts['threads']['pool']}"),
-        ("CUDA library", _library(all_facts["cuda_library"])),
+        ("package", "{name} {version} in {location}".format(**facts.package)),
+        *(("another copy", f"{folder} is not used") for folder in facts.other_copies),
+        ("python", facts.python),
+        ("torch", facts.torch),
+        ("threads", f"{facts.threads['torch']}, {facts.threads['pool']}"),
+        ("CUDA library", _library(facts.cuda_library)),
     ]
-    for name, gpu in all_facts["cuda_library"]["gpus"].items():
+    for name, gpu in facts.cuda_library.gpus.items():
         rows.append((f"{name}, {gpu['name']}", gpu["problem"] or "the CUDA library runs here"))
-    rows += [(f"build: {key}", _words(value)) for key, value in all_facts["build"].items()]
-    rows += [(name, value or "(not set)") for name, value in all_facts["switches"].items()]
-    for operation, path in all_facts["hot_paths"].items():
-        rows.append((f"hot path {operation}", f"{path['way']}: {path['why']}{_called(path)}"))
-    counted = _called(all_facts["model_info"])
+    rows += [(f"build: {key}", _words(value)) for key, value in facts.build.items()]
+    rows += [(name, value or "(not set)") for name, value in facts.switches.items()]
+    for operation, path in facts.hot_paths.items():
+        rows.append((f"hot path {operation}", f"{path.way}: {path.why}{_called(path)}"))
+    counted = _called(facts.model_info)
     rows.append(("model_info", f"thop's rules on shapes, else in a copy of the model{counted}"))
-    hook = all_facts["overlay"]
-    rows.append(("overlay", "installed" if hook["installed"] else "not installed in this process"))
-    by_file = "works" if hook["start_up_file"] else "has no effect: no start-up file beside it"
+    hook = facts.overlay
+    rows.append(("overlay", "installed" if hook.installed else "not installed in this process"))
+    by_file = "works" if hook.start_up_file else "has no effect: no start-up file beside it"
     rows.append(("YOLOV5_UTILS_OVERLAY=1", by_file))
-    for record in hook["modules"]:
-        rows.append((f"client {record['module']}", _fate(record, "replaced")))
-    for record in all_facts["clients"]:
-        rows.append((f"found here: {record['module']}", _fate(record, "would be replaced")))
+    for record in hook.modules:
+        rows.append((f"client {record.module}", _fate(record, "replaced")))
+    for record in facts.clients:
+        rows.append((f"found here: {record.module}", _fate(record, "would be replaced")))
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
 
 
-def _called(path: dict[str, Any]) -> str:
+def _called(path: HotPath | Counts) -> str:
     """The calls so far in words, nothing where there were none."""
-    calls = ", ".join(f"{way} {count}" for way, count in path["calls"].items() if count)
-    reasons = "".join(f"; {reason} ({count})" for reason, count in path["reasons"].items())
+    calls = ", ".join(f"{way} {count}" for way, count in path.calls.items() if count)
+    reasons = "".join(f"; {reason} ({count})" for reason, count in path.reasons.items())
     return f"; calls: {calls}{reasons}" if calls else ""
 
 
-def _fate(record: dict[str, Any], verb: str) -> str:
+def _fate(record: Record, verb: str) -> str:
     """One line on what becomes of a client's module."""
-    parts = [record["release"]] if record["release"] else []
-    if record["replaced"]:
-        parts.append(f"{verb}: {', '.join(record['replaced'])}")
-    parts += [why if name == "module" else f"{name}: {why}" for name, why in record["left"].items()]
+    parts = [record.release] if record.release else []
+    if record.replaced:
+        parts.append(f"{verb}: {', '.join(record.replaced)}")
+    parts += [why if name == "module" else f"{name}: {why}" for name, why in record.left.items()]
     return "; ".join(parts)
 
 
-def _library(library: dict[str, Any]) -> str:
+def _library(library: CudaLibrary) -> str:
     """In words, what the CUDA library is or why there is none."""
-    if library["problem"]:
-        return str(library["problem"])
-    toolkit = f"{library['toolkit'] // 1000}.{library['toolkit'] % 1000 // 10}"
-    where = "" if library["gpus"] else "; this torch sees no GPU"
-    return f"built with CUDA {toolkit} for {library['architectures']}{where}"
+    if library.problem:
+        return library.problem
+    toolkit = f"{library.toolkit // 1000}.{library.toolkit % 1000 // 10}"
+    where = "" if library.gpus else "; this torch sees no GPU"
+    return f"built with CUDA {toolkit} for {library.architectures}{where}"
 
 
 def _pool(build: _C.Info) -> str:

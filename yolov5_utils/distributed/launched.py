@@ -27,6 +27,8 @@ def smart_DDP(model: nn.Module) -> nn.parallel.DistributedDataParallel:
     Its graph must be the same in every step. AssertionError on torch 1.12.0, with which YOLOv5 does
     not train this way; torch's own errors without a process group, and for a model that is not on
     that GPU. Source: YOLOv5 6.2.
+
+    >>> model = smart_DDP(model)  # doctest: +SKIP
     """
     require(
         torch.__version__ != "1.12.0",

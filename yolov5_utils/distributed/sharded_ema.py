@@ -36,6 +36,12 @@ class ShardedEMA:
     as the model has it.
 
     RuntimeError where the ranks do not have the same model, TimeoutError where one does not come.
+
+    >>> model = nn.Linear(2, 2)
+    >>> ema = ShardedEMA(model)
+    >>> ema.update(model)
+    >>> ema.updates
+    1
     """
 
     def __init__(

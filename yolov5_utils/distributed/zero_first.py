@@ -25,6 +25,10 @@ def torch_distributed_zero_first(
     Without `timeout_s` ranks wait as long as the group's own time-out allows. With it, and then on
     every rank, they wait so many seconds: TimeoutError names the ranks that have not come.
     Source: YOLOv5 5.0, where a raising body leaves the other ranks waiting.
+
+    >>> with torch_distributed_zero_first(-1):
+    ...     print("downloaded once")
+    downloaded once
     """
     if local_rank not in (-1, 0):
         _wait_for_all(local_rank, timeout_s)

@@ -42,6 +42,8 @@ def date_modified(path: str | os.PathLike[str] | None = None) -> str:
     `path` defaults to the file that runs as `__main__`, else the package's, else the program.
     FileNotFoundError for a path that does not exist. Source: YOLOv5 5.0, where the default is
     torch_utils.py.
+
+    >>> year, month, day = date_modified(torch.__file__).split("-")
     """
     path = _running_file() if path is None else path
     day = datetime.date.fromtimestamp(os.stat(path).st_mtime)
@@ -54,6 +56,9 @@ def git_describe(path: str | os.PathLike[str] | None = None) -> str:
     `path` (any characters, no shell is involved) defaults to the folder of the file that runs as
     `__main__`, else the package's. Empty where the folder is in no git repository, does not exist,
     or git is not installed. Source: YOLOv5 5.0, where the default is the folder of torch_utils.py.
+
+    >>> git_describe("/folder/that/is/not/there")
+    ''
     """
     folder = _running_file().parent if path is None else path
     command = ["git", "-C", os.fspath(folder), "describe", "--tags", "--long", "--always"]
@@ -95,6 +100,9 @@ def select_device(
     the banner needs, which leaves out what it cannot learn. Source: YOLOv5 of July 2021 (5.0 takes
     text alone; `newline` is from 6.1, 'mps' from 6.2, where it means the CPU when MPS is
     unavailable).
+
+    >>> select_device("cpu")
+    device(type='cpu')
     """
     code = probe.answer(git_describe) or probe.answer(date_modified)
     banner = " ".join(["YOLOv5 🚀", *([code] if code else []), f"torch {torch.__version__} "])
@@ -138,6 +146,9 @@ def device_count() -> int:
 
     Whatever CUDA_VISIBLE_DEVICES says, and without starting CUDA. AssertionError on systems other
     than Linux and Windows. Source: YOLOv5 6.2 (6.1: Linux alone).
+
+    >>> device_count() >= 0
+    True
     """
     require(
         platform.system() in ("Linux", "Windows"),
@@ -177,6 +188,10 @@ def init_torch_seeds(seed: int = 0) -> None:
     """Seed torch on every device and set cuDNN: deterministic for seed 0, else the fastest.
 
     Source: YOLOv5 5.0.
+
+    >>> init_torch_seeds(7)
+    >>> torch.initial_seed()
+    7
     """
     torch.manual_seed(seed)
     reproducible = seed == 0

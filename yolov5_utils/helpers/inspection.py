@@ -96,6 +96,13 @@ def profile(
 
     TypeError for no input, two, or no `ops`; ValueError for n < 1. In the first form an error of an
     operation passes through. Source: YOLOv5 5.0, and 6.2 for the second form.
+
+    >>> ops = [nn.Conv2d(3, 8, 3), nn.Conv2d(3, 8, 1)]
+    >>> results = profile([torch.rand(1, 3, 16, 16)], ops, n=1, device=torch.device("cpu"))
+    <BLANKLINE>
+    ...
+    >>> [row[0] for row in results]  # the parameters
+    [224, 32]
     """
     if (x is None) == (input is None) or ops is None:
         raise TypeError("profile: needed are ops and one of the arguments x and input")
@@ -207,6 +214,8 @@ def model_info(
     per parameter. The model is not changed. `imgsz` (6.2 and later) and `detailed` (2026) are other
     names of `img_size` and `verbose`. Source: YOLOv5 of July 2021 (5.0 spells GFLOPS), and 6.2 for
     models without `yaml`, such as classifiers.
+
+    >>> model_info(nn.Linear(2, 2))  # logs "Model Summary: 1 layers, 6 parameters, 6 gradients"
     """
     verbose = verbose if detailed is None else detailed
     img_size = img_size if imgsz is None else imgsz
@@ -266,6 +275,11 @@ def find_modules(model: Any, mclass: type | tuple[type, ...] = nn.Conv2d) -> lis
     """Positions in `model.module_list` of the modules that are instances of `mclass`.
 
     AttributeError for a model without `module_list`. Source: YOLOv5 5.0.
+
+    >>> model = nn.Module()
+    >>> model.module_list = nn.ModuleList([nn.Conv2d(1, 1, 1), nn.ReLU(), nn.Conv2d(1, 1, 1)])
+    >>> find_modules(model)
+    [0, 2]
     """
     return [at for at, module in enumerate(model.module_list) if isinstance(module, mclass)]
 
@@ -277,6 +291,10 @@ def intersect_dicts(
 
     A key that contains any text of `exclude` is left out; values and order are those of `da`.
     Source: YOLOv5 5.0.
+
+    >>> state = {"a": torch.ones(1), "b": torch.ones(2)}
+    >>> intersect_dicts(state, {"a": torch.zeros(1), "b": torch.zeros(3)})
+    {'a': tensor([1.])}
     """
     return {
         key: value

@@ -26,6 +26,11 @@ def initialize_weights(model: nn.Module) -> None:
 
     Exact types alone (no subclass, no SyncBatchNorm, no SiLU); weights stay as they are.
     Source: YOLOv5 5.0 (6.1 and later also make SiLU work in place).
+
+    >>> model = nn.Sequential(nn.BatchNorm2d(4), nn.ReLU())
+    >>> initialize_weights(model)
+    >>> model[0].eps, model[1].inplace
+    (0.001, True)
     """
     for module in model.modules():
         kind = type(module)
@@ -46,6 +51,8 @@ def load_classifier(name: str = "resnet101", n: int = 2) -> Any:
 
     KeyError for a name torchvision lacks, AttributeError for a model without `fc`,
     ModuleNotFoundError without torchvision. Source: YOLOv5 5.0.
+
+    >>> model = load_classifier("resnet50", n=2)  # doctest: +SKIP
     """
     from torchvision import models
 
@@ -79,6 +86,11 @@ def reshape_classifier_output(model: nn.Module, n: int = 1000) -> None:
 
     IndexError for a model without children. Source: YOLOv5 of 2026 (6.2 and 7.0 take the first
     layer of a Sequential).
+
+    >>> model = nn.Sequential(nn.Flatten(), nn.Linear(12, 1000))
+    >>> reshape_classifier_output(model, n=2)
+    >>> model[1].out_features
+    2
     """
     owner: Any = model.model if hasattr(model, "model") else model
     name, last = list(owner.named_children())[-1]
@@ -111,7 +123,11 @@ def _last_of(kind: type, sequence: nn.Sequential) -> tuple[str, Any] | None:
 
 
 def smartCrossEntropyLoss(label_smoothing: float = 0.0) -> nn.CrossEntropyLoss:
-    """nn.CrossEntropyLoss with label smoothing. Source: YOLOv5 6.2."""
+    """nn.CrossEntropyLoss with label smoothing. Source: YOLOv5 6.2.
+
+    >>> smartCrossEntropyLoss(0.1).label_smoothing
+    0.1
+    """
     return nn.CrossEntropyLoss(label_smoothing=label_smoothing)
 
 
@@ -119,6 +135,12 @@ def smart_inference_mode(torch_1_9: bool = True) -> Callable[[Any], Any]:
     """A decorator that runs a function in torch.inference_mode (torch.no_grad for False).
 
     Source: YOLOv5 6.2, which finds the default from torch's version.
+
+    >>> @smart_inference_mode()
+    ... def run():
+    ...     return torch.is_inference_mode_enabled()
+    >>> run()
+    True
     """
     return torch.inference_mode() if torch_1_9 else torch.no_grad()
 
@@ -127,6 +149,10 @@ def smart_amp_autocast(enabled: bool = True, device: str = "cuda") -> Any:
     """The context of torch's automatic mixed precision for a kind of device.
 
     Source: YOLOv5 of 2026, which took `enabled` alone (CUDA) before it took both.
+
+    >>> with smart_amp_autocast(True, device="cpu"):
+    ...     (torch.ones(2, 2) @ torch.ones(2, 2)).dtype
+    torch.bfloat16
     """
     return torch.amp.autocast(device, enabled=enabled)
 
@@ -147,6 +173,10 @@ def smart_optimizer(
 
     NotImplementedError for another name; ValueError from torch for a model without a bias.
     Source: YOLOv5 7.0 (6.2 leaves out parameters not named weight or bias).
+
+    >>> model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+    >>> [len(group["params"]) for group in smart_optimizer(model, "SGD").param_groups]
+    [2, 1, 1]
     """
     biases: list[Tensor] = []
     decayed: list[Tensor] = []
@@ -185,6 +215,8 @@ def smart_hub_load(repo: str = "ultralytics/yolov5", model: str = "yolov5s", **k
 
     `kwargs` go to torch.hub.load; whatever the second try raises passes through.
     Source: YOLOv5 6.2 to 7.0.
+
+    >>> model = smart_hub_load("ultralytics/yolov5", "yolov5s")  # doctest: +SKIP
     """
     answers = {"skip_validation": True, "trust_repo": True}  # validation meets GitHub's rate limit
     known = inspect.signature(torch.hub.load).parameters
@@ -212,6 +244,11 @@ def smart_resume(
 
     AssertionError where `resume` is asked of a finished training (epoch −1); nothing has changed
     then. Source: YOLOv5 6.2.
+
+    >>> optimizer = torch.optim.SGD(nn.Linear(2, 2).parameters(), lr=0.1)
+    >>> checkpoint = {"epoch": 4, "optimizer": optimizer.state_dict(), "best_fitness": 0.5}
+    >>> smart_resume(checkpoint, optimizer, epochs=10)
+    (0.5, 5, 10)
     """
     start_epoch = ckpt["epoch"] + 1
     require(
@@ -246,6 +283,10 @@ class EarlyStopping:
     ones: a plateau, of zeros too, is no improvement. `possible_stop` is True when the next epoch
     may be the last. Fitness is from 0 to 1 in YOLOv5; of any above −1 the first is an improvement.
     Source: YOLOv5 6.1, as mended in July 2026 (until then a plateau never stopped).
+
+    >>> stopper = EarlyStopping(patience=2)
+    >>> [stopper(epoch, fitness) for epoch, fitness in enumerate([0.5, 0.4, 0.3])]
+    [False, False, True]
     """
 
     def __init__(self, patience: float | None = 30) -> None:

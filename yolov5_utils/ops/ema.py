@@ -56,6 +56,12 @@ class ModelEMA:
     far, `decay` a function from `updates` to the decay in use: decay · (1 − exp(−updates / tau)).
     All three may be replaced from outside and are read at every update. Source of the semantics:
     YOLOv5 of July 2021 (`tau` is from 6.2, where it stands before `updates`).
+
+    >>> model = nn.Linear(2, 2)
+    >>> ema = ModelEMA(model)
+    >>> ema.update(model)  # after every step of the optimizer
+    >>> ema.updates
+    1
     """
 
     def __init__(

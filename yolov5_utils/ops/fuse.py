@@ -56,6 +56,12 @@ def fuse_conv_and_bn(conv: nn.Conv2d, bn: nn.BatchNorm2d) -> nn.Conv2d:
     on those of one GPU, otherwise torch. Source of the semantics: YOLOv5 of July 2021; `dilation`
     is kept as in 7.0, and so is `padding_mode`. What hooks, or a subclass's own forward, do beside
     nn.Conv2d's is not in the result, as it is not in the original's.
+
+    >>> conv, bn, image = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8).eval(), torch.rand(1, 3, 8, 8)
+    >>> with torch.no_grad():
+    ...     fused = fuse_conv_and_bn(conv, bn)
+    >>> torch.allclose(fused(image), bn(conv(image)), atol=1e-5)
+    True
     """
     fused = fuse_one(conv, bn)
     return reference.fuse_conv_and_bn(conv, bn) if fused is None else fused

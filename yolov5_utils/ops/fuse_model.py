@@ -45,6 +45,16 @@ def fuse_model(model: nn.Module) -> nn.Module:
     (AttributeError). A bar appears on a terminal's stderr after a second. Paths: C on CPU tensors,
     the CUDA library on those of one GPU (all pairs in one launch), otherwise torch. Source of the
     semantics: YOLOv5 5.0 and later.
+
+    >>> class Block(nn.Module):
+    ...     def __init__(self):
+    ...         super().__init__()
+    ...         self.conv, self.bn = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
+    ...
+    ...     def forward_fuse(self, x):
+    ...         return self.conv(x)
+    >>> hasattr(fuse_model(Block()), "bn")
+    False
     """
     found = _fusable(model)
     fused: list[nn.Conv2d] = []

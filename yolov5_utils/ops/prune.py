@@ -61,6 +61,9 @@ def prune(model: nn.Module, amount: float = 0.3, *, ties: str = "position") -> N
     the global sparsity reached. Paths: C on CPU tensors, the CUDA library on those of one GPU,
     otherwise torch, whose choice among equally small weights it then is. Source of the semantics:
     YOLOv5 5.0.
+
+    >>> prune(nn.Sequential(nn.Conv2d(3, 8, 3)), 0.5)
+    Pruning model...  0.482 global sparsity
     """
     if ties not in TIES:
         raise ValueError(f"ties: got {ties!r}, allowed are {', '.join(map(repr, TIES))}")

@@ -252,6 +252,9 @@ def scale_img(img: Tensor, ratio: float = 1.0, same_shape: bool = False, gs: int
     returns `img` itself. torch's errors for what cannot be resized. Paths: C for float32 on the
     CPU, the CUDA library for float32, float16 and bfloat16 on a GPU, contiguous or channels last,
     where no gradient is wanted; otherwise torch. Source of the semantics: YOLOv5 1.0 and later.
+
+    >>> scale_img(torch.zeros(1, 3, 64, 64), 0.5).shape
+    torch.Size([1, 3, 32, 32])
     """
     if ratio == 1.0:
         return img

@@ -22,6 +22,9 @@ def sparsity(model: nn.Module) -> Tensor:
     added up parameter after parameter as YOLOv5 5.x does; for parameters on a GPU it is there, and
     nothing waits for it. ZeroDivisionError for a model without parameters. Paths: C on CPU tensors,
     the CUDA library on those of one GPU, otherwise torch.
+
+    >>> sparsity(nn.BatchNorm2d(4))  # its weights are 1, its biases 0
+    tensor(0.5000)
     """
     dtype = torch.get_default_dtype()
     if dtype in EXACT:

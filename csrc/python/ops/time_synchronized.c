@@ -140,7 +140,8 @@ const char y5_doc_time_synchronized[] =
     "Seconds as a float. Never initialises CUDA where torch.cuda.is_available() is false; raises\n"
     "torch's error where the device reports one. Path: C; what tests have put in place of\n"
     "torch.cuda.is_available, torch.cuda.synchronize or time.time is called as it is. Source of\n"
-    "the semantics: YOLOv5 3.0 and later (time_sync from 6.0 on).";
+    "the semantics: YOLOv5 3.0 and later (time_sync from 6.0 on).\n\n"
+    ">>> start = time_synchronized()\n>>> time_synchronized() >= start\nTrue";
 
 PyObject *
 y5_py_time_synchronized(y5_state *state)

@@ -6,7 +6,9 @@
 #   VENV=none           use the virtual environment that is active, with its torch as it is
 #   ARGS=...            arguments for pytest, the demo or the benchmarks
 #
-# These are said on make's command line: variables of the environment with such names are somebody else's.
+# These are said on make's command line: variables of the environment with such names are somebody else's, and so are
+# those by which cd and pip would work in another folder.
+unexport CDPATH PIP_PREFIX PIP_ROOT PIP_TARGET PIP_USER
 PYTHON := python3
 TORCH := 2.13.0
 PIP_ARGS :=
@@ -27,7 +29,7 @@ help: ## these lines
 
 demo: ## the main job: trains a small detector and shows what the package does for it
 	@$(setup) demo $(settings)
-	@bash -c '. tools/marker.sh; make_ours demo_output'
+	@$(if $(findstring --output,$(ARGS)),:,bash -c '. tools/marker.sh; claim demo_output')
 	$(python) -m yolov5_utils demo $(ARGS)
 
 test: ## unit tests, overlay tests, the C core's own tests, the CUDA kernels on an emulated GPU

@@ -4,6 +4,10 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source tools/marker.sh
 
+[ -w . ] || {
+  echo "error: $PWD cannot be written to" >&2
+  exit 1
+}
 for folder in build dist demo_output .venv-bench .venv-clients "$1"; do
   [ "$folder" = none ] || remove_ours "$folder"
 done

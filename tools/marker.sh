@@ -16,6 +16,14 @@ make_ours() { # FOLDER: marks it where it is new; one that holds something stays
   echo "made by the Makefile of yolov5_utils, which may clear and remove this folder" >"$1/$marker"
 }
 
+claim() { # FOLDER: to write into, unless it is somebody else's
+  is_free "$1" || is_ours "$1" || {
+    echo "error: $1 is there already, and nothing says that make made it: move it away" >&2
+    return 1
+  }
+  make_ours "$1"
+}
+
 remove_ours() { # FOLDER
   if is_ours "$1"; then
     rm -rf "$1"

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,7 +25,7 @@ STUB = f"""#!/bin/sh
 for last; do :; done
 case "$1 $2" in
   "-m venv") mkdir -p "$last/bin" && cp "$0" "$last/bin/python" ;;
-  "-m pip") echo "$@" >>"$PIP_LOG" ;;
+  "-m pip") echo "$@" "$PIP_TARGET$PIP_PREFIX$PIP_ROOT$PIP_USER" >>"$PIP_LOG" ;;
   *) exec "{sys.executable}" "$@" ;;
 esac
 """
@@ -60,7 +61,9 @@ class Tree:
         (self.programs / name).write_text(text)
         (self.programs / name).chmod(0o755)
 
-    def make(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    def make(
+        self, *arguments: str, user: int | None = None, **environment: str
+    ) -> subprocess.CompletedProcess[str]:
         hidden = (*SETTINGS, "MAKEFLAGS", "MAKEOVERRIDES", "MFLAGS")
         kept = {name: value for name, value in os.environ.items() if name not in hidden}
         return subprocess.run(
@@ -77,6 +80,7 @@ class Tree:
             text=True,
             check=False,
             timeout=120,
+            user=user,
         )
 
     def build(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -128,6 +132,55 @@ def test_build_and_clean_leave_an_exported_environment_alone(tree: Tree) -> None
     assert not (tree.root / ".venv").exists()
     assert not (tree.root / "build").exists()
     assert contents(tree.theirs) == tree.before
+
+
+def test_nothing_is_done_in_folders_of_exported_variables(tree: Tree) -> None:
+    """A folder in CDPATH that looks like a checkout, and those that pip would install into."""
+    shutil.copytree(tree.root / "tools", tree.theirs / "tools")
+    for name in ("dist", "tests/__pycache__"):
+        (tree.theirs / name).mkdir(parents=True)
+        (tree.theirs / name / MARKER).touch()
+    before = contents(tree.theirs)
+    variables = ("CDPATH", "PIP_TARGET", "PIP_PREFIX", "PIP_ROOT", "PIP_USER")
+    theirs = dict.fromkeys(variables, str(tree.theirs))
+    for name in ("dist", "build"):
+        (tree.root / name).mkdir()
+    assert tree.build(**theirs).returncode == 0
+    assert str(tree.theirs) not in (tree.root / "pip.log").read_text()
+    assert tree.make("clean", **theirs).returncode == 0
+    assert not (tree.root / ".venv").exists()
+    assert contents(tree.theirs) == before
+
+
+def test_a_file_or_folder_called_like_a_target_is_no_target(tree: Tree) -> None:
+    text = (ROOT / "Makefile").read_text()
+    targets = re.findall(r"^([a-z-]+):(?: ##|\n|.* ##)", text, re.MULTILINE)
+    assert set(TARGETS) <= set(targets)
+    for name in targets:
+        if not (tree.root / name).exists():
+            (tree.root / name).touch()
+        assert "is up to date" not in tree.make("--dry-run", name).stdout, name
+
+
+def readable_by_all(folder: Path) -> None:
+    for parent in (folder, *folder.parents):
+        if parent.is_relative_to(folder.parents[2]):
+            parent.chmod(0o755)
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="root alone becomes another")
+@pytest.mark.parametrize("target", TARGETS)
+def test_in_a_checkout_that_cannot_be_written_to_each_target_is_a_sentence(
+    tree: Tree, target: str
+) -> None:
+    readable_by_all(tree.root)
+    before = contents(tree.root)
+    done = tree.make(target, user=65534)
+    assert done.returncode != 0
+    said = [line for line in done.stderr.splitlines() if not line.startswith("make")]
+    assert len(said) == 1, done.stderr
+    assert said[0].startswith(f"error: {tree.root} cannot be written to"), said
+    assert contents(tree.root) == before
 
 
 @pytest.mark.parametrize("where", ("theirs", ".venv"))
@@ -183,22 +236,55 @@ def test_clean_keeps_what_was_there_before(tree: Tree) -> None:
 
 def test_a_checkout_that_cannot_be_written_to(monkeypatch: pytest.MonkeyPatch) -> None:
     """Before setuptools fails in its own words."""
-    setuptools = pytest.importorskip("setuptools")
-    monkeypatch.setattr(setuptools, "setup", lambda **options: None)
-    check = runpy.run_path(str(ROOT / "setup.py"))["check_folder"]
+    check = setup_names(monkeypatch)["check_folder"]
     check()
     monkeypatch.setattr(check.__globals__["os"], "access", lambda path, mode: False)
     with pytest.raises(SystemExit, match="cannot be written to: build from a copy of it"):
         check()
 
 
-def test_a_dist_of_somebody_elses_is_refused_and_kept(tree: Tree) -> None:
-    shutil.copytree(tree.theirs, tree.root / "dist")
+def setup_names(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What setup.py defines, without its setup()."""
+    setuptools = pytest.importorskip("setuptools")
+    monkeypatch.setattr(setuptools, "setup", lambda **options: None)
+    return runpy.run_path(str(ROOT / "setup.py"))
+
+
+@pytest.mark.parametrize("missing", ("compiler", "its headers", "Python.h"))
+def test_a_machine_that_cannot_compile_is_told_its_packages(
+    tree: Tree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: str
+) -> None:
+    """In one line, which names what is missing alone."""
+    check = setup_names(monkeypatch)["check_machine"]
+    tree.program("no-headers", "#!/bin/sh\nexit 1\n")
+    tree.program("compiler", "#!/bin/sh\nexit 0\n")
+    include = tmp_path / "include"
+    include.mkdir()
+    monkeypatch.setattr(check.__globals__["sysconfig"], "get_path", lambda name: str(include))
+    compiler = {"compiler": "absent", "its headers": "no-headers"}.get(missing, "compiler")
+    if missing != "Python.h":
+        (include / "Python.h").touch()
+    with pytest.raises(SystemExit) as ended:
+        check([str(tree.programs / compiler)])
+    line = str(ended.value)
+    assert "\n" not in line
+    assert ("gcc libc6-dev" in line, "gcc glibc-devel" in line) == (missing != "Python.h",) * 2
+    headers = f"python{sys.version_info[0]}.{sys.version_info[1]}-dev" in line
+    assert (headers, "python3-devel" in line) == (missing == "Python.h",) * 2
+    (include / "Python.h").touch()
+    check([str(tree.programs / "compiler")])
+
+
+@pytest.mark.parametrize(("target", "folder"), (("wheel", "dist"), ("demo", "demo_output")))
+def test_results_of_somebody_elses_are_refused_and_kept(
+    tree: Tree, target: str, folder: str
+) -> None:
+    shutil.copytree(tree.theirs, tree.root / folder)
     torch = version("torch").partition("+")[0]
-    done = tree.make("wheel", f"TORCH={torch}")
+    done = tree.make(target, f"TORCH={torch}")
     assert done.returncode != 0
-    assert "error: dist is there already" in done.stderr
-    assert contents(tree.root / "dist") == tree.before
+    assert f"error: {folder} is there already" in done.stderr
+    assert contents(tree.root / folder) == tree.before
 
 
 def test_clean_removes_what_make_made(tree: Tree) -> None:

@@ -1,7 +1,7 @@
 """The hot paths of yolov5_utils in C."""
 
 from os import PathLike
-from typing import Any, TypedDict
+from typing import Any, TypedDict, type_check_only
 
 import torch
 from torch import Generator, Tensor, nn
@@ -9,11 +9,13 @@ from torch import Generator, Tensor, nn
 class Unsupported(Exception):
     """C cannot do this call with the original's bits. Nothing was changed; torch can do it."""
 
+@type_check_only
 class Settings(TypedDict):
     level: str
     parallel_bytes: int
     gil_bytes: int
 
+@type_check_only
 class Info(TypedDict):
     compiler: str
     limited_api: bool
@@ -27,6 +29,7 @@ class Info(TypedDict):
     gil_bytes: int
     clock_calls: int
 
+@type_check_only
 class CudaInfo(TypedDict):
     problem: str | None  # why it cannot be used
     architectures: str | None

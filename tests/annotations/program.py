@@ -37,9 +37,10 @@ assert_type(yolov5_utils.info(), Facts)
 assert_type(yolov5_utils.info().hot_paths["ema"], HotPath)
 assert_type(yolov5_utils.__version__, str)
 
-# Mistakes: each is an error, or the comment beside it would be one.
-prune(model, "a third")  # type: ignore[arg-type]
-ModelEMA(model, 0.999, updates="none")  # type: ignore[arg-type]
-yolov5_utils.patch(only=3)  # type: ignore[arg-type]
-yolov5_utils.explain(None, model)  # type: ignore[call-overload]
-yolov5_utils.no_such_name()  # type: ignore[attr-defined]
+# Mistakes: each is an error, or the comments beside it would be one.
+# pyright: reportUnnecessaryTypeIgnoreComment=true
+prune(model, "1/3")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+ModelEMA(model, updates="0")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+yolov5_utils.patch(only=3)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+yolov5_utils.explain(None, 1)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
+yolov5_utils.no_name()  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]

@@ -63,6 +63,7 @@ def test_a_remedy_can_be_followed(
     monkeypatch.setattr(install_hint, "__file__", str(checkout / "yolov5_utils" / "x.py"))
     assert (install_hint.source() == install_hint.NAME) == on_index
     (checkout / "pyproject.toml").touch()
+    (checkout / "yolov5_utils" / "_C.abi3.so").touch()
     assert install_hint.source() == f"'{checkout}'"
     told = install_hint.for_broken_extension(ImportError("no such symbol"))
     assert told.endswith(f"pip install --force-reinstall --no-deps '{checkout}'")

@@ -34,7 +34,7 @@ read_variant(PyObject *given, int32_t *variant)
 }
 
 const char y5_doc_scale_img[] =
-    "scale_img(image, output=None, size=None, variant=0)\n--\n\n"
+    "scale_img(image, output=..., size=..., variant=0)\n--\n\n"
     "Resize image, (batch, channels, height, width) in float32, to size (height, width) and\n"
     "write it to output, which is as large or larger (the rest becomes 0.447) or smaller\n"
     "(cropped). variant is one of csrc/core/ops.h. With the image alone: only checks it.\n"

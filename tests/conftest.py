@@ -4,13 +4,16 @@ which torch and which levels this run is about."""
 from __future__ import annotations
 
 import os
+import platform
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
-LEVELS = ("portable", "avx2", "avx512")
+# Of this architecture: what is not compiled here cannot be run here either.
+ON_ARM = platform.machine() in ("aarch64", "arm64")
+LEVELS = ("portable", "neon") if ON_ARM else ("portable", "avx2", "avx512")
 
 
 def pytest_report_header() -> list[str]:

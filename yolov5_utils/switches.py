@@ -33,7 +33,7 @@ class Switch(NamedTuple):
 BACKEND = Switch("YOLOV5_UTILS_BACKEND", ("auto", "torch"), "auto", "torch: never use C")
 CPU = Switch(
     "YOLOV5_UTILS_CPU",
-    ("", "portable", "avx2", "avx512"),
+    ("", "portable", "avx2", "avx512", "neon"),
     "",
     "cap the instruction level of the C kernels",
 )

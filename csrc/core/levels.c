@@ -9,7 +9,7 @@
 #include <cpuid.h>
 #endif
 
-static const char *const level_names[Y5_LEVEL_COUNT] = {"portable", "avx2", "avx512"};
+static const char *const level_names[Y5_LEVEL_COUNT] = {"portable", "neon", "avx2", "avx512"};
 
 const char *
 y5_level_name(y5_level level)
@@ -31,7 +31,14 @@ y5_level_by_name(const char *name)
 bool
 y5_level_compiled(y5_level level)
 {
-    return level == Y5_LEVEL_PORTABLE || Y5_X86;
+    switch (level) {
+    case Y5_LEVEL_PORTABLE:
+        return true;
+    case Y5_LEVEL_NEON:
+        return Y5_ARM;
+    default:
+        return Y5_X86;
+    }
 }
 
 #if Y5_X86
@@ -70,7 +77,7 @@ y5_level_runs(y5_level level)
         return runs_avx512();
     }
 #endif
-    return level == Y5_LEVEL_PORTABLE;
+    return level == Y5_LEVEL_PORTABLE || (level == Y5_LEVEL_NEON && Y5_ARM);
 }
 
 y5_level
@@ -99,11 +106,11 @@ write_register(uint64_t value)
 {
     _mm_setcsr((unsigned int)value);
 }
-#elif defined(__aarch64__) && defined(__GNUC__)
-/* FPCR: flush to zero; with it default NaN, rounding, the same for float16, and the newer ways to
- * treat subnormal numbers and NaN. */
-#define FLUSHES 0x01000000U
-#define STATE_BITS (FLUSHES | 0x02c80007U)
+#elif Y5_ARM
+/* FPCR: flush to zero, and the newer one for operands alone; with them the other format of float16,
+ * default NaN, rounding, flushing float16, and newer ways to treat NaN. */
+#define FLUSHES 0x01000001U
+#define STATE_BITS (FLUSHES | 0x06c80006U)
 
 static uint64_t
 read_register(void)

@@ -1,11 +1,12 @@
 /* Instruction levels: which exist, which this CPU runs, and how one kernel file becomes one set of
- * functions per level. The only file that includes immintrin.h; knows no operation.
+ * functions per level. The only file that includes immintrin.h and arm_neon.h; knows no operation.
  *
  * A translation unit that defines Y5_KERNEL_FILE before including this header gets that file
  * compiled once per level, each time inside a target region and with
  *     Y5_LEVEL(name)   the name with the level as suffix
  *     Y5_LEVEL_ID      the level's number, for the few lines that need intrinsics
- * so that the same source yields `name_portable`, `name_avx2`, `name_avx512`. */
+ * so that the same source yields `name_portable`, `name_avx2`, `name_avx512`, on ARM
+ * `name_portable`, `name_neon`. */
 #ifndef Y5_LEVELS_H
 #define Y5_LEVELS_H
 
@@ -19,15 +20,24 @@
 #define Y5_X86 0
 #endif
 
-/* Numbers, because the preprocessor compares them. */
-#define Y5_LEVEL_PORTABLE 0 /* what the ABI guarantees */
-#define Y5_LEVEL_AVX2 1     /* AVX2, FMA, F16C */
-#define Y5_LEVEL_AVX512 2   /* AVX-512 F, BW, DQ, VL */
-#define Y5_LEVEL_COUNT 3
+/* aarch64 with the usual order of bytes. */
+#if defined(__aarch64__) && defined(__GNUC__) && !defined(__AARCH64EB__)
+#define Y5_ARM 1
+#include <arm_neon.h>
+#else
+#define Y5_ARM 0
+#endif
+
+/* Numbers, because the preprocessor compares them: those of x86 are the highest. */
+#define Y5_LEVEL_PORTABLE 0 /* what the ABI guarantees; compilers make vectors of it, too */
+#define Y5_LEVEL_NEON 1     /* what every aarch64 has, by its intrinsics */
+#define Y5_LEVEL_AVX2 2     /* AVX2, FMA, F16C */
+#define Y5_LEVEL_AVX512 3   /* AVX-512 F, BW, DQ, VL */
+#define Y5_LEVEL_COUNT 4
 
 typedef int32_t y5_level;
 
-/* "portable", "avx2", "avx512". */
+/* "portable", "neon", "avx2", "avx512". */
 const char *y5_level_name(y5_level level);
 
 /* The level of that name, or -1. */
@@ -112,12 +122,24 @@ bool y5_flushes_subnormals(void);
 /* One row of a kernel table: every level's function, by level number. */
 #define Y5_EACH_LEVEL(name)                                                                        \
     {                                                                                              \
-        name##_portable, name##_avx2, name##_avx512                                                \
+        name##_portable, name##_portable, name##_avx2, name##_avx512                               \
+    }
+#elif Y5_ARM
+
+#define Y5_LEVEL_ID Y5_LEVEL_NEON
+#define Y5_SUFFIX neon
+#include Y5_KERNEL_FILE
+#undef Y5_LEVEL_ID
+#undef Y5_SUFFIX
+
+#define Y5_EACH_LEVEL(name)                                                                        \
+    {                                                                                              \
+        name##_portable, name##_neon, name##_portable, name##_portable                             \
     }
 #else
 #define Y5_EACH_LEVEL(name)                                                                        \
     {                                                                                              \
-        name##_portable, name##_portable, name##_portable                                          \
+        name##_portable, name##_portable, name##_portable, name##_portable                         \
     }
 #endif
 

@@ -38,7 +38,7 @@ typedef struct {
 
 typedef void (*prune_kernel)(y5_prune_layer *layer, void *scratch, int64_t scratch_bytes);
 
-#if Y5_X86
+#if Y5_X86 || Y5_ARM
 /* For each mask of 8 lanes the numbers of the lanes set, in order, 4 bits each from the lowest. */
 #define SET(mask, lane) ((uint32_t)(mask) >> (lane)&1U)
 #define RANK(mask, lane)                                                                           \

@@ -20,6 +20,15 @@
  * (sys.getswitchinterval; benchmarks/bench_gil.py). */
 #define DEFAULT_GIL_BYTES ((int64_t)96 << 20)
 
+/* The names of the levels that this build has. */
+#if Y5_ARM
+#define LEVEL_NAMES "'portable', 'neon'"
+#elif Y5_X86
+#define LEVEL_NAMES "'portable', 'avx2', 'avx512'"
+#else
+#define LEVEL_NAMES "'portable'"
+#endif
+
 static bool
 parse_level(PyObject *given, int32_t *out)
 {
@@ -30,8 +39,7 @@ parse_level(PyObject *given, int32_t *out)
     Py_XDECREF(utf8);
     if (level < 0 || !y5_level_compiled(level)) {
         PyErr_Clear(); /* of a text that is no UTF-8 */
-        PyErr_Format(PyExc_ValueError, "level: got %R, allowed are 'portable', 'avx2', 'avx512'",
-                     given);
+        PyErr_Format(PyExc_ValueError, "level: got %R, allowed are " LEVEL_NAMES, given);
         return false;
     }
     if (!y5_level_runs(level)) {

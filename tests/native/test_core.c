@@ -27,6 +27,13 @@ check_flushing(void)
     }
     _mm_setcsr(before);
     CHECK(!y5_flushes_subnormals(), "MXCSR as it was");
+#elif Y5_ARM
+    y5_float_state before = y5_float_state_swap(0x01000000U); /* of FPCR: FZ */
+    CHECK(y5_flushes_subnormals(), "FPCR with FZ");
+    (void)y5_float_state_swap(0x02c00000U); /* default NaN, towards zero */
+    CHECK(!y5_flushes_subnormals(), "FPCR without FZ");
+    (void)y5_float_state_swap(before);
+    CHECK(!y5_flushes_subnormals(), "FPCR as it was");
 #endif
 }
 
@@ -38,7 +45,7 @@ test_levels(void)
         CHECK(y5_level_compiled(level) || !y5_level_runs(level), "runs what was not compiled");
         CHECK(!y5_level_runs(level) || level <= y5_level_best(), "level %d", level);
     }
-    static const char *const unknown[] = {"", "AVX2", "avx", "avx2 ", "portable\n", "neon", "sse2"};
+    static const char *const unknown[] = {"", "AVX2", "avx", "avx2 ", "portable\n", "Neon", "sse2"};
     for (size_t i = 0; i < sizeof(unknown) / sizeof(unknown[0]); i++) {
         CHECK(y5_level_by_name(unknown[i]) == -1, "'%s'", unknown[i]);
     }

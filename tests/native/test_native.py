@@ -1,5 +1,6 @@
 """The core without Python: its C test program built with setup.py's flags by gcc and clang, and run
-plainly, under sanitizers and under valgrind; and what shows that these checks can fail."""
+plainly, under sanitizers and under valgrind, and for ARM on an emulated CPU; and what shows that
+these checks can fail."""
 
 from __future__ import annotations
 
@@ -25,7 +26,7 @@ from .building import (
     succeed,
 )
 
-LEVELS = ("portable", "avx2", "avx512")
+LEVELS = ("portable", "neon", "avx2", "avx512")
 QUICKLY = ("-O0", "-w")  # where neither speed nor warnings matter
 OPERATIONS = ("ema", "sparsity", "prune", "prune_ties", "scale_img", "fuse", "mt19937", "races")
 GROUPS = ("address_set", "half", "y5", "overlap", "parallel", "levels")
@@ -67,6 +68,12 @@ WAYS = {
         prefix=("valgrind", "-q", "--error-exitcode=99", "--leak-check=full"),
         arguments=("--brief", "--simulated", "avx2"),  # valgrind's CPU has no AVX-512
         reports={"overrun": "Invalid read", "leak": "definitely lost"},
+    ),
+    "arm": Way(
+        "aarch64-linux-gnu-gcc",
+        ("-static",),  # so that no ARM system is needed beside it
+        prefix=("qemu-aarch64",),
+        arguments=("--brief",),
     ),
 }
 
@@ -244,23 +251,65 @@ SLIPS = (
 )
 
 
-@pytest.mark.long  # one build and run for each
-@pytest.mark.parametrize(
-    ("name", "text", "slip", "noticed_by"), SLIPS, ids=[f"{s[0]}-{i}" for i, s in enumerate(SLIPS)]
+# The same in what is compiled for ARM only.
+ARM_SLIPS = (
+    ("ema.inc", "vld1_u16(in + i)", "vld1_u16(in)", "test_ema.c"),
+    ("ema.inc", "vcvt_f16_f32(vld1q_f32(in + i))", "vcvt_f16_f32(vld1q_f32(in))", "test_ema.c"),
+    ("scale_img.inc", "vfmaq_f32(c, a, b)", "vaddq_f32(c, vmulq_f32(a, b))", "test_scale_img.c"),
+    ("scale_img.inc", "vld1q_u8(window + 16)", "vld1q_u8(window)", "test_scale_img.c"),
+    ("scale_img.inc", "row[seconds[3]]", "row[seconds[2]]", "test_scale_img.c"),
+    ("prune_select.inc", "{1, 2, 4, 8}", "{1, 2, 8, 4}", "test_prune.c"),
+    ("levels.c", "0x01000001U", "0x00000001U", "test_core.c"),
+    ("levels.c", "0x06c80006U", "0x06080006U", "test_parallel.c"),
 )
+
+
+def name_slips(slips: tuple[tuple[str, ...], ...]) -> list[str]:
+    return [f"{slip[0]}-{i}" for i, slip in enumerate(slips)]
+
+
+@pytest.mark.long  # one build and run for each
+@pytest.mark.parametrize(("name", "text", "slip", "noticed_by"), SLIPS, ids=name_slips(SLIPS))
 def test_a_slip_in_the_core_is_noticed(
     objects: Path, tmp_path: Path, name: str, text: str, slip: str, noticed_by: str
 ) -> None:
+    notice(WAYS["gcc"], objects, tmp_path, name, text, slip, noticed_by)
+
+
+@pytest.fixture(scope="module")
+def arm_objects(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("arm_objects")
+    compile_objects(SOURCES, folder, WAYS["arm"].compiler, *QUICKLY)
+    return folder
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("name", "text", "slip", "noticed_by"), ARM_SLIPS, ids=name_slips(ARM_SLIPS)
+)
+def test_a_slip_on_arm_is_noticed(
+    arm_objects: Path, tmp_path: Path, name: str, text: str, slip: str, noticed_by: str
+) -> None:
+    notice(WAYS["arm"], arm_objects, tmp_path, name, text, slip, noticed_by)
+
+
+def notice(
+    way: Way, objects: Path, tmp_path: Path, name: str, text: str, slip: str, noticed_by: str
+) -> None:
+    """The program with the slip, built and run that way, fails in the file that tests it."""
+    for tool in way.prefix[:1]:
+        need(tool)
     core = tmp_path / "csrc" / "core"
     shutil.copytree(CORE, core)
     original = (core / name).read_text()
     assert text in original, "the slip no longer fits; choose another one"
     (core / name).write_text(original.replace(text, slip, 1))
     includers = {"half.h": HERE / "test_half.c", "items.h": core / "sparsity.c"}
-    source = includers.get(name, core / f"{Path(name).stem.removesuffix('_apply')}.c")
+    stem = re.sub("_(apply|select)$", "", Path(name).stem)
+    source = includers.get(name, core / f"{stem}.c")
     shutil.copytree(objects, tmp_path / "objects")
-    compile_objects([source], tmp_path / "objects", "gcc", *QUICKLY, f"-I{tmp_path / 'csrc'}")
-    program = link_program(tmp_path / "objects", "gcc")
-    done = run(program, "--brief")
+    into = tmp_path / "objects"
+    compile_objects([source], into, way.compiler, *QUICKLY, f"-I{tmp_path / 'csrc'}")
+    done = run(*way.prefix, link_program(into, way.compiler, *way.flags), "--brief")
     assert done.returncode == 1
     assert re.search(rf"{noticed_by}:\d+: ", done.stderr), done.stderr

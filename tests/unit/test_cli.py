@@ -61,7 +61,7 @@ MISTAKES = {
         ("info",),
         {"YOLOV5_UTILS_CPU": "sse9"},
         2,
-        "YOLOV5_UTILS_CPU='sse9': allowed values are portable, avx2, avx512",
+        "YOLOV5_UTILS_CPU='sse9': allowed values are portable, avx2, avx512, neon",
     ),
 }
 

@@ -54,7 +54,7 @@ def compiler_arguments() -> tuple[list[str], list[str]]:
     linking: list[str] = []
     if switch("YOLOV5_UTILS_DEBUG"):
         compiling += ["-O0", "-g3", "-UNDEBUG"]
-    elif sys.platform == "linux" and not any(map(switch, TO_BE_READ)):
+    elif not any(map(switch, TO_BE_READ)):
         linking += ["-s"]  # no symbols but the exported one: a quarter of the size
     if switch("YOLOV5_UTILS_SANITIZE"):
         instrument = ["-fsanitize=address,undefined", "-fno-omit-frame-pointer", "-g"]
@@ -74,6 +74,13 @@ def check_folder() -> None:
         sys.exit(f"yolov5_utils: {Path.cwd()} cannot be written to: build from a copy of it")
 
 
+def check_platform(platform: str) -> None:
+    """One sentence where nobody has tried what would be built."""
+    if platform != "linux":
+        system = {"darwin": "macOS", "win32": "Windows"}.get(platform, platform)
+        sys.exit(f"yolov5_utils: {system} is not supported: it builds and runs on Linux only")
+
+
 class BuildExtension(build_ext):
     """build_ext that always compiles: kernels are included files, and switches change the flags."""
 
@@ -82,8 +89,7 @@ class BuildExtension(build_ext):
         self.force = True
 
     def build_extension(self, ext: Extension) -> None:
-        if os.name != "posix":
-            sys.exit("yolov5_utils: builds on Linux and macOS, by gcc or clang")
+        check_platform(sys.platform)
         check_machine(self.compiler.compiler_so)
         ext.extra_compile_args, ext.extra_link_args = compiler_arguments()
         super().build_extension(ext)
@@ -92,10 +98,6 @@ class BuildExtension(build_ext):
     def build_cuda_library(self) -> None:
         """Puts the library beside the extension, or nothing; one line says which."""
         wanted = cuda_switch()
-        if sys.platform != "linux":
-            if wanted == "1":
-                sys.exit("YOLOV5_UTILS_CUDA=1: the CUDA library is for Linux only")
-            return
         runpy.run_path("cuda/build.py")["build_if"](
             wanted,
             self.cuda_library().parent,
@@ -164,11 +166,6 @@ def check_machine(compiler: list[str]) -> None:
         )
 
 
-def libraries() -> list[str]:
-    """libm; on Linux also libdl, where dlopen lives when glibc is older than 2.34."""
-    return ["dl", "m"] if sys.platform == "linux" else ["m"]
-
-
 def licence() -> dict[str, str]:
     """PEP 639's field where setuptools knows it (77 and later), the older one before that."""
     if int(setuptools.__version__.split(".")[0]) >= 77:
@@ -184,7 +181,7 @@ setup(
             sources=sorted(path.as_posix() for path in Path("csrc").rglob("*.c")),
             include_dirs=["csrc", "cuda"],
             define_macros=[] if FREE_THREADED else [("Py_LIMITED_API", hex(LIMITED_API))],
-            libraries=libraries(),
+            libraries=["dl", "m"],  # libdl: where dlopen lives in glibc before 2.34
             py_limited_api=not FREE_THREADED,
         )
     ],

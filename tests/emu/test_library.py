@@ -316,21 +316,30 @@ def test_builds_side_by_side(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     assert [path.name for path in tmp_path.iterdir()] == ["digest"]
 
 
-def test_elsewhere_nothing_is_built_in_silence(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A build that must be says so, and an unknown value is refused on every system."""
+def commands_of_setup(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """setup.py's command that builds extensions."""
     setuptools = pytest.importorskip("setuptools")
     monkeypatch.setattr(setuptools, "setup", lambda **options: None)
-    setup = runpy.run_path(str(ROOT / "setup.py"))
-    command = setup["BuildExtension"]
-    step: Any = command.build_cuda_library
-    monkeypatch.setattr(step.__globals__["sys"], "platform", "darwin")
-    for value, words in (("1", "is for Linux only"), ("yes", "allowed values are auto, 0, 1")):
-        monkeypatch.setenv("YOLOV5_UTILS_CUDA", value)
-        with pytest.raises(SystemExit, match=words):
-            step(None)
-    for value in ("0", "auto"):
-        monkeypatch.setenv("YOLOV5_UTILS_CUDA", value)
-        step(None)
+    return runpy.run_path(str(ROOT / "setup.py"))["BuildExtension"]
+
+
+def test_an_unknown_value_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("YOLOV5_UTILS_CUDA", "yes")
+    with pytest.raises(SystemExit, match="allowed values are auto, 0, 1"):
+        commands_of_setup(monkeypatch).build_cuda_library(None)
+
+
+@pytest.mark.parametrize(("platform", "name"), [("darwin", "macOS"), ("win32", "Windows")])
+def test_elsewhere_nothing_is_built(
+    monkeypatch: pytest.MonkeyPatch, platform: str, name: str
+) -> None:
+    """Whichever build switches are set: one sentence."""
+    command = commands_of_setup(monkeypatch)
+    monkeypatch.setattr(sys, "platform", platform)
+    with pytest.raises(
+        SystemExit, match=f"^yolov5_utils: {name} is not supported: [^.]*Linux only"
+    ):
+        command.build_extension(None, None)
 
 
 def test_one_fails_loudly_without_nvcc(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

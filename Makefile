@@ -21,7 +21,7 @@ settings = 'PYTHON=$(PYTHON)' 'TORCH=$(TORCH)' 'PIP_ARGS=$(PIP_ARGS)' 'VENV=$(VE
 test_folders := $(wildcard tests/unit tests/overlay tests/native tests/emu tests/cuda tests/robustness tests/distributed)
 parallel := -q -n auto --maxprocesses 8 --dist worksteal -m "not long and not slow"
 
-.PHONY: help build demo test verify all-checks lint debian bench clients nvcc wheel clean
+.PHONY: help build demo test verify torches all-checks lint debian bench clients nvcc wheel clean
 
 help: ## these lines
 	@sed -n '2,9s/^# \{0,1\}//p' Makefile
@@ -51,6 +51,10 @@ clients: ## trains and detects with the real YOLOv5, stock and through this pack
 
 debian: ## the unit tests on Debian's own torch, through capsules and without a thread pool
 	@tools/test_debian.sh $(ARGS)
+
+torches: ## the smoke tests on every release of torch from 1.13 on: hours, and GB of downloads for each (ARGS="2.4.1" for one)
+	@$(setup) base $(settings)
+	@tools/test_torch.sh 'PYTHON=$(PYTHON)' 'PIP_ARGS=$(PIP_ARGS)' $(or $(ARGS),all)
 
 all-checks: ## everything that continuous integration checks in a week, at once: over an hour on two cores
 	@.ci/run all

@@ -45,6 +45,30 @@ def build(source: str, into: Path, *definitions: str) -> Path:
     return library
 
 
+def launchers() -> list[Path]:
+    """The CUDA library's sources but for the kernels and their image."""
+    return [source for source in (ROOT / "cuda").glob("*.c") if source.name != "image.c"]
+
+
+def named(library: Path) -> tuple[str, ...]:
+    """Definitions for a library that finds the driver in itself."""
+    return (
+        '-DY5_CUDA_ARCHITECTURES="emulated"',
+        "-DY5_CUDA_TOOLKIT=13000",
+        f'-DY5_CUDA_DRIVER="{library}"',
+    )
+
+
+def build_launchers(into: Path) -> Path:
+    """The CUDA library's launchers, on a driver that does nothing."""
+    found, library = compiler(), into / "launchers.so"
+    assert found is not None
+    command = [found, *FLAGS, f"-I{ROOT / 'csrc'}", f"-I{ROOT / 'cuda'}", *named(library)]
+    sources = map(str, (*launchers(), HERE / "null_driver.c"))
+    subprocess.run([*command, *sources, "-ldl", "-o", str(library)], check=True, timeout=120)
+    return library
+
+
 def build_emulated(into: Path) -> Path | None:
     """The CUDA library's own sources, compiled for the CPU with tests/emu; None without g++."""
     found = shutil.which("g++")
@@ -53,12 +77,9 @@ def build_emulated(into: Path) -> Path | None:
     library = into / "emulated.so"
     emulator = ROOT / "tests" / "emu"
     folders = [f"-I{path}" for path in (emulator / "include", ROOT / "cuda", ROOT / "csrc")]
-    driver = f'-DY5_CUDA_DRIVER="{library}"'  # it finds the emulator in itself
-    named = ('-DY5_CUDA_ARCHITECTURES="emulated"', "-DY5_CUDA_TOOLKIT=13000", driver)
-    launchers = [source for source in (ROOT / "cuda").glob("*.c") if source.name != "image.c"]
-    common = [found, "-O2", "-ffp-contract=off", "-fPIC", "-w", *folders, *named]
+    common = [found, "-O2", "-ffp-contract=off", "-fPIC", "-w", *folders, *named(library)]
     made = []
-    for source in (*launchers, emulator / "emulator.cpp"):
+    for source in (*launchers(), *emulator.glob("*.cpp")):
         language = ("c++", "-std=c++17") if source.suffix == ".cpp" else ("c", "-std=c11")
         made.append(str(into / f"{source.stem}.o"))
         command = [*common, "-x", *language, "-c", str(source), "-o", made[-1]]
@@ -76,6 +97,22 @@ class Record(ctypes.Structure):
     ]
 
 
+class Times(ctypes.Structure):
+    """When the exchange table was asked what, in nanoseconds of time.perf_counter_ns()."""
+
+    _fields_: ClassVar[list[Any]] = [
+        (name, ctypes.c_int64) for name in ("borrowed", "last", "first_ns", "last_ns", "stream_ns")
+    ]
+
+
+class Launches(ctypes.Structure):
+    """What the driver that does nothing wrote down, in the same nanoseconds."""
+
+    _fields_: ClassVar[list[Any]] = [
+        (name, ctypes.c_int64) for name in ("launches", "entered_ns", "launched_ns")
+    ]
+
+
 @contextlib.contextmanager
 def never_called(record: Record) -> Iterator[None]:
     """The library is not called meanwhile."""
@@ -84,11 +121,26 @@ def never_called(record: Record) -> Iterator[None]:
     assert record.calls == calls
 
 
-def record_of(library: Path) -> Record:
-    """The record of a fake library that is loaded; it changes with every call."""
-    get = ctypes.CDLL(str(library)).fake_record_get
-    get.restype = ctypes.POINTER(Record)
+def _contents(library: Path, getter: str, kind: type[Any]) -> Any:
+    """A structure of a library that is loaded; it changes with every call."""
+    get = ctypes.CDLL(str(library))[getter]
+    get.restype = ctypes.POINTER(kind)
     return get().contents
+
+
+def record_of(library: Path) -> Record:
+    """The record of a fake library."""
+    return _contents(library, "fake_record_get", Record)
+
+
+def times_of(table: Path) -> Times:
+    """The times of a stand-in's exchange table."""
+    return _contents(table, "stand_in_times_get", Times)
+
+
+def launches_of(library: Path) -> Launches:
+    """The record of `build_launchers()`' driver."""
+    return _contents(library, "null_record_get", Launches)
 
 
 class Facts(_native.TorchFacts):

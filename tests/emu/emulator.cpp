@@ -1,37 +1,22 @@
-/* The emulated machine: a driver with one kind of device, and kernels run by fibers. Device memory
- * is host memory; a context and a stream are numbers. What it cannot show: races between warps that
- * a barrier would not order here either, alignment faults, occupancy, speed. */
+/* The emulated machine: a driver with one kind of device, and the kernels. Device memory is host
+ * memory; a context and a stream are numbers. How blocks run is blocks.cpp's. */
 #include "emulator.h"
 
+#include "blocks.h"
 #include "kernels.cu"
 
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <ucontext.h>
 
-#include <functional>
 #include <set>
 #include <utility>
 #include <vector>
 
-#if defined(__SANITIZE_ADDRESS__)
-#include <sanitizer/common_interface_defs.h>
-#define ADDRESS_SANITIZER 1
-#else
-#define ADDRESS_SANITIZER 0
-#endif
-
-dim3 threadIdx;
-dim3 blockIdx;
-dim3 blockDim;
-dim3 gridDim;
-
 namespace y5_emulator {
 
 enum {
-    relaxed = 2,
+    out_of_memory = 2,
+    relaxed = 2, /* a mode */
     invalid_device = 101,
     invalid_image = 200,
     not_found = 500,
@@ -62,206 +47,28 @@ static const kernel kernels[] = {
 #undef X
 };
 
-static y5_emulated_machine the_machine = {
-    12010, 1, 0, 4, 90, Y5_ASCENDING, Y5_ASCENDING, 1,    "",   0, 0, 0, 4, 0, 0,
-    0,     0, 0, 0, 0,  NULL,         -1,           NULL, NULL,
-};
+/* Its state where no test has changed it. */
+static y5_emulated_machine
+usual_machine()
+{
+    y5_emulated_machine machine = {};
+    machine.driver_version = 12010;
+    machine.devices = 1;
+    machine.multiprocessors = 4;
+    machine.compute_capability = 90;
+    machine.seed = 1;
+    machine.failing = "";
+    machine.blocks_per_multiprocessor = 4;
+    machine.together = 1;
+    machine.last_device = -1;
+    return machine;
+}
+
+static y5_emulated_machine the_machine = usual_machine();
 static int capture_mode;
 static std::vector<int32_t> devices_before; /* of the contexts that are pushed */
 static std::set<std::pair<int32_t, const kernel *>> loaded_kernels; /* by device */
 static std::set<const kernel *> run_kernels;
-unsigned long long lane_values[32][32];
-
-/* What a fiber waits for. */
-enum wait { nothing, block_barrier, warp_barrier, finished };
-
-/* Instrumented code takes more than plain code does. Mapped, with nothing else near. */
-constexpr size_t stack_bytes = 256 * 1024;
-
-struct fiber {
-    ucontext_t context;
-    char *stack;
-    wait waiting = nothing;
-    void *fake_stack = NULL; /* AddressSanitizer's */
-};
-
-static std::vector<fiber> fibers;
-static ucontext_t scheduler;
-static fiber *running;
-static const std::function<void()> *running_body;
-static const char *running_name;
-
-#if ADDRESS_SANITIZER
-static void *scheduler_fake_stack;
-static const void *scheduler_stack;
-static size_t scheduler_stack_bytes;
-#endif
-
-static void
-switch_to_scheduler(bool for_good)
-{
-#if ADDRESS_SANITIZER
-    __sanitizer_start_switch_fiber(for_good ? NULL : &running->fake_stack, scheduler_stack,
-                                   scheduler_stack_bytes);
-#else
-    (void)for_good;
-#endif
-    fiber *self = running;
-    swapcontext(&self->context, &scheduler);
-#if ADDRESS_SANITIZER
-    __sanitizer_finish_switch_fiber(self->fake_stack, &scheduler_stack, &scheduler_stack_bytes);
-#endif
-}
-
-static void
-switch_to_fiber(fiber *next)
-{
-    running = next;
-#if ADDRESS_SANITIZER
-    __sanitizer_start_switch_fiber(&scheduler_fake_stack, next->stack, stack_bytes);
-#endif
-    swapcontext(&scheduler, &next->context);
-#if ADDRESS_SANITIZER
-    __sanitizer_finish_switch_fiber(scheduler_fake_stack, NULL, NULL);
-#endif
-}
-
-static void
-run_fiber()
-{
-#if ADDRESS_SANITIZER
-    __sanitizer_finish_switch_fiber(NULL, &scheduler_stack, &scheduler_stack_bytes);
-#endif
-    (*running_body)();
-    running->waiting = finished;
-    switch_to_scheduler(true);
-}
-
-void
-wait_for_block()
-{
-    running->waiting = block_barrier;
-    switch_to_scheduler(false);
-}
-
-void
-wait_for_warp()
-{
-    running->waiting = warp_barrier;
-    switch_to_scheduler(false);
-}
-
-/* A permutation of 0 ... count - 1. */
-static std::vector<unsigned int>
-turns(unsigned int count, y5_emulated_order how, uint32_t *seed)
-{
-    std::vector<unsigned int> result(count);
-    for (unsigned int i = 0; i < count; i++) {
-        result[i] = how == Y5_DESCENDING ? count - 1 - i : i;
-    }
-    for (unsigned int i = count; how == Y5_SHUFFLED && i > 1; i--) {
-        *seed = *seed * 1664525U + 1013904223U;
-        unsigned int other = (unsigned int)((uint64_t)*seed * i >> 32);
-        unsigned int kept = result[i - 1];
-        result[i - 1] = result[other];
-        result[other] = kept;
-    }
-    return result;
-}
-
-[[noreturn]] static void
-stop(const char *problem)
-{
-    fprintf(stderr, "emulator: %s: %s\n", running_name, problem);
-    abort();
-}
-
-/* Lets everyone go on who waits for a barrier that all have reached. True where nobody is left. */
-static bool
-open_barriers(unsigned int threads)
-{
-    unsigned int at_block = 0;
-    unsigned int done = 0;
-    for (unsigned int i = 0; i < threads; i++) {
-        at_block += fibers[i].waiting == block_barrier;
-        done += fibers[i].waiting == finished;
-    }
-    if (done == threads) {
-        return true;
-    }
-    if (at_block == threads) {
-        for (unsigned int i = 0; i < threads; i++) {
-            fibers[i].waiting = nothing;
-        }
-        return false;
-    }
-    bool opened = false;
-    for (unsigned int first = 0; first < threads; first += 32) {
-        unsigned int at_warp = 0;
-        for (unsigned int i = first; i < first + 32; i++) {
-            at_warp += fibers[i].waiting == warp_barrier;
-        }
-        if (at_warp > 0 && at_warp < 32) {
-            stop("lanes of a warp wait for each other, but not all of them");
-        }
-        for (unsigned int i = first; i < first + 32 && at_warp == 32; i++) {
-            fibers[i].waiting = nothing;
-            opened = true;
-        }
-    }
-    if (!opened) {
-        stop("threads of a block wait at different barriers, or some have ended");
-    }
-    return false;
-}
-
-static char *
-map_stack()
-{
-    void *memory = mmap(NULL, stack_bytes, PROT_READ | PROT_WRITE,
-                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
-    if (memory == MAP_FAILED) {
-        perror("emulator: stack of a thread");
-        abort();
-    }
-    return (char *)memory;
-}
-
-static void
-prepare(fiber *made)
-{
-    made->waiting = nothing;
-    getcontext(&made->context);
-    made->context.uc_stack.ss_sp = made->stack;
-    made->context.uc_stack.ss_size = stack_bytes;
-    made->context.uc_link = NULL;
-    makecontext(&made->context, run_fiber, 0);
-}
-
-static void
-let_others_write()
-{
-    if (the_machine.meanwhile != NULL) {
-        the_machine.meanwhile(the_machine.context);
-    }
-}
-
-static void
-run_block(unsigned int threads, const std::vector<unsigned int> &sequence)
-{
-    for (unsigned int i = 0; i < threads; i++) {
-        prepare(&fibers[i]);
-    }
-    do {
-        for (unsigned int i : sequence) {
-            if (fibers[i].waiting == nothing) {
-                threadIdx = dim3(i);
-                switch_to_fiber(&fibers[i]);
-            }
-        }
-        let_others_write();
-    } while (!open_barriers(threads));
-}
 
 /* Success, or the failure that a test asked this call for. */
 static int
@@ -278,31 +85,14 @@ loading()
     return the_machine.capturing != 0 && capture_mode != relaxed ? stream_capture_unsupported : 0;
 }
 
-/* Runs a kernel: block after block, the threads of a block as fibers that switch at barriers. Ends
- * the process where threads of a block wait at different barriers. */
+/* Runs a kernel on the arguments that a launch points to. */
 static void
-run_kernel(const kernel *launched, const unsigned int *grid, unsigned int threads, void **arguments)
+run_kernel(const kernel *launched, dim3 grid, unsigned int threads, void **arguments)
 {
-    y5_emulated_machine &on = the_machine;
     run_kernels.insert(launched);
-    on.kernels_run = (int64_t)run_kernels.size();
-    while (fibers.size() < threads) {
-        fibers.emplace_back();
-        fibers.back().stack = map_stack();
-    }
-    let_others_write();
-    const std::function<void()> body = [&]() { launched->run(arguments); };
-    running_body = &body;
-    running_name = launched->name;
-    blockDim = dim3(threads);
-    gridDim = dim3(grid[0], grid[1], grid[2]);
-    uint32_t seed = on.seed;
-    std::vector<unsigned int> sequence = turns(threads, on.threads, &seed);
-    for (unsigned int number : turns(grid[0] * grid[1] * grid[2], on.blocks, &seed)) {
-        blockIdx = dim3(number % grid[0], number / grid[0] % grid[1], number / grid[0] / grid[1]);
-        run_block(threads, sequence);
-        on.blocks_run++;
-    }
+    the_machine.kernels_run = (int64_t)run_kernels.size();
+    run_blocks(
+        launched->name, grid, threads, [&]() { launched->run(arguments); }, &the_machine);
 }
 
 } // namespace y5_emulator
@@ -315,7 +105,7 @@ y5_emulated(void)
     return &the_machine;
 }
 
-/* The driver: the functions that cuda/driver.h names. */
+/* The driver: the functions that cuda/driver.h names, and those of tools/gpu_kernels.c. */
 extern "C" {
 
 extern const unsigned char y5_cuda_image[];
@@ -457,6 +247,40 @@ cuOccupancyMaxActiveBlocksPerMultiprocessor(int *blocks, void *function, int, si
 }
 
 int
+cuCtxSetCurrent(void *context)
+{
+    the_machine.current_device = (int32_t)(intptr_t)context - 1;
+    return 0;
+}
+
+int
+cuMemAlloc_v2(uintptr_t *data, size_t bytes)
+{
+    *data = (uintptr_t)malloc(bytes);
+    return *data != 0 ? 0 : out_of_memory;
+}
+
+int
+cuMemcpyHtoD_v2(uintptr_t to, const void *from, size_t bytes)
+{
+    memcpy((void *)to, from, bytes);
+    return 0;
+}
+
+int
+cuMemcpyDtoH_v2(void *to, uintptr_t from, size_t bytes)
+{
+    memcpy(to, (const void *)from, bytes);
+    return 0;
+}
+
+int
+cuCtxSynchronize(void)
+{
+    return outcome("cuCtxSynchronize");
+}
+
+int
 cuMemsetD8Async(uintptr_t data, unsigned char value, size_t bytes, void *)
 {
     the_machine.clears++;
@@ -473,7 +297,6 @@ cuLaunchKernel(void *function, unsigned int x, unsigned int y, unsigned int z, u
 {
     y5_emulated_machine &on = the_machine;
     const kernel *launched = (const kernel *)function;
-    const unsigned int grid[] = {x, y, z};
     on.launches++;
     on.last_stream = stream;
     on.last_device = on.current_device;
@@ -483,7 +306,7 @@ cuLaunchKernel(void *function, unsigned int x, unsigned int y, unsigned int z, u
         on.late_loaded++;
     }
     if (result == 0) {
-        run_kernel(launched, grid, threads, arguments);
+        run_kernel(launched, dim3(x, y, z), threads, arguments);
     }
     return result;
 }

@@ -26,6 +26,9 @@ typedef struct {
     int32_t spared;                    /* and how often it succeeds before */
     int32_t capturing;                 /* a graph is captured, in the mode that torch uses */
     int32_t blocks_per_multiprocessor; /* of any kernel */
+    int32_t together;                  /* blocks in turns, in builds with Y5_EMU_SIDE_BY_SIDE */
+    void *exchanged;                   /* memory through which the blocks of a launch tell each */
+    size_t exchanged_bytes;            /* other something, there too; NULL: none */
 
     int64_t launches; /* counted, as those below */
     int64_t clears;

@@ -35,6 +35,7 @@ shake_machine(void)
     machine->seed = (uint32_t)random_bits();
     machine->multiprocessors = (int32_t)random_between(1, 3);
     machine->blocks_per_multiprocessor = (int32_t)random_between(1, 8);
+    machine->together = (int32_t)random_between(1, 3);
     forget_device();
     machine->launches = 0;
     machine->clears = 0;
@@ -114,7 +115,7 @@ main(int argc, char **argv)
         {"grid", test_grid},         {"ema", test_ema},           {"sparsity", test_sparsity},
         {"fuse", test_fuse},         {"prune", test_prune},       {"scale_img", test_scale_img},
         {"refusals", test_refusals}, {"failures", test_failures}, {"changing", test_changing},
-        {"halfway", test_halfway},
+        {"halfway", test_halfway},   {"order", test_order},
     };
     api = y5_cuda_api_get();
     CHECK(api->abi_version == Y5_CUDA_ABI_VERSION && api->struct_bytes == sizeof(y5_cuda_api),

@@ -7,7 +7,7 @@
 #include "native/support.h"
 #include "y5_cuda.h"
 
-/* One function per operation, the last three over all of them. */
+/* One function per operation, the last five over all of them. */
 void test_ema(void);
 void test_sparsity(void);
 void test_fuse(void);
@@ -17,6 +17,7 @@ void test_refusals(void);
 void test_failures(void);
 void test_changing(void);
 void test_halfway(void);
+void test_order(void);
 void test_grid(void);
 
 /* The emulated library's table; device 0, the default stream; the core's best level, one thread. */

@@ -20,6 +20,7 @@ GROUPS = (
     "grid", "ema", "sparsity", "fuse", "prune", "scale_img", "refusals", "failures",
     "changing",
     "halfway",
+    "order",
 )  # fmt: skip
 SANITIZED = ("-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 INCLUDES = [f"-I{HERE}", f"-I{ROOT / 'tests'}", f"-I{NATIVE}", f"-I{ROOT / 'csrc'}"]
@@ -60,9 +61,9 @@ def link(objects: Path, *flags: str) -> Path:
 
 @pytest.fixture(scope="module")
 def sources() -> list[Path]:
-    """All C files, and the emulator, which is what compiles the kernels."""
+    """All C files, and the emulator, whose emulator.cpp is what compiles the kernels."""
     launchers = [source for source in sorted(CUDA.glob("*.c")) if source.name != "image.c"]
-    tests = [HERE / "emulator.cpp", *sorted(HERE.glob("*.c")), NATIVE / "support.c"]
+    tests = [*sorted(HERE.glob("*.cpp")), *sorted(HERE.glob("*.c")), NATIVE / "support.c"]
     return [*launchers, *tests, *sorted(CORE.glob("*.c"))]
 
 
@@ -86,12 +87,21 @@ def test_the_checker_is_awake(program: Path) -> None:
     assert "heap-buffer-overflow" in done.stderr
 
 
+SIDE_BY_SIDE = "-DY5_EMU_SIDE_BY_SIDE"  # of blocks, whose stores the others see late
+
+
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory, sources: list[Path]) -> Path:
     """Object files for the slips: no sanitizer, so that each is quickly run."""
     folder = tmp_path_factory.mktemp("plain")
-    compile_all(folder, CUDA, sources, "-O1")
+    compile_all(folder, CUDA, sources, SIDE_BY_SIDE, "-O1")
     return folder
+
+
+def test_same_bits_with_blocks_side_by_side(plain: Path) -> None:
+    done = run(link(plain))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.split("\n")[:-1] == [f"ok {group}" for group in GROUPS]
 
 
 # One slip each that the tests must not let pass: file, its text, what it becomes, which group runs
@@ -107,6 +117,8 @@ SLIPS = (
     ("fuse.cuh", "add(product, (wide<T>)0)", "product", "fuse", "fused weight"),
     ("fuse.cuh", "(product == 0 && value != 0 && scale != 0)", "false", "fuse", "pair"),
     ("prune_select.cuh", "chunks_done == chunks;", "chunks_done >= 1;", "prune", "pruned"),
+    ("prune_select.cuh", "__threadfence();\n    __syncthreads();", "__syncthreads();", "order", ""),
+    ("prune_select.cuh", "chunks;\n        __threadfence();", "chunks;", "order", ""),
     ("prune.cuh", "before < wanted);", "before <= wanted);", "prune", "pruned"),
     ("prune.cuh", "(int64_t)chunk < state.tie_chunk;", "true;", "prune", "pruned"),
     ("scale_img.cuh", "work.below_blend", "work.above_blend", "scale_img", "variant"),
@@ -160,7 +172,7 @@ def test_a_slip_is_noticed(
     objects = tmp_path / "objects"
     shutil.copytree(plain, objects)
     changed = affected(sources, name, cuda)
-    compile_all(objects, cuda, changed, "-O0", "-w")
+    compile_all(objects, cuda, changed, SIDE_BY_SIDE, "-O0", "-w")
     done = run(link(objects), group)
     assert done.returncode != 0
     assert words in done.stdout + done.stderr

@@ -278,8 +278,10 @@ fuse_trial(int64_t trial)
             check_same(memory[i].fused[part].data, wanted.data, numel, got,
                        part == 0 ? "fused weight" : "fused bias");
         }
-        CHECK(doubtful[i] == atomic_load(&expected[i]), "pair %d of dtype %d: %d", (int)i,
-              pairs[i].dtype, doubtful[i]);
+        /* In bfloat16 the core also doubts subnormal numbers, which CPUs' own products drop. */
+        bool more = pairs[i].dtype == Y5_BFLOAT16 && atomic_load(&expected[i]) == 1;
+        CHECK(doubtful[i] == atomic_load(&expected[i]) || (doubtful[i] == 0 && more),
+              "pair %d of dtype %d: %d", (int)i, pairs[i].dtype, doubtful[i]);
     }
     free_all();
 }

@@ -14,7 +14,15 @@
 #define __grid_constant__
 #define __forceinline__ inline
 #define __launch_bounds__(...)
-#define __shared__ static
+
+/* Blocks that take turns have shared memory each; of plain statics there is one for all, but the
+ * sanitizers watch these only. */
+#ifdef Y5_EMU_SIDE_BY_SIDE
+#define Y5_EMU_OF_BLOCK thread_local
+#else
+#define Y5_EMU_OF_BLOCK
+#endif
+#define __shared__ static Y5_EMU_OF_BLOCK
 
 struct dim3 {
     unsigned int x, y, z;
@@ -35,8 +43,15 @@ namespace y5_emulator {
 void wait_for_block();
 void wait_for_warp();
 
-/* A value of each lane of the running warp, written by the lane itself. */
-extern unsigned long long lane_values[32][32];
+/* What this thread has stored is seen by other blocks, and what they showed by this one. */
+void pass_fence();
+
+/* Around an atomic. */
+void begin_atomic(const void *address, size_t bytes);
+void end_atomic(const void *address, size_t bytes);
+
+/* A value of each lane of each warp, written by the lane itself. */
+extern Y5_EMU_OF_BLOCK unsigned long long lane_values[32][32];
 
 } // namespace y5_emulator
 
@@ -49,6 +64,7 @@ __syncthreads(void)
 static inline void
 __threadfence(void)
 {
+    y5_emulator::pass_fence();
 }
 
 /* All lanes give a value and take that of lane `source`; the lane's own where there is none. */
@@ -96,8 +112,10 @@ template <typename T, typename V>
 static inline T
 atomicAdd(T *address, V value)
 {
+    y5_emulator::begin_atomic(address, sizeof(T));
     T before = *address;
     *address = (T)(before + (T)value);
+    y5_emulator::end_atomic(address, sizeof(T));
     return before;
 }
 

@@ -42,7 +42,7 @@ def run(
         yield from import_module(f"{__package__}.bench_{name}").tables(names, seconds)
     yield bench_memory.table(list(dict.fromkeys((names[0], names[-1]))), round(75 * seconds))
     yield bench_levels.table(names[:1], seconds)
-    yield bench_cuda_host.table(names, seconds / 2)
+    yield from bench_cuda_host.tables(names, seconds / 2)
     yield bench_import.table(2 + round(seconds))
     yield bench_refusals.table(seconds / 4)
 

@@ -1,6 +1,7 @@
 """The EMA where users meet it: inside training steps, whose work leaves the caches cold.
 
 python -m benchmarks.bench_training [--models n,s] [--threads 1,2] [--steps 150] [--imgsz 128]
+python -m benchmarks.bench_training --device cuda [--batches 16,64] [--imgsz 640]   # whole_steps.py
 
 A step is forward, loss, backward, clipped gradients and SGD on one model; then one EMA of it is
 updated, and only that is timed. The EMAs take turns, some steps each, so that all meet the same
@@ -9,6 +10,7 @@ state of the machine; the first step of a turn, when an EMA's tensors are coldes
 
 from __future__ import annotations
 
+import argparse
 import time
 from typing import Any
 
@@ -18,7 +20,7 @@ from torch import Tensor, nn
 from yolov5_utils.ops import OPERATIONS
 from yolov5_utils.torch_utils import ModelEMA
 
-from . import harness, models, peers, summary
+from . import bench_cuda, cuda_timing, harness, models, peers, summary, whole_steps
 
 STEPS_A_TURN = 6
 COLUMNS = (
@@ -97,15 +99,28 @@ def table(
     return harness.Table(summary.IN_STEPS, COLUMNS, rows, notes)
 
 
+def on_gpu(chosen: argparse.Namespace) -> None:
+    """Whole steps, since there an update runs beside the rest."""
+    bench_cuda.need_gpu()
+    print(cuda_timing.device_line())
+    about = harness.machine()
+    plan = whole_steps.Plan("cuda", chosen.batches, chosen.imgsz or 640, turns=6, steps=4)
+    harness.show(about, [whole_steps.table(chosen.models, plan)], chosen.json)
+
+
 if __name__ == "__main__":
-    options = harness.parser(str(__doc__).splitlines()[0], devices=("cpu",))
+    options = harness.parser(str(__doc__).splitlines()[0])
     options.set_defaults(models="n,s")
     options.add_argument("--steps", type=int, default=150, help="timed updates of each EMA")
-    options.add_argument("--imgsz", type=int, default=128)
+    options.add_argument("--imgsz", type=int, help="(default 128; 640 on a GPU)")
     options.add_argument("--batch", type=int, default=4)
+    options.add_argument(
+        "--batches", type=harness.counts_of, default="16,64", help="on a GPU (default %(default)s)"
+    )
     harness.run(
         options,
         lambda chosen: [
-            table(chosen.models, chosen.threads, chosen.steps, chosen.imgsz, chosen.batch)
+            table(chosen.models, chosen.threads, chosen.steps, chosen.imgsz or 128, chosen.batch)
         ],
+        on_gpu,
     )

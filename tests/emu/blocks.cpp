@@ -42,6 +42,7 @@ enum wait { nothing, block_barrier, warp_barrier, finished };
 /* Instrumented code takes more than plain code does. Mapped, with nothing else near. */
 constexpr size_t stack_bytes = 256 * 1024;
 constexpr char rubbish = (char)0xa5; /* what __shared__ memory holds at first */
+
 /* One in so many of the blocks that tell others something has a rest then, of so many turns at
  * most: enough for another block to overtake it. */
 constexpr unsigned int rests_one_in = 4;
@@ -322,6 +323,7 @@ static void
 begin(block *place, unsigned int number, range shared)
 {
     place->number = number;
+    place->resting = 0;
     place->fibers.resize(std::max((size_t)launched->threads, place->fibers.size()));
     for (unsigned int i = 0; i < launched->threads; i++) {
         prepare(&place->fibers[i]);

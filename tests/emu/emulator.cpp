@@ -256,7 +256,7 @@ cuCtxSetCurrent(void *context)
 int
 cuMemAlloc_v2(uintptr_t *data, size_t bytes)
 {
-    *data = (uintptr_t)malloc(bytes);
+    *data = (uintptr_t)aligned_alloc(256, (bytes + 255) / 256 * 256);
     return *data != 0 ? 0 : out_of_memory;
 }
 

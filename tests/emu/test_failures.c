@@ -222,6 +222,63 @@ check_device_failures(void)
     CALL(check_device, 0); /* the oldest driver */
 }
 
+/* What users meet: a sentence each, out of the call that finds out. */
+static void
+check_troubles(void)
+{
+    static const struct {
+        const char *call;
+        int32_t code;
+        y5_cuda_status status;
+        const char *words;
+    } troubles[] = {
+        /* no memory: for the context, for the code, for a launch */
+        {"cuDevicePrimaryCtxRetain", 2, Y5_CUDA_NOT_NOW, "starting the device on device 0: what"},
+        {"cuModuleLoadData", 2, Y5_CUDA_NOT_NOW, "loading the kernels on device 0: what"},
+        {"cuLaunchKernel", 2, Y5_CUDA_NOT_NOW, "ema on device 0: what the driver says"},
+        /* a capture: in a mode that forbids to load code, or one that has come to nothing */
+        {"cuModuleLoadData", 900, Y5_CUDA_NOT_NOW, "loading the kernels on device 0: what"},
+        {"cuLaunchKernel", 901, Y5_CUDA_NOT_NOW, "ema on device 0: what the driver says"},
+        /* a device that has vanished: no longer counted, taken away, fallen off the bus */
+        {"cuDeviceGetCount", 100, Y5_CUDA_NO_DRIVER, "no CUDA device can be used: what the"},
+        {"cuCtxPushCurrent_v2", 46, Y5_CUDA_NOT_NOW, "choosing the device on device 0: what"},
+        {"cuLaunchKernel", 719, Y5_CUDA_FAILED, "ema on device 0: what the driver says"},
+        /* drivers: of another release than their libraries, or not for the chip */
+        {"cuInit", 803, Y5_CUDA_NO_DRIVER, "no CUDA device can be used: what the driver says"},
+        {"cuInit", 804, Y5_CUDA_NO_DRIVER, "no CUDA device can be used: what the driver says"},
+        /* a share of a device (MIG, MPS) that it cannot give, or that was taken back */
+        {"cuDevicePrimaryCtxRetain", 224, Y5_CUDA_NO_KERNEL, "does not run on device 0, an sm_90"},
+        {"cuLaunchKernel", 810, Y5_CUDA_FAILED, "ema on device 0: what the driver says"},
+    };
+    for (size_t i = 0; i < sizeof(troubles) / sizeof(troubles[0]); i++) {
+        bool launching = strcmp(troubles[i].call, "cuLaunchKernel") == 0;
+        failing_in(launching ? average : ask_anew, troubles[i].call, troubles[i].code,
+                   troubles[i].status, troubles[i].words);
+    }
+    y5_emulated_machine *machine = y5_emulated();
+    y5_cuda_error error;
+    machine->devices = 0;
+    CHECK(ask_anew(&error) == Y5_CUDA_BAD_ARGUMENT, "%s", error.message);
+    CHECK(strstr(error.message, "there is no device 0, only 0 in all") != NULL, "%s",
+          error.message);
+    machine->devices = 2;
+}
+
+/* The smallest share of a device: one multiprocessor, on which a block at a time runs. */
+static void
+check_share_of_a_device(void)
+{
+    static float much[2 * 8192];
+    const y5_ema_pair pair = {much, much + 8192, 8192, Y5_FLOAT32, Y5_FLOAT32};
+    y5_emulated_machine *machine = y5_emulated();
+    machine->multiprocessors = 1;
+    machine->blocks_per_multiprocessor = 1;
+    forget_device();
+    int64_t blocks = machine->blocks_run;
+    CALL(ema_update, &here, &pair, 1, 0.5);
+    CHECK(machine->blocks_run == blocks + 1, "%d blocks", (int)(machine->blocks_run - blocks));
+}
+
 /* A device that was reset: the call that finds out leaves it to torch, the next one loads anew. */
 static void
 check_reset(void)
@@ -302,6 +359,8 @@ test_failures(void)
     failing("cuLaunchKernel", 209, Y5_CUDA_NO_KERNEL, "does not run on device 0, an sm_90 chip");
     failing("cuLaunchKernel", 700, Y5_CUDA_FAILED, "ema on device 0: what the driver says");
     all_errors();
+    check_troubles();
+    check_share_of_a_device();
     check_device_failures();
     check_reset();
     check_guard();

@@ -21,7 +21,7 @@ settings = 'PYTHON=$(PYTHON)' 'TORCH=$(TORCH)' 'PIP_ARGS=$(PIP_ARGS)' 'VENV=$(VE
 test_folders := $(wildcard tests/unit tests/overlay tests/native tests/emu tests/cuda tests/robustness tests/distributed)
 parallel := -q -n auto --maxprocesses 8 --dist worksteal -m "not long and not slow"
 
-.PHONY: help build demo test verify torches all-checks lint debian bench clients nvcc wheel clean
+.PHONY: help build demo test verify torches all-checks lint debian bench clients gpu nvcc wheel clean
 
 help: ## these lines
 	@sed -n '2,9s/^# \{0,1\}//p' Makefile
@@ -69,6 +69,11 @@ bench: ## speed against the original and the best peer, into docs/ (tables, JSON
 lint: ## formatting, static checks, and warning-free builds with gcc and clang
 	@$(setup) lint $(settings)
 	@tools/lint.sh $(python)
+
+gpu: ## checks and measures everything on this machine's NVIDIA GPU in ten minutes; without one, on an emulated one
+	@$(setup) test $(settings)
+	@! command -v nvidia-smi >/dev/null || command -v nvcc >/dev/null || $(setup) nvcc $(settings)
+	$(python) -m tools.gpu_check $(ARGS)
 
 nvcc: ## puts the CUDA compiler into .venv, for machines without a toolkit
 	@$(setup) nvcc $(settings)

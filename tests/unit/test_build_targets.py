@@ -19,7 +19,19 @@ ROOT = Path(__file__).parents[2]
 MARKER = ".made-by-yolov5-utils"
 CLIENTS = "tests/clients/environment.py"
 SETTINGS = ("VENV", "PYTHON", "TORCH", "PIP_ARGS", "ARGS")
-TARGETS = ("build", "test", "verify", "demo", "bench", "lint", "clients", "nvcc", "wheel", "clean")
+TARGETS = (
+    "build",
+    "test",
+    "verify",
+    "demo",
+    "bench",
+    "lint",
+    "clients",
+    "gpu",
+    "nvcc",
+    "wheel",
+    "clean",
+)
 # Python that makes an empty environment, installs nothing, and is the real one otherwise.
 STUB = f"""#!/bin/sh
 for last; do :; done

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -116,3 +119,62 @@ def test_lowered_precision_takes_the_originals_product(
     conv, bn = (module.to(gpu) for module in pair((64, 64), torch.float32, 1))
     monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", True)
     check_fuse(conv, bn, "torch")
+
+
+# Programs of their own: what a process does first, or can do only once.
+PREPARED = """
+import copy, os, sys
+import torch
+from torch import nn
+from yolov5_utils import reference
+from yolov5_utils.ops import OPERATIONS
+from yolov5_utils.torch_utils import ModelEMA, fuse_conv_and_bn
+torch.manual_seed(1)
+model = nn.Conv2d(64, 64, 3, bias=False).cuda().requires_grad_(False)
+"""
+PROGRAMS = {
+    "captures its first call": """
+ema = ModelEMA(model)
+expected, graph = copy.deepcopy(ema.ema), torch.cuda.CUDAGraph()
+model.weight += 1
+with torch.cuda.graph(graph):
+    ema.update(model)
+graph.replay()
+reference.ema_update(expected, model, ema.decay(1))
+assert torch.equal(ema.ema.weight, expected.weight)
+assert OPERATIONS["ema"].calls["CUDA"] == 1, OPERATIONS["ema"].reasons
+""",
+    "forks after a call": """
+ema = ModelEMA(model)
+ema.update(model)
+if os.fork():
+    _, status = os.wait()
+    sys.exit(os.waitstatus_to_exitcode(status))
+try:
+    ema.update(model)
+except RuntimeError as error:
+    os._exit("Cannot re-initialize CUDA in forked subprocess" not in str(error))
+os._exit(2)
+""",
+    "has NVIDIA_TF32_OVERRIDE=1": """
+bn = nn.BatchNorm2d(64).cuda().eval().requires_grad_(False)
+bn.running_var.uniform_(0.1, 9)
+found, expected = (f(model, bn) for f in (fuse_conv_and_bn, reference.fuse_conv_and_bn))
+assert torch.equal(found.weight, expected.weight)
+assert OPERATIONS["fuse"].calls["torch"] == 1
+""",
+}
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_a_process_that(gpu: torch.device, program: str) -> None:
+    name, _, value = program.rpartition(" ")[2].partition("=")
+    environment = {**os.environ, name: value} if value else dict(os.environ)
+    done = subprocess.run(
+        [sys.executable, "-c", PREPARED + PROGRAMS[program]],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -52,7 +52,8 @@ PyObject *
 y5_text_of(PyObject *value)
 {
     PyObject *text = value != NULL ? PyObject_Str(value) : NULL;
-    PyObject *utf8 = text != NULL ? PyUnicode_AsUTF8String(text) : NULL;
+    PyObject *utf8 =
+        text != NULL ? PyUnicode_AsEncodedString(text, "utf-8", "backslashreplace") : NULL;
     Py_XDECREF(text);
     return utf8;
 }
@@ -68,12 +69,12 @@ y5_exception_says(const char *word)
     const char *words = utf8 != NULL ? PyBytes_AsString(utf8) : NULL;
     bool says = words != NULL && strstr(words, word) != NULL;
     Py_XDECREF(utf8);
-    if (!says) {
-        PyErr_Restore(type, value, traceback); /* in place of one that the text has raised */
+    if (!says && !PyErr_Occurred()) { /* else the text has raised another one */
+        PyErr_Restore(type, value, traceback);
         return false;
     }
     Py_XDECREF(type);
     Py_XDECREF(value);
     Py_XDECREF(traceback);
-    return true;
+    return says;
 }

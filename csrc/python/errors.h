@@ -13,7 +13,8 @@ void y5_blame(y5_error *error, const char *argument);
 /* The text of an exception's value as bytes, or NULL: then the reason why is pending. */
 PyObject *y5_text_of(PyObject *value);
 
-/* True where the text of the pending exception holds the word: then it is dropped. */
+/* True where the text of the pending exception holds the word: then it is dropped. What the text
+ * raises takes its place. */
 bool y5_exception_says(const char *word);
 
 #endif

@@ -32,13 +32,18 @@
 static bool
 parse_level(PyObject *given, int32_t *out)
 {
-    PyObject *utf8 = PyUnicode_Check(given) ? PyUnicode_AsUTF8String(given) : NULL;
+    PyObject *utf8 = PyUnicode_Check(given)
+                         ? PyUnicode_AsEncodedString(given, "utf-8", "backslashreplace")
+                         : NULL;
+    if (utf8 == NULL && PyErr_Occurred()) {
+        return false;
+    }
     char *name = NULL;
     bool has_name = utf8 != NULL && PyBytes_AsStringAndSize(utf8, &name, NULL) == 0;
     y5_level level = has_name ? y5_level_by_name(name) : -1;
     Py_XDECREF(utf8);
     if (level < 0 || !y5_level_compiled(level)) {
-        PyErr_Clear(); /* of a text that is no UTF-8 */
+        PyErr_Clear(); /* of a text with a zero in it */
         PyErr_Format(PyExc_ValueError, "level: got %R, allowed are " LEVEL_NAMES, given);
         return false;
     }

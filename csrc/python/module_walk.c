@@ -62,23 +62,27 @@ check_name(walk *self, PyObject *name, const y5_path *parent)
     return Y5_OK;
 }
 
-static bool
+/* 1 for a buffer that is no part of the state, -1 with an exception. */
+static int
 is_hidden(const y5_node *module, PyObject *name)
 {
-    return module->non_persistent != NULL && PySet_Contains(module->non_persistent, name) == 1;
+    return module->non_persistent != NULL ? PySet_Contains(module->non_persistent, name) : 0;
 }
 
-/* The entry `name` of an opened module's own state, or NULL. In a state dict, a buffer takes the
- * place of a parameter of its name. */
+/* The entry `name` of an opened module's own state, or NULL, also with an exception. In a state
+ * dict, a buffer takes the place of a parameter of its name. */
 static PyObject *
 find_entry(const y5_node *module, PyObject *name)
 {
     if (PyDict_Size(module->buffers) > 0) {
         PyObject *buffer = y5_dict_get(module->buffers, name);
-        if (buffer != NULL && buffer != Py_None && !is_hidden(module, name)) {
+        if (buffer != NULL && buffer != Py_None && is_hidden(module, name) == 0) {
             return buffer;
         }
         Py_XDECREF(buffer);
+        if (PyErr_Occurred()) {
+            return NULL;
+        }
     }
     PyObject *parameter = y5_dict_get(module->parameters, name);
     if (parameter == Py_None) {
@@ -92,8 +96,9 @@ static y5_status
 visit_entry(walk *self, const frame *at, PyObject *name, PyObject *entry, bool buffer)
 {
     y5_status status = check_name(self, name, path_of(at));
-    if (status != Y5_OK || (buffer && is_hidden(&at->mine, name))) {
-        return PyErr_Occurred() ? Y5_PYTHON_RAISED : status;
+    int hidden = status == Y5_OK && buffer ? is_hidden(&at->mine, name) : 0;
+    if (status != Y5_OK || hidden != 0) {
+        return hidden < 0 ? Y5_PYTHON_RAISED : status;
     }
     if (buffer) {
         PyObject *parameter = y5_dict_get(at->mine.parameters, name);
@@ -101,6 +106,9 @@ visit_entry(walk *self, const frame *at, PyObject *name, PyObject *entry, bool b
         if (parameter != NULL) {
             return y5_refuse_module(self->rules.error, path_of(at),
                                     "has a parameter and a buffer of one name");
+        }
+        if (PyErr_Occurred()) {
+            return Y5_PYTHON_RAISED;
         }
     }
     PyObject *counterpart = at->theirs.members != NULL ? find_entry(&at->theirs, name) : NULL;

@@ -188,11 +188,13 @@ y5_open_module(y5_module_rules *self, PyObject *module, const y5_path *path, y5_
     if (out->members == NULL) {
         return Y5_PYTHON_RAISED;
     }
-    out->parameters = member_dict(self, out->members, names[Y5_NAME_PARAMETERS]);
-    out->buffers = member_dict(self, out->members, names[Y5_NAME_BUFFERS]);
-    out->modules = member_dict(self, out->members, names[Y5_NAME_MODULES]);
-    if (out->parameters == NULL || out->buffers == NULL || out->modules == NULL) {
-        return y5_refuse_module(self->error, path, entries_elsewhere);
+    PyObject **const dicts[] = {&out->parameters, &out->buffers, &out->modules};
+    for (int32_t i = 0; i < 3; i++) {
+        *dicts[i] = member_dict(self, out->members, names[Y5_NAME_PARAMETERS + i]);
+        if (*dicts[i] == NULL) {
+            return PyErr_Occurred() ? Y5_PYTHON_RAISED
+                                    : y5_refuse_module(self->error, path, entries_elsewhere);
+        }
     }
     meet_module(self->trail, module, out);
     int32_t last = path == NULL ? self->last_outer : self->last_inner;
@@ -202,17 +204,22 @@ y5_open_module(y5_module_rules *self, PyObject *module, const y5_path *path, y5_
         if (own != NULL) {
             return y5_refuse_module(self->error, path, "has a method of its own on the instance");
         }
+        if (PyErr_Occurred()) {
+            return Y5_PYTHON_RAISED;
+        }
     }
     return check_type(self, module, out, path);
 }
 
-/* True where members[name] is there and is not an empty dict. */
-static bool
+/* 1 where members[name] is there and is not an empty dict, -1 with an exception. */
+static int
 is_non_empty(const y5_module_rules *self, PyObject *members, PyObject *name)
 {
     PyObject *hooks = y5_dict_get(members, name);
     y5_trail_meet(self->trail, hooks, COUNTED_BYTES);
-    bool some = hooks != NULL && (!PyDict_Check(hooks) || PyDict_Size(hooks) != 0);
+    int some = hooks != NULL      ? !PyDict_Check(hooks) || PyDict_Size(hooks) != 0
+               : PyErr_Occurred() ? -1
+                                  : 0;
     Py_XDECREF(hooks);
     return some;
 }
@@ -225,9 +232,11 @@ y5_open_state(y5_module_rules *self, PyObject *module, const y5_path *path, y5_n
         return status;
     }
     PyObject *const *names = self->state->names;
-    if (is_non_empty(self, out->members, names[Y5_NAME_HOOKS]) ||
-        is_non_empty(self, out->members, names[Y5_NAME_PRE_HOOKS])) {
-        return y5_refuse_module(self->error, path, "has state_dict hooks");
+    int hooked = is_non_empty(self, out->members, names[Y5_NAME_HOOKS]);
+    hooked = hooked == 0 ? is_non_empty(self, out->members, names[Y5_NAME_PRE_HOOKS]) : hooked;
+    if (hooked != 0) {
+        return hooked < 0 ? Y5_PYTHON_RAISED
+                          : y5_refuse_module(self->error, path, "has state_dict hooks");
     }
     if (PyDict_Size(out->buffers) > 0) {
         out->non_persistent = y5_dict_get(out->members, names[Y5_NAME_NON_PERSISTENT]);

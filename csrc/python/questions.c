@@ -35,8 +35,7 @@ y5_refused(y5_error *error)
     Py_XDECREF(type);
     Py_XDECREF(value);
     Py_XDECREF(traceback);
-    PyErr_Clear(); /* of a text that is no UTF-8 */
-    return Y5_UNSUPPORTED;
+    return PyErr_Occurred() ? Y5_PYTHON_RAISED : Y5_UNSUPPORTED; /* the text may raise, too */
 }
 
 y5_status

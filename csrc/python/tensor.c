@@ -27,7 +27,8 @@ y5_find_exchange(PyTypeObject *type)
         header = PyCapsule_GetPointer(capsule, DLPACK_EXCHANGE_CAPSULE);
     }
     Py_XDECREF(capsule); /* the table lives as long as the process */
-    if (PyErr_Occurred() && PyErr_ExceptionMatches(PyExc_Exception)) {
+    if (PyErr_Occurred() && PyErr_ExceptionMatches(PyExc_Exception) &&
+        !PyErr_ExceptionMatches(PyExc_MemoryError)) {
         PyErr_Clear(); /* whatever stands in the way of the table, capsules remain */
     }
     while (header != NULL && header->version.major != 1) {

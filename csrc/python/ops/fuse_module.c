@@ -17,12 +17,15 @@ y5_owner_open(const y5_state *state, PyObject *object, const PyTypeObject *plain
     opened->members = PyObject_GenericGetDict(object, NULL);
     for (int32_t i = 0; i < 2 && opened->members != NULL; i++) {
         PyObject *entries = y5_dict_get(opened->members, state->names[Y5_NAME_PARAMETERS + i]);
+        if (entries == NULL && PyErr_Occurred()) {
+            return false;
+        }
         if (entries != NULL && !PyDict_Check(entries)) {
             Py_CLEAR(entries);
         }
         opened->tensors[i] = entries;
     }
-    return PyErr_Occurred() == NULL;
+    return opened->members != NULL;
 }
 
 PyObject *

@@ -8,20 +8,20 @@
 #include <stdlib.h>
 #include <time.h>
 
-/* The value of an attribute of a module of the clock; NULL where it has none. Looking up an
- * interned string among strings raises nothing. */
+/* The value of an attribute of a module of the clock; NULL where it has none, or with an exception:
+ * a module's dict may have keys that are no strings. */
 static PyObject *
 look_up(const y5_state *state, int32_t module, int32_t name)
 {
     return y5_dict_get(state->torch.clock_dicts[module], state->names[name]);
 }
 
-/* True where the attribute is this object. */
-static bool
+/* 1 where the attribute is this object, -1 with an exception. */
+static int
 is_still(const y5_state *state, int32_t module, int32_t name, const PyObject *object)
 {
     PyObject *found = look_up(state, module, name);
-    bool same = found == object;
+    int same = found == NULL && PyErr_Occurred() ? -1 : found == object;
     Py_XDECREF(found);
     return same;
 }
@@ -33,7 +33,7 @@ is_available(const y5_state *state)
 {
     PyObject *get_device_count = look_up(state, Y5_CLOCK_TORCH_C, Y5_NAME_GET_DEVICE_COUNT);
     if (get_device_count == NULL) {
-        return 0; /* a torch without CUDA */
+        return PyErr_Occurred() ? -1 : 0; /* a torch without CUDA */
     }
     PyObject *count = PyObject_CallNoArgs(get_device_count);
     Py_DECREF(get_device_count);
@@ -49,8 +49,9 @@ static int
 is_initialized(const y5_state *state)
 {
     PyObject *cuda = state->torch.clock[Y5_CLOCK_CUDA];
-    if (!is_still(state, Y5_CLOCK_CUDA, Y5_NAME_INITIALIZED, Py_True)) {
-        return 0;
+    int initialized = is_still(state, Y5_CLOCK_CUDA, Y5_NAME_INITIALIZED, Py_True);
+    if (initialized != 1) {
+        return initialized;
     }
     PyObject *answer = PyObject_CallMethodObjArgs(cuda, state->names[Y5_NAME_IS_IN_BAD_FORK], NULL);
     int usable = answer == NULL ? -1 : answer == Py_False;
@@ -88,12 +89,16 @@ static bool
 wait_for_device(const y5_state *state)
 {
     PyObject *const *clock = state->torch.clock;
-    if (!is_still(state, Y5_CLOCK_TORCH, Y5_NAME_CUDA, clock[Y5_CLOCK_CUDA]) ||
-        !is_still(state, Y5_CLOCK_CUDA, Y5_NAME_IS_AVAILABLE, clock[Y5_CLOCK_IS_AVAILABLE])) {
-        return wait_as_torch(state);
+    int own = is_still(state, Y5_CLOCK_TORCH, Y5_NAME_CUDA, clock[Y5_CLOCK_CUDA]);
+    if (own == 1) {
+        own = is_still(state, Y5_CLOCK_CUDA, Y5_NAME_IS_AVAILABLE, clock[Y5_CLOCK_IS_AVAILABLE]);
     }
-    if (is_still(state, Y5_CLOCK_TORCH_C, Y5_NAME_GET_DEVICE_COUNT, NULL)) {
-        return true; /* a torch without CUDA: is_available() asks just this */
+    if (own != 1) {
+        return own == 0 && wait_as_torch(state);
+    }
+    int without_cuda = is_still(state, Y5_CLOCK_TORCH_C, Y5_NAME_GET_DEVICE_COUNT, NULL);
+    if (without_cuda != 0) {
+        return without_cuda == 1; /* is_available() asks just this */
     }
     if (getenv("PYTORCH_NVML_BASED_CUDA_CHECK") != NULL) {
         return wait_as_torch(state); /* there is_available() asks the driver */
@@ -103,12 +108,17 @@ wait_for_device(const y5_state *state)
     if (initialized < 0 || available <= 0) {
         return initialized >= 0 && available == 0;
     }
-    if (initialized == 1 &&
-        !is_still(state, Y5_CLOCK_CUDA, Y5_NAME_SYNCHRONIZE, clock[Y5_CLOCK_SYNCHRONIZE])) {
-        return wait_as_torch(state);
+    if (initialized == 1) {
+        own = is_still(state, Y5_CLOCK_CUDA, Y5_NAME_SYNCHRONIZE, clock[Y5_CLOCK_SYNCHRONIZE]);
+    }
+    if (own != 1) {
+        return own == 0 && wait_as_torch(state);
     }
     PyObject *synchronize =
         initialized == 1 ? look_up(state, Y5_CLOCK_TORCH_C, Y5_NAME_CUDA_SYNCHRONIZE) : NULL;
+    if (synchronize == NULL && PyErr_Occurred()) {
+        return false;
+    }
     /* torch's C function waits for the current device without the GIL and raises torch's errors. */
     PyObject *waited = synchronize != NULL
                            ? PyObject_CallObject(synchronize, NULL)
@@ -125,8 +135,11 @@ read_clock(const y5_state *state)
 {
     PyObject *module = state->torch.clock[Y5_CLOCK_TIME];
     struct timespec now;
-    if (is_still(state, Y5_CLOCK_TIME, Y5_NAME_TIME, state->torch.clock[Y5_CLOCK_TIME_TIME]) &&
-        clock_gettime(CLOCK_REALTIME, &now) == 0) {
+    int own = is_still(state, Y5_CLOCK_TIME, Y5_NAME_TIME, state->torch.clock[Y5_CLOCK_TIME_TIME]);
+    if (own < 0) {
+        return NULL;
+    }
+    if (own == 1 && clock_gettime(CLOCK_REALTIME, &now) == 0) {
         int64_t nanoseconds = (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
         return PyFloat_FromDouble(now.tv_nsec == 0 ? (double)now.tv_sec
                                                    : (double)nanoseconds / 1e9);

@@ -25,6 +25,89 @@ from yolov5_utils.ops.fuse import convolution_prototype
 KINDS = (torch.float32, torch.float64, torch.float16, torch.int64)
 
 
+def assign(value: Callable[[Tensor], Tensor]) -> Callable[[Tensor], None]:
+    """A change of tensor.data to what this makes of it."""
+
+    def change(tensor: Tensor) -> None:
+        tensor.data = value(tensor.data)
+
+    return change
+
+
+def resize_to_nothing(tensor: Tensor) -> None:
+    tensor.untyped_storage().resize_(0)
+
+
+TENSOR_CHANGES: dict[str, Callable[[Tensor], None]] = {
+    "no elements": assign(lambda data: torch.zeros(0)),
+    "one element": assign(lambda data: torch.zeros(1)),
+    "two elements": assign(lambda data: torch.zeros(2)),
+    **{f"as {kind}": assign(lambda data, kind=kind: data.to(kind)) for kind in KINDS},
+    "a copy": assign(lambda data: data.clone()),
+    "no storage": resize_to_nothing,
+    "twice as large": assign(lambda data: data.repeat(2, *[1] * (data.dim() - 1)).clone()),
+    "the other order": assign(lambda data: data.t() if data.dim() == 2 else data[:1]),
+}
+
+
+def copy_dict(name: str) -> Callable[[nn.Module], None]:
+    def change(module: nn.Module) -> None:
+        module.__dict__[name] = dict(module.__dict__[name])
+
+    return change
+
+
+def clear_dict(name: str) -> Callable[[nn.Module], None]:
+    return lambda module: module.__dict__[name].clear()
+
+
+class Overridden(nn.Module):
+    """A type that some walk cannot replace."""
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        return {}
+
+    def parameters(self, recurse: bool = True) -> Any:
+        return iter(())
+
+
+def change_type(module: nn.Module) -> None:
+    module.__class__ = Overridden
+
+
+def replace_parameters(module: nn.Module) -> None:
+    for name, value in list(module._parameters.items()):
+        if value is not None:
+            module._parameters[name] = nn.Parameter(torch.zeros(2), value.requires_grad)
+
+
+DICTS = ("_parameters", "_buffers", "_modules")
+MODULE_CHANGES: dict[str, Callable[[nn.Module], object]] = {
+    **{f"a copy of {name}": copy_dict(name) for name in DICTS},
+    **{f"nothing in {name}": clear_dict(name) for name in DICTS},
+    "new parameters": replace_parameters,
+    "a hook": lambda module: module._register_state_dict_hook(lambda *_: None),
+    "another type": change_type,
+}
+
+
+def free_what_gc_lists() -> None:
+    for found in gc.get_objects():
+        if type(found) is Tensor and found.numel() > 500 and not found.requires_grad:
+            found.data = torch.zeros(1)
+
+
+def register_again() -> None:
+    _C.register_torch(_native.TorchFacts())
+
+
+CHANGES: dict[str, Callable[[], object]] = {
+    "a collection": gc.collect,
+    "what gc lists": free_what_gc_lists,
+    "torch again": register_again,
+}
+
+
 class Attacker:
     """Strikes once, at the `after`-th chance it gets from the start of a call on."""
 
@@ -43,14 +126,10 @@ class Attacker:
     def strike(self) -> None:
         target = self.draw.choice(self.targets)
         if isinstance(target, Tensor):
-            self.change_tensor(target)
+            with contextlib.suppress(RuntimeError):
+                self.draw.choice([*TENSOR_CHANGES.values()])(target)
         elif isinstance(target, nn.Module):
-            name = self.draw.choice(("_parameters", "_buffers", "_modules"))
-            victim = target.__dict__[name]
-            if self.draw.random() < 0.5:
-                target.__dict__[name] = dict(victim)
-            else:
-                victim.clear()
+            self.draw.choice([*MODULE_CHANGES.values()])(target)
         elif isinstance(target, list):
             target.clear()
         else:
@@ -60,32 +139,9 @@ class Attacker:
         if self.draw.random() < 0.2:
             gc.collect()
 
-    def change_tensor(self, tensor: Tensor) -> None:
-        with contextlib.suppress(RuntimeError):
-            how = self.draw.randrange(5)
-            if how == 0:
-                tensor.data = torch.zeros(self.draw.randrange(3))
-            elif how == 1:
-                tensor.data = tensor.data.to(self.draw.choice(KINDS))
-            elif how == 2:
-                tensor.untyped_storage().resize_(0)
-            elif how == 3:
-                tensor.data = tensor.data.repeat(2, *[1] * (tensor.dim() - 1)).clone()
-            else:
-                tensor.data = tensor.data.t() if tensor.dim() == 2 else tensor.data[:1]
-
-    def free_what_gc_lists(self) -> None:
-        for found in gc.get_objects():
-            if type(found) is Tensor and found.numel() > 500 and not found.requires_grad:
-                found.data = torch.zeros(1)
-
     def arm(self, *targets: Any) -> None:
-        self.targets = [*targets, self.free_what_gc_lists, self.register_again]
+        self.targets = [*targets, *CHANGES.values()]
         self.countdown = self.draw.randrange(1, 25)
-
-    @staticmethod
-    def register_again() -> None:
-        _C.register_torch(_native.TorchFacts())
 
 
 ATTACKER = Attacker(random.Random(0))

@@ -5,6 +5,7 @@ python -m tests.instrumented KIND COMMAND...    runs a command in one, made anew
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import shutil
@@ -88,6 +89,11 @@ def make(kind: str, into: Path) -> Path:
         environment["LDFLAGS"] = link_flags(into, python)
     elif kind == "coverage":
         environment["CFLAGS"] = "-fprofile-update=atomic"  # several threads count
+    if found.debug_python:
+        setuptools = importlib.util.find_spec("setuptools")
+        assert setuptools is not None
+        assert setuptools.origin is not None
+        environment["PYTHONPATH"] = str(Path(setuptools.origin).parents[1])
     command = (python, "setup.py", "-q", "build_ext", "--inplace", "--build-temp", "temp")
     subprocess.run(command, cwd=into, env=environment, check=True, timeout=BUILD_LIMIT_S)
     return into

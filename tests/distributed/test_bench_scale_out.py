@@ -14,7 +14,9 @@ LIMIT_S = 300
 
 def test_runs_and_writes_its_section(tmp_path: Path) -> None:
     document = tmp_path / "scale-out.md"
-    document.write_text(f"before\n{bench_scale_out.BEGIN}\nformer figures\n{bench_scale_out.END}\nafter\n")
+    document.write_text(
+        f"before\n{bench_scale_out.BEGIN}\nformer figures\n{bench_scale_out.END}\nafter\n"
+    )
     command = [sys.executable, "-m", "benchmarks.bench_scale_out", "--docs", tmp_path]
     command += ["--models", "n", "--ranks", "1,2", "--seconds", "0.01"]
     subprocess.run(command, check=True, timeout=LIMIT_S, cwd=Path(__file__).parents[2])

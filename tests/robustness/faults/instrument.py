@@ -16,6 +16,7 @@ MAY_RAISE = RAISES | RUNS
 RUNS_PYTHON = MEMORY | RUNS | FREES  # allocations may start a collection of garbage
 NEVER = -1
 
+_Numbers = ctypes.c_long * 3
 _library = ctypes.PyDLL(_C.__file__)
 _library.faults_arm.argtypes = [ctypes.c_long, ctypes.c_int, ctypes.c_void_p]
 _library.faults_arm.restype = None
@@ -39,7 +40,7 @@ def strike(call: Callable[[], object], at: int, kinds: int, what: Any = None) ->
     try:
         call()
     except BaseException as raised:
-        error = raised
+        error = raised.with_traceback(None)  # which holds all that took part
     try:
         passed = _library.faults_disarm()
     except BaseException as left:  # ctypes raises what is pending
@@ -57,6 +58,6 @@ def count_points(call: Callable[[], object], kinds: int) -> int:
 
 def held() -> list[int]:
     """Blocks of memory, managed tensors, and uses of addresses that the extension has now."""
-    numbers = (ctypes.c_long * 3)()
+    numbers = _Numbers()
     _library.faults_held(numbers)
     return list(numbers)

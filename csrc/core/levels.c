@@ -92,8 +92,7 @@ y5_level_best(void)
 
 #if Y5_X86
 /* MXCSR: flush to zero, rounding, denormals are zero. The rest are exceptions and their masks. */
-#define FLUSHES 0x8040U
-#define STATE_BITS (FLUSHES | 0x6000U)
+#define STATE_BITS (0x8040U | 0x6000U)
 
 static uint64_t
 read_register(void)
@@ -109,8 +108,7 @@ write_register(uint64_t value)
 #elif Y5_ARM
 /* FPCR: flush to zero, and the newer one for operands alone; with them the other format of float16,
  * default NaN, rounding, flushing float16, and newer ways to treat NaN. */
-#define FLUSHES 0x01000001U
-#define STATE_BITS (FLUSHES | 0x06c80006U)
+#define STATE_BITS (0x01000001U | 0x06c80006U)
 
 static uint64_t
 read_register(void)
@@ -126,7 +124,6 @@ write_register(uint64_t value)
     __asm__ volatile("msr fpcr, %0" : : "r"(value));
 }
 #else
-#define FLUSHES 0U
 #define STATE_BITS 0U
 
 static uint64_t
@@ -157,10 +154,4 @@ y5_float_state_swap(y5_float_state state)
         write_register((whole ^ own) | state);
     }
     return own;
-}
-
-bool
-y5_flushes_subnormals(void)
-{
-    return (y5_float_state_get() & FLUSHES) != 0;
 }

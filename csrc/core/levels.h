@@ -53,8 +53,8 @@ bool y5_level_runs(y5_level level);
 y5_level y5_level_best(void);
 
 /* What a thread's processor does besides the instruction itself and changes results: the rounding
- * mode, and whether subnormal numbers are read or written as zeros. One number for all of it, 0
- * where this architecture's is not known here. */
+ * mode, and whether subnormal numbers are read or written as zeros. One number for all of it: 0
+ * for what processes begin with, and where this architecture's is not known here. */
 typedef uint64_t y5_float_state;
 
 /* The calling thread's. */
@@ -62,9 +62,6 @@ y5_float_state y5_float_state_get(void);
 
 /* Gives the calling thread another one; returns its own. */
 y5_float_state y5_float_state_swap(y5_float_state state);
-
-/* True where the calling thread treats subnormal numbers as zero, which changes results. */
-bool y5_flushes_subnormals(void);
 
 #endif
 

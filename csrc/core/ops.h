@@ -86,7 +86,8 @@ y5_status y5_scale_img_check(const y5_tensor *image, y5_error *error);
 y5_status y5_scale_img_fill(y5_scale_img *job, const y5_tensor *image, const y5_tensor *output,
                             const int64_t resized[2], int32_t variant, y5_error *error);
 
-/* The same for an image that C resizes, with sizes and variant checked: Y5_BAD_VALUE. */
+/* The same for an image that C resizes, with sizes and variant checked: Y5_BAD_VALUE, or
+ * Y5_UNSUPPORTED for a result that is too large. */
 y5_status y5_scale_img_plan(y5_scale_img *job, const y5_tensor *image, const y5_tensor *output,
                             const int64_t resized[2], int32_t variant, y5_error *error);
 

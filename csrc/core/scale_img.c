@@ -136,8 +136,7 @@ y5_scale_img_fill(y5_scale_img *job, const y5_tensor *image, const y5_tensor *ou
 static bool
 fits(const y5_axis *axis, int64_t width)
 {
-    return axis->resized >= 1 && axis->resized <= SIDE_LIMIT / width &&
-           axis->output <= SIDE_LIMIT / width;
+    return axis->resized <= SIDE_LIMIT / width && axis->output <= SIDE_LIMIT / width;
 }
 
 y5_status
@@ -152,8 +151,12 @@ y5_scale_img_plan(y5_scale_img *job, const y5_tensor *image, const y5_tensor *ou
         return y5_fail(error, Y5_BAD_VALUE, "variant", "got %d, allowed are 0 to %d", (int)variant,
                        Y5_SCALE_VARIANTS - 1);
     }
+    if (resized[0] < 1 || resized[1] < 1) {
+        return y5_fail(error, Y5_BAD_VALUE, "size", "rows and columns from 1 are allowed");
+    }
     if (!fits(&job->rows, 1) || !fits(&job->columns, job->channels)) {
-        return y5_fail(error, Y5_BAD_VALUE, "size", "rows and columns from 1 to 2^30 are allowed");
+        return y5_fail(error, Y5_UNSUPPORTED, "image",
+                       "more than 2^30 rows or elements of a row of the result");
     }
     return Y5_OK;
 }

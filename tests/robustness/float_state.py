@@ -1,10 +1,13 @@
-"""Run by test_float_state.py in a process of its own: has torch's pool or the calling thread flush
-subnormal numbers, then compares every hot path with torch's own operations, which run there."""
+"""Run by test_float_state.py in a process of its own: has torch's pool, the calling thread or both
+flush subnormal numbers or round otherwise, then compares every hot path with torch's own
+operations, which run there."""
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 import os
+import platform
 import sys
 from collections.abc import Iterator
 from copy import deepcopy
@@ -87,27 +90,47 @@ def scaled() -> Iterator[bool]:
         yield same(scale_img(image, ratio), reference.scale_img(image, ratio))
 
 
-def flush(on: bool) -> None:
-    if not torch.set_flush_denormal(on):
-        print("SKIP this CPU cannot flush subnormals")
-        sys.exit(0)
+# <fenv.h>'s numbers of the rounding modes; 0 is to nearest.
+ROUNDING = {
+    "x86_64": {"down": 0x400, "up": 0x800, "zero": 0xC00},
+    "aarch64": {"up": 0x400000, "down": 0x800000, "zero": 0xC00000},
+}
 
 
-def pool_flushes() -> bool:
-    """Whether a thread of the pool flushes, as torch's own operation shows."""
-    return not bool((torch.full((1 << 20,), 1e-39) * 0.5).view(torch.int32).all())
+def skip(why: str) -> None:
+    print(f"SKIP {why}")
+    sys.exit(0)
 
 
-def main(flushing: str, threads: int) -> None:
+def change(state: str, on: bool) -> None:
+    """Gives the calling thread another floating-point state, or the usual one."""
+    if state == "flush":
+        if not torch.set_flush_denormal(on):
+            skip("this CPU cannot flush subnormals")
+        return
+    modes = ROUNDING.get(platform.machine())
+    if modes is None:
+        skip("this architecture's rounding modes are not known")
+    assert ctypes.CDLL("libm.so.6").fesetround(modes[state] if on else 0) == 0
+
+
+def pool_differs(state: str) -> bool:
+    """Whether a thread of the pool has this state, as torch's own operation shows."""
+    if state == "flush":
+        return not bool((torch.full((1 << 20,), 1e-39) * 0.5).view(torch.int32).all())
+    sums = torch.full((1 << 20,), 1.0) + (2.0**-40 if state == "up" else -(2.0**-40))
+    return bool((sums != 1).any())
+
+
+def main(who: str, threads: int, state: str) -> None:
     torch.manual_seed(3)
     torch.set_num_threads(threads)
     update_modules(Holder(torch.ones(5)), Holder(torch.ones(5)), 0.5)  # too small to ask the pool
-    flush(flushing == "pool")
+    change(state, who in ("pool", "both"))
     torch.ones(1 << 22).add_(1)  # the pool starts
-    flush(flushing == "caller")
-    if flushing == "pool" and not pool_flushes():
-        print("SKIP torch's pool does not keep the state in which it was started")
-        sys.exit(0)
+    change(state, who in ("caller", "both"))
+    if who == "pool" and not pool_differs(state):
+        skip("torch's pool does not keep the state in which it was started")
     for parallel_bytes in (_C.configure()["parallel_bytes"], 0):
         _C.configure(parallel_bytes=parallel_bytes)
         for compare in (ema, zeros, pruned, fused, scaled) * ROUNDS:
@@ -117,4 +140,4 @@ def main(flushing: str, threads: int) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]))
+    main(sys.argv[1], int(sys.argv[2]), sys.argv[3])

@@ -11,20 +11,26 @@ from yolov5_utils import _C
 
 from ..support import python
 
+ALL = {"ema", "sparsity", "prune", "fuse", "scale_img"}
+
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("flushing", "threads"), [("none", 2), ("pool", 2), ("pool", 3), ("caller", 2)]
+    ("who", "threads", "state"),
+    [
+        *(("none", 2, "flush"), ("pool", 2, "flush"), ("pool", 3, "flush"), ("caller", 2, "flush")),
+        *(("caller", 1, state) for state in ("up", "down", "zero")),
+        *(("pool", 2, "up"), ("caller", 2, "down"), ("both", 2, "down"), ("both", 2, "flush")),
+    ],
 )
-def test_same_bits_where_threads_flush(flushing: str, threads: int) -> None:
-    if flushing == "pool" and not _C.info()["thread_pool"]:
+def test_same_bits_in_any_floating_point_state(who: str, threads: int, state: str) -> None:
+    if who == "pool" and not _C.info()["thread_pool"]:
         pytest.skip("this torch lends no pool, which could be asked")
-    command = ("-m", "tests.robustness.float_state", flushing, str(threads))
+    command = ("-m", "tests.robustness.float_state", who, str(threads), state)
     done = python(*command, OMP_WAIT_POLICY="passive")
     if done.stdout.startswith("SKIP "):
         pytest.skip(done.stdout[5:])
     assert done.returncode == 0, done.stdout + done.stderr
     in_c = {name for name, count in re.findall(r"(\w+)=(\d+)", done.stdout) if int(count) > 2}
-    expected = {"none": {"ema", "sparsity", "prune", "fuse", "scale_img"}, "pool": {"ema"}}
-    assert in_c >= expected.get(flushing, set())
-    assert flushing != "caller" or not in_c
+    assert in_c >= {"none": ALL, "pool": {"ema"}}.get(who, set())
+    assert who in ("none", "pool") or not in_c

@@ -189,6 +189,8 @@ BAD: dict[str, tuple[object, ...]] = {
     "gs float": (torch.ones(1, 3, 40, 50), 0.5, False, 32.0),
     "gs negative": (torch.ones(1, 3, 40, 50), 0.5, False, -32),
     "result of size 0": (torch.ones(1, 3, 40, 50), 0.001),
+    "size 0 and gs 0": (torch.ones(1, 3, 40, 50), 0.001, False, 0),
+    "too large": (torch.ones(1, 1, 10, 10), "2", True),  # int("2222222222") rows, then cropped
     "no rows": (torch.ones(1, 3, 0, 50), 0.5),
     "no channels": (torch.ones(1, 0, 40, 50), 0.5),
     "product overflows": (torch.ones(1, 3, 40, 50), 1e17),

@@ -207,9 +207,11 @@ def resize(
     if height * width == 1:
         raise _native.Unsupported("images of one pixel, which lie in both orders at once")
     size = (int(height * ratio), int(width * ratio))
+    if min(size) < 1:  # of which torch complains before it looks at `gs`
+        raise _native.Unsupported("the result would not be an image")
     if not same_shape:
         height, width = (math.ceil(x * ratio / gs) * gs for x in (height, width))
-    if type(height) is not int or type(width) is not int or min(*size, height, width) < 1:
+    if type(height) is not int or type(width) is not int or min(height, width) < 1:
         raise _native.Unsupported("the result would not be an image")
     channels_last = _in_channels_last(img, size)
     if device is None:

@@ -1,0 +1,28 @@
+/* What scale_img must compute, output by output from the formula: shared by its test and its fuzz
+ * target. Knows nothing of the core but its boundary types and the variants' numbers. */
+#ifndef RESIZE_ORACLE_H
+#define RESIZE_ORACLE_H
+
+#include "core/y5.h"
+
+/* A batch of images, its result and how the two are related. */
+typedef struct {
+    int64_t batch;
+    int64_t channels;
+    int64_t input[2]; /* height, width */
+    int64_t resized[2];
+    int64_t output[2];
+    bool interleaved; /* channels side by side in each pixel */
+    int32_t variant;
+} image_case;
+
+/* The batch at one of these sizes, in memory. */
+y5_tensor image_tensor(const image_case *image, const int64_t size[2], void *data);
+
+/* An element by batch, channel, row and column. */
+float image_element(const y5_tensor *tensor, const int64_t at[4]);
+
+/* The element of the result. */
+float resized_element(const image_case *image, const y5_tensor *input, const int64_t at[4]);
+
+#endif

@@ -1,68 +1,25 @@
 /* core/prune.c at one level against a full sort: every dtype, sizes around every block, data on
  * which selection algorithms are slow or go wrong, several layers on several threads. */
 #include "core/ops.h"
+#include "prune_oracle.h"
 #include "support.h"
 #include "test_core.h"
 
 #include <math.h>
 #include <string.h>
 
-/* An element's magnitude and place. */
-typedef struct {
-    double magnitude;
-    int64_t place;
-} ranked;
-
-static int
-by_magnitude_and_place(const void *first, const void *second)
-{
-    const ranked *a = first;
-    const ranked *b = second;
-    bool a_nan = isnan(a->magnitude) != 0;
-    bool b_nan = isnan(b->magnitude) != 0;
-    if (a_nan != b_nan) {
-        return a_nan ? 1 : -1;
-    }
-    if (!a_nan && a->magnitude != b->magnitude) {
-        return a->magnitude < b->magnitude ? -1 : 1;
-    }
-    return a->place < b->place ? -1 : 1;
-}
-
-static ranked *
-sorted(const void *weights, int64_t numel, y5_dtype dtype)
-{
-    ranked *order = allocate(numel * (int64_t)sizeof(*order));
-    for (int64_t i = 0; i < numel; i++) {
-        order[i] = (ranked){fabs(get_element(weights, i, dtype)), i};
-    }
-    if (numel > 0) {
-        qsort(order, (size_t)numel, sizeof(*order), by_magnitude_and_place);
-    }
-    return order;
-}
-
 /* One result against the order of its weights; `expected` is room for them. */
 static void
 check_result(const y5_prune_layer *layer, const ranked *order, void *expected, const char *what)
 {
-    memcpy(expected, layer->weights, (size_t)layer->numel * y5_dtype_bytes(layer->dtype));
-    for (int64_t i = 0; i < layer->count; i++) {
-        double weight = get_element(layer->weights, order[i].place, layer->dtype);
-        set_element(expected, order[i].place, layer->dtype, 0.0 * weight);
-    }
+    prune_in_order(layer, order, expected);
     for (int64_t i = 0; i < layer->numel; i++) {
         CHECK(same_element(layer->pruned, expected, i, layer->dtype),
               "%s, dtype %d, element %d of %d, %d pruned", what, layer->dtype, (int)i,
               (int)layer->numel, (int)layer->count);
     }
-    bool ambiguous = false;
-    if (layer->count > 0 && layer->count < layer->numel) {
-        double last = order[layer->count - 1].magnitude;
-        ambiguous = last > 0 && last == order[layer->count].magnitude;
-    }
-    CHECK(layer->ambiguous == ambiguous, "%s, dtype %d, %d of %d pruned", what, layer->dtype,
-          (int)layer->count, (int)layer->numel);
+    CHECK(layer->ambiguous == choice_shows(layer, order), "%s, dtype %d, %d of %d pruned", what,
+          layer->dtype, (int)layer->count, (int)layer->numel);
 }
 
 /* All interesting counts of one layer, which starts at any element of its memory. */
@@ -77,7 +34,7 @@ check_layer(y5_level level, const void *weights, int64_t numel, y5_dtype dtype, 
     if (numel > 0) {
         memcpy(copy + skipped, weights, (size_t)(numel * width));
     }
-    ranked *order = sorted(weights, numel, dtype);
+    ranked *order = rank_elements(weights, numel, dtype);
     int64_t counts[] = {0, 1, numel / 3, numel / 2, numel - 1, numel, random_between(0, numel)};
     for (size_t i = 0; i < sizeof(counts) / sizeof(counts[0]); i++) {
         if (counts[i] < 0 || counts[i] > numel) {
@@ -226,7 +183,7 @@ check_queue(y5_level level)
         y5_prune(&run, layers, LAYERS, false);
         for (int64_t i = 0; i < LAYERS; i++) {
             const y5_prune_layer *layer = &layers[i];
-            ranked *order = sorted(layer->weights, layer->numel, layer->dtype);
+            ranked *order = rank_elements(layer->weights, layer->numel, layer->dtype);
             void *expected = allocate(layer->numel * (int64_t)y5_dtype_bytes(layer->dtype));
             check_result(layer, order, expected, "one of many");
         }

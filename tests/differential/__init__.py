@@ -1,0 +1,1 @@
+"""Random calls of every hot path beside the reference: python -m tests.differential."""

@@ -21,7 +21,7 @@ settings = 'PYTHON=$(PYTHON)' 'TORCH=$(TORCH)' 'PIP_ARGS=$(PIP_ARGS)' 'VENV=$(VE
 test_folders := $(wildcard tests/unit tests/overlay tests/native tests/emu tests/cuda tests/robustness tests/distributed)
 parallel := -q -n auto --maxprocesses 8 --dist worksteal -m "not long and not slow"
 
-.PHONY: help build demo test verify torches all-checks lint debian bench clients gpu nvcc wheel clean
+.PHONY: help build demo test verify torches all-checks fuzz lint analysis evidence debian bench clients gpu nvcc wheel clean
 
 help: ## these lines
 	@sed -n '2,9s/^# \{0,1\}//p' Makefile
@@ -66,6 +66,10 @@ bench: ## speed against the original and the best peer, into docs/ (tables, JSON
 	@$(setup) bench $(settings)
 	CLIENTS_PIP_ARGS='$(PIP_ARGS)' $(python) -m benchmarks --docs docs --readme README.md $(ARGS)
 
+fuzz: ## inputs that libFuzzer makes for the C code, ten seconds a target (ARGS="--seconds 600 prune")
+	@$(setup) test $(settings)
+	$(python) -m tests.fuzz $(ARGS)
+
 lint: ## formatting, static checks, and warning-free builds with gcc and clang
 	@$(setup) lint $(settings)
 	@tools/lint.sh $(python)
@@ -74,6 +78,14 @@ gpu: ## checks and measures everything on this machine's NVIDIA GPU in ten minut
 	@$(setup) test $(settings)
 	@! command -v nvidia-smi >/dev/null || command -v nvcc >/dev/null || $(setup) nvcc $(settings)
 	$(python) -m tools.gpu_check $(ARGS)
+
+analysis: ## the static analysers that take minutes
+	@$(setup) lint $(settings)
+	@tools/analysis.sh $(python)
+
+evidence: ## measures again what docs/reliability.md tells, hours of it (ARGS=NAME: one row)
+	@$(setup) test $(settings)
+	$(python) tools/evidence.py $(ARGS)
 
 nvcc: ## puts the CUDA compiler into .venv, for machines without a toolkit
 	@$(setup) nvcc $(settings)

@@ -61,7 +61,8 @@ take_weight(y5_fuse_plan *self, int64_t at, const y5_tensor *weight, y5_error *e
     item->dtype = weight->dtype;
     item->rows = weight->shape[0];
     item->columns = weight->numel / weight->shape[0];
-    self->layouts[at] = y5_tensor_is_contiguous(weight) ? (y5_tensor){0} : *weight;
+    self->layouts[at] = *weight;
+    self->layouts[at].ndim = y5_tensor_is_contiguous(weight) ? 0 : weight->ndim;
     self->bytes += PASSES * weight->numel * (int64_t)y5_dtype_bytes(weight->dtype);
     return Y5_OK;
 }

@@ -1,7 +1,13 @@
-/* The core's tests without Python, one line of output per group:
- *     test_core [--brief] [--simulated] [LEVEL]      the levels up to LEVEL, by default all this
- * CPU runs test_core --plant overrun|overflow|race|leak    does what a checker must report Ends
- * with status 1 at the first failed check. */
+/* The core's tests without Python, one line of output per group. Ends with status 1 at the first
+ * failed check.
+ *
+ *     test_core [--brief] [--simulated] [LEVEL]
+ *
+ * runs the levels up to LEVEL, by default all that this CPU has, and
+ *
+ *     test_core --plant overrun|overflow|race|leak
+ *
+ * does what a checker must report. */
 #include "core/levels.h"
 #include "core/ops.h"
 #include "support.h"

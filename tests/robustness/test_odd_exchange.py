@@ -18,8 +18,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from yolov5_utils import _C, _native
 
 from .fake_torch import Convolution, Facts, Module, Norm, Tensor, floats
-from .producers import CPU, Producer
-from .test_producers import DISHONEST, HONEST
+from .producers import CPU, DISHONEST, HONEST, Producer
 
 MANAGED, ROCM, METAL = 13, 10, 8  # device types of DLPack
 MORE: list[dict[str, Any]] = [

@@ -17,69 +17,6 @@ from yolov5_utils import _C
 
 from .producers import CPU, CUDA, DISHONEST, HONEST, VERSIONS, Producer
 
-# Fields of a producer that is not as usual, and the number of zeros; None: whatever is found.
-HONEST: list[tuple[dict[str, Any], int | None]] = [
-    ({}, 3),
-    ({"shape": (2, 3)}, 3),
-    ({"shape": (2, 3), "strides": (3, 1)}, 3),
-    ({"shape": (3, 2), "strides": (1, 3)}, 3),
-    ({"shape": (3,), "strides": (2,)}, 3),
-    ({"shape": (3,), "strides": (-2,), "start": 16}, 3),
-    ({"shape": (4, 3), "strides": (0, 2)}, 12),
-    ({"shape": (2,), "offset": 8}, 1),
-    ({"shape": (2,), "start": 4, "offset": 4}, 1),
-    ({"shape": ()}, 1),
-    ({"shape": None, "ndim": 0}, 1),
-    ({"shape": (0,)}, 0),
-    ({"shape": (0,), "no_data": True}, 0),
-    ({"shape": (0, MANY), "no_data": True}, 0),
-    ({"shape": (1, 6, 1), "strides": (MANY, 1, -MANY)}, 3),
-    ({"device": (CUDA_HOST, 0)}, 3),
-    ({"device": (CPU, 77)}, 3),
-    ({"shape": (12,), "dtype": (4, 16, 1)}, 9),  # bfloat16 halves of the same floats
-    ({"shape": (24,), "dtype": (0, 8, 1)}, 18),
-    ({"shape": (24,), "dtype": (6, 8, 1)}, 18),  # bool
-    ({"shape": (24,), "dtype": (10, 8, 1)}, 20),  # float8: 0x80 is a zero
-    ({"shape": (24,), "dtype": (11, 8, 1)}, 18),  # float8 fnuz: 0x80 is a NaN
-    ({"shape": (3,), "dtype": (5, 64, 1)}, 0),  # complex64
-    ({"shape": (5,), "start": 1}, None),  # unaligned
-    ({"deleter": False}, 3),
-    ({"old": True}, 3),
-]
-
-# Those that lie, or ask for what cannot be.
-DISHONEST: list[tuple[dict[str, Any], type[Exception]]] = [
-    ({"no_data": True}, BufferError),
-    ({"no_data": True, "offset": 64}, BufferError),
-    ({"offset": 2**64 - 1}, BufferError),
-    ({"offset": 2**63}, BufferError),
-    ({"ndim": -1}, ValueError),
-    ({"ndim": -(2**31)}, ValueError),
-    ({"ndim": 2**31 - 1}, ValueError),
-    ({"ndim": 65}, ValueError),
-    ({"shape": None, "ndim": 1}, ValueError),
-    ({"shape": (-1,)}, ValueError),
-    ({"shape": (-2, -3)}, ValueError),
-    ({"shape": (-(2**63),)}, ValueError),
-    ({"shape": (MANY, MANY)}, ValueError),
-    ({"shape": (2**32, 2**32)}, ValueError),
-    ({"shape": (2**61,)}, ValueError),
-    ({"shape": (3, 2), "strides": (MANY, 1)}, ValueError),
-    ({"shape": (3, 3), "strides": (2**57, 2**57)}, ValueError),
-    ({"shape": (3,), "strides": (-(2**63),)}, ValueError),
-    ({"dtype": (2, 32, 2)}, TypeError),
-    ({"dtype": (2, 32, 0)}, TypeError),
-    ({"dtype": (2, 33, 1)}, TypeError),
-    ({"dtype": (2, 0, 1)}, TypeError),
-    ({"dtype": (0, 4, 1)}, TypeError),
-    ({"dtype": (3, 64, 1)}, TypeError),  # opaque handle
-    ({"dtype": (17, 4, 2)}, TypeError),  # float4 pairs
-    ({"dtype": (255, 255, 65535)}, TypeError),
-    ({"device": (CUDA, 0), "says_device": (CPU, 0)}, BufferError),
-    ({"device": (10, 0), "says_device": (CPU, 0)}, BufferError),
-    ({"device": (-1, 0), "says_device": (CPU, 0)}, BufferError),
-]
-
 
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize(("fields", "zeros"), HONEST, ids=str)

@@ -39,12 +39,12 @@ LAUNCHERS = [
 def compile_all(into: Path, cuda: Path, sources: list[Path], *flags: str) -> None:
     """Object files of C sources, with setup.py's flags, and of C++ and CUDA ones."""
     folders = [f"-I{HERE / 'include'}", f"-I{cuda}", *INCLUDES]
-    gcc, gpp = need("gcc"), need("g++")
+    gcc, gpp = [need("gcc"), *compile_flags()], need("g++")
 
     def compile_one(source: Path) -> None:
         made = ["-c", str(source), "-o", str(into / f"{source.parent.name}-{source.stem}.o")]
         if source.suffix == ".c":
-            succeed(gcc, *compile_flags(), *LAUNCHERS, *flags, "-Werror", *folders, *made)
+            succeed(*gcc, *LAUNCHERS, *flags, "-Werror", *folders, *made)
         else:
             succeed(gpp, *CPP, *flags, "-Werror", *folders, *made)
 

@@ -286,6 +286,31 @@ fuse_trial(int64_t trial)
     free_all();
 }
 
+/* A pair that is as good as can be, and one with a weight whose product vanishes. */
+static void
+fuse_vanishing(y5_dtype dtype)
+{
+    static const double least[] = {0x1p-149, 0x1p-1074, 0x1p-24, 0x1p-133};
+    for (int32_t vanishing = 0; vanishing < 2; vanishing++) {
+        fuse_memory memory;
+        y5_fuse_pair pair;
+        y5_fuse_pair twin;
+        int32_t doubtful = 7;
+        make_fuse_pair(&memory, &pair, &twin, dtype, dtype, 2, 3);
+        for (int i = 0; i < 6; i++) {
+            for (int64_t at = 0; at < (i == 0 ? 6 : 2); at++) {
+                set_element(memory.inputs[i].data, at, dtype, 0.25);
+            }
+        }
+        if (vanishing) {
+            set_element(memory.inputs[0].data, 4, dtype, least[dtype]);
+        }
+        CALL(fuse, &here, &pair, 1, &doubtful);
+        CHECK(doubtful == vanishing, "pair of dtype %d: %d", (int)dtype, doubtful);
+        free_all();
+    }
+}
+
 /* As many pairs as YOLOv5n and x have, and more than a table holds. */
 static void
 fuse_launches(int64_t count, int64_t launches)
@@ -309,6 +334,10 @@ fuse_launches(int64_t count, int64_t launches)
 void
 test_fuse(void)
 {
+    for (int32_t dtype = 0; dtype < Y5_FLOATING_COUNT; dtype++) {
+        shake_machine();
+        fuse_vanishing((y5_dtype)dtype);
+    }
     for (int64_t trial = 0; trial < 50; trial++) {
         shake_machine();
         fuse_trial(trial);

@@ -17,7 +17,6 @@ from setuptools.command.build_py import build_py
 STARTUP = "yolov5_utils_overlay.pth"  # read by every start of Python, next to the package
 LIMITED_API = 0x030A0000  # CPython 3.10: the first stable ABI with METH_FASTCALL
 WHEEL_TAG = "cp310"
-FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))  # no stable ABI there yet
 
 TO_BE_READ = ("YOLOV5_UTILS_SANITIZE", "YOLOV5_UTILS_COVERAGE")  # builds that reports name lines of
 
@@ -72,6 +71,12 @@ def check_folder() -> None:
     """A build writes into the folder it builds from, as setuptools does before anything else."""
     if not os.access(".", os.W_OK):
         sys.exit(f"yolov5_utils: {Path.cwd()} cannot be written to: build from a copy of it")
+
+
+def check_python() -> None:
+    """A free-threaded Python has no stable ABI, and nobody has tried the extension there."""
+    if sysconfig.get_config_var("Py_GIL_DISABLED"):
+        sys.exit("yolov5_utils: free-threaded Python is not supported: use one that has the GIL")
 
 
 def check_platform(platform: str) -> None:
@@ -174,18 +179,19 @@ def licence() -> dict[str, str]:
 
 
 check_folder()
+check_python()
 setup(
     ext_modules=[
         Extension(
             "yolov5_utils._C",
             sources=sorted(path.as_posix() for path in Path("csrc").rglob("*.c")),
             include_dirs=["csrc", "cuda"],
-            define_macros=[] if FREE_THREADED else [("Py_LIMITED_API", hex(LIMITED_API))],
+            define_macros=[("Py_LIMITED_API", hex(LIMITED_API))],
             libraries=["dl", "m"],  # libdl: where dlopen lives in glibc before 2.34
-            py_limited_api=not FREE_THREADED,
+            py_limited_api=True,
         )
     ],
-    options={} if FREE_THREADED else {"bdist_wheel": {"py_limited_api": WHEEL_TAG}},
+    options={"bdist_wheel": {"py_limited_api": WHEEL_TAG}},
     cmdclass={"build_ext": BuildExtension, "build_py": BuildPython},
     **licence(),
 )

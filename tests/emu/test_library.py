@@ -7,6 +7,7 @@ import re
 import runpy
 import struct
 import sys
+import sysconfig
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -340,6 +341,13 @@ def test_elsewhere_nothing_is_built(
         SystemExit, match=f"^yolov5_utils: {name} is not supported: [^.]*Linux only"
     ):
         command.build_extension(None, None)
+
+
+def test_free_threaded_python_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    usual = sysconfig.get_config_var
+    monkeypatch.setattr(sysconfig, "get_config_var", lambda n: n == "Py_GIL_DISABLED" or usual(n))
+    with pytest.raises(SystemExit, match="free-threaded Python is not supported"):
+        commands_of_setup(monkeypatch)
 
 
 def test_one_fails_loudly_without_nvcc(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

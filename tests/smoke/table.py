@@ -17,10 +17,13 @@ def release(facts: dict[str, Any]) -> tuple[int, ...]:
 
 
 def cell(path: dict[str, Any]) -> str:
-    """The ways that calls took, where it was not C, and how many times as fast they were."""
-    ways = "" if path["ways"] == ["C"] else f"{', '.join(path['ways'])} "
+    """How many times as fast calls in C were, else whose operations ran: the same are as fast."""
     times = path["times_as_fast"]
-    return f"{ways}{times:.{0 if times >= 10 else 1}f}×"
+    return (
+        f"{times:.{0 if times >= 10 else 1}f}×"
+        if path["ways"] == ["C"]
+        else ", ".join(path["ways"])
+    )
 
 
 def rows(measured: Iterable[dict[str, Any]]) -> list[str]:

@@ -13,8 +13,9 @@ import sysconfig
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 
-from .. import __version__, install_hint, switches
-from ..switches import CPU, STRICT
+from .. import __version__, install_hint
+from ..switches import ALL as SWITCHES
+from ..switches import CPU, STRICT, check
 
 _WRONG_USE = 2  # python's exit code for that
 
@@ -126,7 +127,7 @@ def _is_python_program(file: str) -> bool:
 
 def _usage() -> str:
     lines = []
-    for switch in switches.ALL:
+    for switch in SWITCHES:
         values = ", ".join(value for value in switch.values if value)
         lines.append(f"  {switch.name}: {switch.meaning} ({values})\n")
     return _USAGE + "".join(lines)
@@ -140,7 +141,7 @@ def _fail(text: str, code: int = _WRONG_USE) -> int:
 def _check_build() -> int | None:
     """An exit code, and a line that says why, where the switches or the extension are broken."""
     try:
-        switches.check()
+        check()
         try:
             install_hint.refuse_truncated("yolov5_utils._C")
             from .. import _C

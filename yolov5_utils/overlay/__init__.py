@@ -14,8 +14,7 @@ from collections.abc import Iterable
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from .. import switches
-from ..switches import BACKEND, OVERLAY, STRICT
+from ..switches import BACKEND, OVERLAY, STRICT, check
 from .finder import Finder, names_of
 
 # The modules that are a client's wherever they come from. A copy inside another package is looked
@@ -49,7 +48,7 @@ def install(only: Iterable[str] | None = None) -> None:
     With `only`, these hot paths and no others, in whatever was patched before too. Calling it again
     changes nothing. ValueError for an unknown name, or value of a YOLOV5_UTILS_* switch.
     """
-    switches.check()
+    check()
     _install(None if only is None else hot_paths(only))
 
 

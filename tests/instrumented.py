@@ -126,9 +126,17 @@ def main(kind: str, *command: str) -> int:
     shutil.rmtree(folder, ignore_errors=True)
     make(kind, folder)
     words = [python_of(kind) if word == "python" else word for word in command]
-    return subprocess.run(
-        words, cwd=folder, env=environment_of(kind, folder), check=False
-    ).returncode
+    last = ""
+    with subprocess.Popen(
+        words, cwd=folder, env=environment_of(kind, folder), stdout=subprocess.PIPE, text=True
+    ) as program:
+        assert program.stdout is not None
+        for line in program.stdout:
+            print(line, end="", flush=True)
+            last = line.strip("=\n ") or last
+    if not last.startswith("evidence: "):  # of pytest, say: how many tests have passed
+        print(f"evidence: {kind}: {last}")
+    return program.returncode
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ def around() -> Iterator[Settings]:
 
 
 def test_random_calls(rounds: Callable[[int], range], around: Settings) -> None:
-    seen = {check(number, MEMORY, around) for number in rounds(400)}
+    seen = {check(number, MEMORY, around) for number in rounds(150)}
     assert seen == set(CASES)
 
 
@@ -75,15 +75,17 @@ FAULTS = {
 
 
 def find(path: str, around: Settings) -> None:
-    for number in range(60):
+    for number in range(40):
         check(number, MEMORY, around, path)
 
 
-@pytest.fixture
-def settled(around: Settings) -> None:
+@pytest.fixture(scope="module")
+def settled() -> None:
     """What is found out about torch on first use is known before a fault is planted."""
+    settings = Settings()
     for path in FAULTS:
-        find(path, around)
+        find(path, settings)
+    settings.leave()
 
 
 @pytest.mark.parametrize("path", FAULTS)

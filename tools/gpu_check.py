@@ -83,8 +83,8 @@ STAGES = (
     Stage("training", 120, True, "$python -m benchmarks.bench_training --device cuda "
           "--json $out/training.json"),
     Stage("ncu", 60, True, PROFILE),
-    Stage("emulated", 300, False, '$pytest tests/emu -m "not long" --dist loadfile'),
     Stage("stand-in", 150, False, '$pytest tests/cuda -m "not long and not slow"'),
+    Stage("emulated", 420, False, '$pytest tests/emu -m "not long" --dist loadfile'),
 )  # fmt: skip
 
 # What is asked in a process of its own: torch must not hold the device that stages measure.

@@ -104,7 +104,7 @@ def on_gpu(chosen: argparse.Namespace) -> None:
     bench_cuda.need_gpu()
     print(cuda_timing.device_line())
     about = harness.machine()
-    plan = whole_steps.Plan("cuda", chosen.batches, chosen.imgsz or 640, turns=6, steps=4)
+    plan = whole_steps.Plan("cuda", chosen.batches, chosen.imgsz or 640, turns=5, steps=4)
     harness.show(about, [whole_steps.table(chosen.models, plan)], chosen.json)
 
 

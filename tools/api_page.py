@@ -101,8 +101,8 @@ def _method(owner: str, name: str, value: Any) -> str:
 
 
 def _escaped(text: str | None) -> str:
-    """A docstring as Markdown, in which underscores and stars mean themselves."""
-    return re.sub(r"(`[^`]*`)|([*_<])", lambda m: m[1] or "\\" + m[2], text or "")
+    """A docstring as Markdown, in which stars and brackets mean themselves."""
+    return re.sub(r"(`[^`]*`)|([*<])", lambda m: m[1] or "\\" + m[2], text or "")
 
 
 def page() -> str:

@@ -29,10 +29,12 @@ _replacements: "dict[int, Any]" = {}
 def patch(only: "Iterable[str] | None" = None) -> None:
     """Replace what the hot callables of YOLOv5 and ultralytics do, imported already or later.
 
-    They stay the objects they are, wherever somebody holds one. A second call changes nothing.
-    `only` names those to replace, all others run as they are: hot paths ("ema", "fuse") or what the
-    clients call them ("ModelEMA.update", "fuse_conv_and_bn"). ValueError for another name, or for
-    an unknown value of a YOLOV5_UTILS_* switch. Imports no torch by itself.
+    They stay the objects they are, wherever somebody holds one. `only` names those to replace, all
+    others run as they are: hot paths ("ema", "fuse") or what the clients call them
+    ("ModelEMA.update", "fuse_conv_and_bn"). The last call counts; the same again changes nothing.
+    ValueError for another name, or for an unknown value of a YOLOV5_UTILS_* switch; under
+    YOLOV5_UTILS_STRICT=1 ImportError for a client's file that is not known. Imports no torch by
+    itself.
 
     >>> yolov5_utils.patch(only=["prune", "scale_img"])
     >>> yolov5_utils.is_patched("prune"), yolov5_utils.is_patched("ema")

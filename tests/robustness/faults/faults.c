@@ -127,7 +127,6 @@ counted(void *block)
 POINTS(WRAP)
 
 void *__real_realloc(void *block, size_t bytes);
-void *__wrap_realloc(void *block, size_t bytes);
 void *
 __wrap_realloc(void *block, size_t bytes)
 {
@@ -141,7 +140,6 @@ __wrap_realloc(void *block, size_t bytes)
 
 #define WRAP_FREE(name)                                                                            \
     void __real_##name(void *block);                                                               \
-    void __wrap_##name(void *block);                                                               \
     void __wrap_##name(void *block)                                                                \
     {                                                                                              \
         live_blocks -= block != NULL;                                                              \
@@ -170,7 +168,6 @@ WRAP_RELEASE(PyErr_Restore, (PyObject * type, PyObject *value, PyObject *traceba
 
 /* Other threads run while this one has let go of the GIL. */
 PyThreadState *__real_PyEval_SaveThread(void);
-PyThreadState *__wrap_PyEval_SaveThread(void);
 PyThreadState *
 __wrap_PyEval_SaveThread(void)
 {
@@ -181,7 +178,6 @@ __wrap_PyEval_SaveThread(void)
 }
 
 void __real_PyEval_RestoreThread(PyThreadState *state);
-void __wrap_PyEval_RestoreThread(PyThreadState *state);
 void
 __wrap_PyEval_RestoreThread(PyThreadState *state)
 {
@@ -192,7 +188,6 @@ __wrap_PyEval_RestoreThread(PyThreadState *state)
 }
 
 /* What sets exceptions may fail for want of memory, and format what runs code. */
-void __wrap_PyErr_SetObject(PyObject *type, PyObject *value);
 void
 __wrap_PyErr_SetObject(PyObject *type, PyObject *value)
 {
@@ -202,7 +197,6 @@ __wrap_PyErr_SetObject(PyObject *type, PyObject *value)
 }
 
 void __real_PyErr_SetString(PyObject *type, const char *text);
-void __wrap_PyErr_SetString(PyObject *type, const char *text);
 void
 __wrap_PyErr_SetString(PyObject *type, const char *text)
 {
@@ -211,7 +205,6 @@ __wrap_PyErr_SetString(PyObject *type, const char *text)
     }
 }
 
-PyObject *__wrap_PyErr_Format(PyObject *type, const char *format, ...);
 PyObject *
 __wrap_PyErr_Format(PyObject *type, const char *format, ...)
 {
@@ -225,7 +218,6 @@ __wrap_PyErr_Format(PyObject *type, const char *format, ...)
 }
 
 #define WRAP_BUILD_VALUE(name)                                                                     \
-    PyObject *__wrap_##name(const char *format, ...);                                              \
     PyObject *__wrap_##name(const char *format, ...)                                               \
     {                                                                                              \
         va_list arguments;                                                                         \
@@ -238,7 +230,6 @@ WRAP_BUILD_VALUE(Py_BuildValue)
 WRAP_BUILD_VALUE(_Py_BuildValue_SizeT)
 
 #define WRAP_PARSE(name)                                                                           \
-    int __wrap_##name(PyObject *tuple, const char *format, ...);                                   \
     int __wrap_##name(PyObject *tuple, const char *format, ...)                                    \
     {                                                                                              \
         va_list arguments;                                                                         \
@@ -263,7 +254,6 @@ call_by_format(PyObject *function, const char *format, va_list arguments)
 }
 
 #define WRAP_CALL_FUNCTION(name)                                                                   \
-    PyObject *__wrap_##name(PyObject *function, const char *format, ...);                          \
     PyObject *__wrap_##name(PyObject *function, const char *format, ...)                           \
     {                                                                                              \
         va_list arguments;                                                                         \
@@ -277,7 +267,6 @@ WRAP_CALL_FUNCTION(PyObject_CallFunction)
 WRAP_CALL_FUNCTION(_PyObject_CallFunction_SizeT)
 
 #define WRAP_CALL_METHOD(name)                                                                     \
-    PyObject *__wrap_##name(PyObject *object, const char *method, const char *format, ...);        \
     PyObject *__wrap_##name(PyObject *object, const char *method, const char *format, ...)         \
     {                                                                                              \
         va_list arguments;                                                                         \
@@ -309,7 +298,6 @@ tuple_of(va_list arguments)
 }
 
 /* Calls of torch's C functions, made while addresses are in use, run no Python code. */
-PyObject *__wrap_PyObject_CallFunctionObjArgs(PyObject *function, ...);
 PyObject *
 __wrap_PyObject_CallFunctionObjArgs(PyObject *function, ...)
 {
@@ -325,7 +313,6 @@ __wrap_PyObject_CallFunctionObjArgs(PyObject *function, ...)
     return result;
 }
 
-PyObject *__wrap_PyObject_CallMethodObjArgs(PyObject *object, PyObject *name, ...);
 PyObject *
 __wrap_PyObject_CallMethodObjArgs(PyObject *object, PyObject *name, ...)
 {
@@ -343,7 +330,6 @@ __wrap_PyObject_CallMethodObjArgs(PyObject *object, PyObject *name, ...)
     return result;
 }
 
-PyObject *__wrap_PyTuple_Pack(Py_ssize_t count, ...);
 PyObject *
 __wrap_PyTuple_Pack(Py_ssize_t count, ...)
 {
@@ -369,7 +355,6 @@ new_object(PyTypeObject *type, PyObject *arguments, PyObject *keywords)
 }
 
 void *__real_PyType_GetSlot(PyTypeObject *type, int slot);
-void *__wrap_PyType_GetSlot(PyTypeObject *type, int slot);
 void *
 __wrap_PyType_GetSlot(PyTypeObject *type, int slot)
 {
@@ -432,7 +417,6 @@ lend(void *managed, void (**deleter)(void *))
 }
 
 void *__real_PyCapsule_GetPointer(PyObject *capsule, const char *name);
-void *__wrap_PyCapsule_GetPointer(PyObject *capsule, const char *name);
 void *
 __wrap_PyCapsule_GetPointer(PyObject *capsule, const char *name)
 {
@@ -454,7 +438,6 @@ __wrap_PyCapsule_GetPointer(PyObject *capsule, const char *name)
 /* borrowed.h's witness, which is there in builds with assertions. */
 #define WRAP_WITNESS(name, change)                                                                 \
     void __real_##name(void);                                                                      \
-    void __wrap_##name(void);                                                                      \
     void __wrap_##name(void)                                                                       \
     {                                                                                              \
         in_use += change;                                                                          \

@@ -30,7 +30,7 @@ class Kind(NamedTuple):
 
 KINDS = {
     "sanitize": Kind(("YOLOV5_UTILS_SANITIZE",), sanitized=True),
-    "coverage": Kind(("YOLOV5_UTILS_COVERAGE",)),
+    "coverage": Kind(("YOLOV5_UTILS_COVERAGE",), faults=True),
     "faults": Kind(("YOLOV5_UTILS_DEBUG",), faults=True),
     "faults-sanitize": Kind(
         ("YOLOV5_UTILS_DEBUG", "YOLOV5_UTILS_SANITIZE"), sanitized=True, faults=True
@@ -87,8 +87,8 @@ def make(kind: str, into: Path) -> Path:
     environment |= {"CC": "gcc", "YOLOV5_UTILS_CUDA": "0", "CFLAGS": "-UNDEBUG"}
     if found.faults:
         environment["LDFLAGS"] = link_flags(into, python)
-    elif kind == "coverage":
-        environment["CFLAGS"] = "-fprofile-update=atomic"  # several threads count
+    if kind == "coverage":
+        environment["CFLAGS"] += " -fprofile-update=atomic"  # several threads count
     if found.debug_python:
         setuptools = importlib.util.find_spec("setuptools")
         assert setuptools is not None

@@ -15,10 +15,10 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
 
 from yolov5_utils import _C
 
+from ...support import in_threads
 from ..attack import CHANGES, MODULE_CHANGES, TENSOR_CHANGES, Mode, leave_modes
 from . import cases
 from .campaign import Trial, main
@@ -32,68 +32,70 @@ class Act(NamedTuple):
     """What somebody does in the middle of a call."""
 
     name: str
-    do: Callable[[cases.Case], object]
+    aim: Callable[[cases.Case], Callable[[], object]]  # at something of the case
     changes: bool = False  # what the call works on
 
 
-def raise_injected(_: cases.Case) -> None:
+def raise_injected() -> None:
     raise Injected
 
 
-def other_calls(_: cases.Case) -> None:
+def other_calls() -> None:
     for make in (cases.ema_update, cases.count_module_zeros, cases.fuse, cases.prune):
         make().call()
 
 
-def enter_mode(_: cases.Case) -> None:
-    Mode().__enter__()
+def empty_lists(case: cases.Case) -> Callable[[], object]:
+    lists = list(case.lists)
+    return lambda: [entries.clear() for entries in lists]
 
 
-def on_tensor(change: Callable[[Tensor], object], at: int) -> Callable[[cases.Case], None]:
-    def do(case: cases.Case) -> None:
-        with contextlib.suppress(RuntimeError):  # torch refuses some
-            change(case.tensors[at])
+def on(change: Callable[[Any], object], kind: str, at: int) -> Callable[..., Callable[[], object]]:
+    """A change of one of the case's tensors or modules; torch, or Python, refuses some."""
 
-    return do
+    def aim(case: cases.Case) -> Callable[[], object]:
+        target = getattr(case, kind)[at]
 
+        def do() -> None:
+            with contextlib.suppress(RuntimeError, TypeError):
+                change(target)
 
-def on_module(change: Callable[[nn.Module], object], at: int) -> Callable[[cases.Case], None]:
-    def do(case: cases.Case) -> None:
-        with contextlib.suppress(TypeError):  # Python refuses some
-            change(case.modules[at])
+        return do
 
-    return do
+    return aim
 
 
 def acts(case: cases.Case) -> Iterator[Act]:
     for name, change in CHANGES.items():
-        yield Act(name, lambda _, change=change: change(), changes=name == "what gc lists")
-    yield Act("raises", raise_injected)
-    yield Act("other calls", other_calls)
-    yield Act("the same call", lambda case: strike(case.call, NEVER, 0), changes=True)
-    yield Act("a mode", enter_mode, changes=True)
-    yield Act("gradients on", lambda _: torch.set_grad_enabled(True))
-    yield Act("another default type", lambda _: torch.set_default_dtype(torch.float64), True)
-    yield Act("gil_bytes 0", lambda _: _C.configure(gil_bytes=0))
-    yield Act("lists emptied", lambda case: [entries.clear() for entries in case.lists], True)
-    for at in sorted({0, len(case.tensors) // 2, len(case.tensors) - 1} - {-1}):
-        for name, change in TENSOR_CHANGES.items():
-            yield Act(f"tensor {at}: {name}", on_tensor(change, at), changes=True)
-    for at in sorted({0, len(case.modules) - 1} - {-1}):
-        for name, change in MODULE_CHANGES.items():
-            yield Act(f"module {at}: {name}", on_module(change, at), changes=True)
+        yield Act(name, lambda _, change=change: change, changes=name == "what gc lists")
+    yield Act("raises", lambda _: raise_injected)
+    yield Act("other calls", lambda _: other_calls)
+    yield Act("the same call", lambda case: lambda: strike(case.call, NEVER, 0), changes=True)
+    yield Act("a mode", lambda _: lambda: Mode().__enter__(), changes=True)
+    yield Act("gradients on", lambda _: lambda: torch.set_grad_enabled(True))
+    yield Act("default type", lambda _: lambda: torch.set_default_dtype(torch.float64), True)
+    yield Act("gil_bytes 0", lambda _: lambda: _C.configure(gil_bytes=0))
+    yield Act("lists emptied", empty_lists, changes=True)
+    for kind, changes in (("tensors", TENSOR_CHANGES), ("modules", MODULE_CHANGES)):
+        count = len(getattr(case, kind))
+        for at in sorted({0, count // 2, count - 1} if count else ()):
+            for name, change in changes.items():
+                yield Act(f"{kind} {at}: {name}", on(change, kind, at), changes=True)
 
 
 def act_at(make: Callable[[], cases.Case], new: list[Any], act: Act, at: int) -> str | None:
     """One act at one point; what is wrong with what came of it."""
     case = cases.fresh(make)
     old, beside = case.state(), case.surroundings()
-    settings = _C.configure()
+    settings, aimed = _C.configure(), act.aim(case)
+    for held in (case.tensors, case.modules, case.others):
+        held.clear()  # so that what somebody lets go of ends, unless the call holds it
 
     def do(where: str) -> None:
-        if where in OTHERS_RUN and "storage" in act.name:
-            return  # while another thread computes, torch's own operations do not survive that
-        act.do(case)
+        if where not in OTHERS_RUN:
+            aimed()
+        elif act.name != "raises" and "storage" not in act.name:
+            in_threads(aimed)  # torch's own operations do not survive that a storage is taken away
 
     ended = strike(case.call, at, RUNS_PYTHON, do)
     leave_modes()

@@ -68,7 +68,7 @@ def prune(
 def scale_img(
     image: Tensor,
     output: Tensor = ...,
-    size: tuple[int, int] | None = ...,
+    size: tuple[int, int] = ...,
     variant: int = ...,
 ) -> int | None:
     """Resize `image` to `size` (height, width) into `output`, or with it alone only check it."""

@@ -47,10 +47,11 @@ def rows(page: str) -> dict[str, Row]:
     return {name: Row(name, result, when, command) for name, result, when, command in found}
 
 
-def output_of(*command: str) -> str:
-    return subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, check=True
-    ).stdout.strip()
+def commit() -> str:
+    """The commit that is checked out; a copy without a repository has none."""
+    command = ("git", "rev-parse", "--short", "HEAD")
+    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    return found.stdout.strip() or "no commit"
 
 
 def machine() -> str:
@@ -78,9 +79,8 @@ def show(name: str, command: str) -> Row | None:
         figure = found[1] if found else figure
     if process.wait() != 0 or figure is None:
         return None
-    commit = output_of("git", "rev-parse", "--short", "HEAD")
     minutes = (time.monotonic() - begin) / 60
-    when = f"{time.strftime('%Y-%m-%d')}, {commit}, {minutes:.0f} min, {machine()}"
+    when = f"{time.strftime('%Y-%m-%d')}, {commit()}, {minutes:.0f} min, {machine()}"
     return Row(name, figure.replace("|", "/"), when, command.replace("|", "/"))
 
 

@@ -47,6 +47,9 @@ y5_raised_by(const char *by, y5_error *error)
 y5_status
 y5_call_torch(PyObject *function, PyObject *argument, const char *by, y5_error *error)
 {
+    if (function == NULL) {
+        return y5_fail(error, Y5_UNSUPPORTED, "", "this torch has no %s of its own", by);
+    }
     PyObject *result = (PyObject_CallFunctionObjArgs)(function, argument, NULL);
     Py_DecRef(result);
     return result != NULL ? Y5_OK : y5_raised_by(by, error);

@@ -93,6 +93,11 @@ check_facts(const y5_torch *torch)
         PyErr_SetString(PyExc_TypeError, "guards: expected a tuple of (callable, str) tuples");
         return false;
     }
+    if (torch->getattribute == NULL || torch->empty == NULL || torch->empty_like == NULL ||
+        torch->is_grad_enabled == NULL || torch->allocate == NULL) {
+        PyErr_SetString(PyExc_TypeError, "facts: None in place of a function that every torch has");
+        return false;
+    }
     if (torch->byte_types == NULL || torch->version_methods == NULL ||
         !PyTuple_Check(torch->byte_types) || !PyTuple_Check(torch->version_methods) ||
         PyTuple_Size(torch->version_methods) != 3) {

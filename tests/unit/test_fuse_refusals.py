@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
-from yolov5_utils import _C
+from yolov5_utils import _C, _native
 from yolov5_utils.ops import OPERATIONS
 from yolov5_utils.ops import fuse as fuse_file
 from yolov5_utils.torch_utils import fuse_conv_and_bn
@@ -207,3 +207,26 @@ def test_wrong_arguments() -> None:
     with pytest.raises(ValueError, match="padding"):
         _C.fuse([with_shape(conv, padding="same")], [bn], prototype)
     assert _C.fuse([], [], prototype) == []
+
+
+@pytest.fixture
+def facts():
+    yield _native.TorchFacts()
+    _C.register_torch(_native.TorchFacts())
+
+
+def test_a_torch_without_a_square_root_of_its_own(facts: Any) -> None:
+    """A build of torch may have a method in Python where others have it in C, or none."""
+    names = ("is_neg", "storage_offset", "untyped_storage")
+    own = {name: getattr(facts.tensor_base, name) for name in names}
+    facts.tensor_base = type("Base", (), own)
+    _C.register_torch(facts)
+    check_in_torch(*pair())
+    assert "no torch.sqrt of its own" in list(OPERATIONS["fuse"].reasons)[-1]
+
+
+@pytest.mark.parametrize("name", ["allocate", "empty", "empty_like", "is_grad_enabled"])
+def test_what_every_torch_has_is_not_none(facts: Any, name: str) -> None:
+    setattr(facts, name, None)
+    with pytest.raises(TypeError, match="None in place of a function"):
+        _C.register_torch(facts)

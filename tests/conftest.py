@@ -15,6 +15,11 @@ import pytest
 ON_ARM = platform.machine() in ("aarch64", "arm64")
 LEVELS = ("portable", "neon") if ON_ARM else ("portable", "avx2", "avx512")
 
+# Several workers share the cores: torch's threads are not to wait for their next part by spinning,
+# which half of the time would go to. Before torch is loaded.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 
 def pytest_report_header() -> list[str]:
     import torch

@@ -79,8 +79,9 @@ def show(name: str, command: str) -> Row | None:
         figure = found[1] if found else figure
     if process.wait() != 0 or figure is None:
         return None
-    minutes = (time.monotonic() - begin) / 60
-    when = f"{time.strftime('%Y-%m-%d')}, {commit()}, {minutes:.0f} min, {machine()}"
+    seconds = time.monotonic() - begin
+    taken = f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+    when = f"{time.strftime('%Y-%m-%d')}, {commit()}, {taken}, {machine()}"
     return Row(name, figure.replace("|", "/"), when, command.replace("|", "/"))
 
 

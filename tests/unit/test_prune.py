@@ -4,15 +4,17 @@ level, 1 and 2 threads, data made to mislead it."""
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import deepcopy
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 
-from yolov5_utils import _C
+from yolov5_utils import _C, reference
+from yolov5_utils.ops.prune import prune_layers
 
 from ..support import FLOATING, INTEGER_VIEW, assert_same_bits, values
 
@@ -306,3 +308,19 @@ def test_refusals(case: str) -> None:
 
 def test_both_ways_to_a_tensor(level: str, way_to_memory: str) -> None:
     check(noise(5000).float())
+
+
+def test_of_two_errors_the_originals_first_one() -> None:
+    """torch cannot view the first layer, and the second has too few weights for the amount."""
+    first = nn.Conv2d(2, 2, 2).to(memory_format=torch.channels_last)
+    model = nn.Sequential(first, nn.Conv2d(1, 1, 1))
+    before = [p.detach().clone() for p in model.parameters()]
+    errors = []
+    for prune_it in (reference.prune_layers, prune_layers):
+        with pytest.raises((RuntimeError, ValueError)) as raised:
+            prune_it(deepcopy(model), 2)
+        errors.append(raised.type)
+    assert errors[0] is errors[1]
+    with pytest.raises(errors[0]):
+        prune_layers(model, 2)
+    assert all(map(torch.equal, before, model.parameters()))

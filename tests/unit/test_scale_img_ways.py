@@ -191,6 +191,7 @@ BAD: dict[str, tuple[object, ...]] = {
     "result of size 0": (torch.ones(1, 3, 40, 50), 0.001),
     "size 0 and gs 0": (torch.ones(1, 3, 40, 50), 0.001, False, 0),
     "too large": (torch.ones(1, 1, 10, 10), "2", True),  # int("2222222222") rows, then cropped
+    "too large and gs 0": (torch.ones(1, 1, 10, 10), "2", False, 0),
     "no rows": (torch.ones(1, 3, 0, 50), 0.5),
     "no channels": (torch.ones(1, 0, 40, 50), 0.5),
     "product overflows": (torch.ones(1, 3, 40, 50), 1e17),

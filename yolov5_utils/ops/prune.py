@@ -79,7 +79,11 @@ def prune_layers(model: nn.Module, amount: float, *, ties: str = "position") -> 
     reason = _refusal(modules)
     if modules is not None and reason is None:
         weights = [module._parameters["weight"] for module in modules]
-        counts = _counts(amount, [weight.numel() for weight in weights])
+        try:
+            counts = _counts(amount, [weight.numel() for weight in weights])
+        except (TypeError, ValueError):  # or what the original comes to in a layer before that one
+            _prune_with_torch(model, amount)
+            return
         layers = [
             _Layer(weight.numel() * weight.element_size(), module._parameters, weight, count)
             for module, weight, count in zip(modules, weights, counts, strict=True)

@@ -210,7 +210,10 @@ def resize(
     if min(size) < 1:  # of which torch complains before it looks at `gs`
         raise _native.Unsupported("the result would not be an image")
     if not same_shape:
-        height, width = (math.ceil(x * ratio / gs) * gs for x in (height, width))
+        try:
+            height, width = (math.ceil(x * ratio / gs) * gs for x in (height, width))
+        except Exception as wrong:  # of `gs`, at which the original comes once it has resized
+            raise _native.Unsupported("a gs that no size can be divided by") from wrong
     if type(height) is not int or type(width) is not int or min(height, width) < 1:
         raise _native.Unsupported("the result would not be an image")
     channels_last = _in_channels_last(img, size)

@@ -48,23 +48,11 @@ check_tasks(const y5_pool *pool, int64_t tasks)
     free(ran);
 }
 
-static int32_t
-broken_pool(int64_t begin, int64_t end, int64_t grain, void (*body)(int64_t, int64_t, void *),
-            void *context)
-{
-    (void)begin;
-    (void)end;
-    (void)grain;
-    (void)body;
-    (void)context;
-    return 1;
-}
-
 int
 LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     input from = {data, size};
-    static const y5_pool_function pools[] = {NULL, pool_in_turn, broken_pool};
+    static const y5_pool_function pools[] = {NULL, pool_in_turn, pool_refuse};
     y5_pool pool = {pools[take_between(&from, 0, 2)], (int32_t)take_between(&from, 0, 9)};
     row_of_items row = {.most = INT64_MAX};
     int64_t count = take_between(&from, 0, MOST_ITEMS);

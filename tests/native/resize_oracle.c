@@ -2,6 +2,7 @@
 #include "resize_oracle.h"
 
 #include "core/ops.h"
+#include "support.h"
 
 #include <math.h>
 #include <string.h>
@@ -51,7 +52,7 @@ blend(float a, float weight_a, float b, float weight_b, bool fused)
     return fused ? fmaf(a, weight_a, second) : first + second;
 }
 
-float
+static float
 image_element(const y5_tensor *tensor, const int64_t at[4])
 {
     int64_t offset = 0;
@@ -68,7 +69,7 @@ tap(const y5_tensor *input, const int64_t at[4], int64_t row, int64_t column)
     return image_element(input, there);
 }
 
-float
+static float
 resized_element(const image_case *image, const y5_tensor *input, const int64_t at[4])
 {
     if (at[2] >= image->resized[0] || at[3] >= image->resized[1]) {
@@ -103,4 +104,25 @@ resized_element(const image_case *image, const y5_tensor *input, const int64_t a
         sum = i == 0 ? product : fused ? fmaf(taps[which], weights[which], sum) : sum + product;
     }
     return sum;
+}
+
+void
+check_resized(const image_case *image, const y5_tensor *input, const y5_tensor *output)
+{
+    for (int64_t i = 0; i < output->numel; i++) {
+        int64_t at[4];
+        int64_t rest = i;
+        for (int32_t d = 3; d >= 0; d--) {
+            at[d] = rest % output->shape[d];
+            rest /= output->shape[d];
+        }
+        float found = image_element(output, at);
+        float expected = resized_element(image, input, at);
+        CHECK(same_element(&found, &expected, 0, Y5_FLOAT32),
+              "%dx%d to %dx%d in %dx%d, %d channels%s, variant %d, row %d column %d: %a, not %a",
+              (int)image->input[0], (int)image->input[1], (int)image->resized[0],
+              (int)image->resized[1], (int)image->output[0], (int)image->output[1],
+              (int)image->channels, image->interleaved ? " side by side" : "", (int)image->variant,
+              (int)at[2], (int)at[3], (double)found, (double)expected);
+    }
 }

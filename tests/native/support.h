@@ -79,6 +79,10 @@ int64_t pool_calls(void);
 int32_t pool_run(int64_t begin, int64_t end, int64_t grain, void (*body)(int64_t, int64_t, void *),
                  void *context);
 
+/* A pool that fails before anything ran. */
+int32_t pool_refuse(int64_t begin, int64_t end, int64_t grain,
+                    void (*body)(int64_t, int64_t, void *), void *context);
+
 /* A tensor of random shape (0 ... max_dims dimensions of low ... high) on no memory, strides 0. */
 y5_tensor random_shape(int32_t max_dims, int64_t low, int64_t high);
 

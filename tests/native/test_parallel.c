@@ -12,19 +12,7 @@
 
 #define MAX_TASKS 3000
 
-/* Pools that fail: before anything ran, and after one part of it did. */
-static int32_t
-refuse(int64_t begin, int64_t end, int64_t grain, void (*body)(int64_t, int64_t, void *),
-       void *context)
-{
-    (void)begin;
-    (void)end;
-    (void)grain;
-    (void)body;
-    (void)context;
-    return 1;
-}
-
+/* A pool that fails after one part ran. */
 static int32_t
 run_one_part(int64_t begin, int64_t end, int64_t grain, void (*body)(int64_t, int64_t, void *),
              void *context)
@@ -34,7 +22,7 @@ run_one_part(int64_t begin, int64_t end, int64_t grain, void (*body)(int64_t, in
     return -1;
 }
 
-static const y5_pool_function pools[] = {NULL, pool_run, refuse, run_one_part};
+static const y5_pool_function pools[] = {NULL, pool_run, pool_refuse, run_one_part};
 
 typedef struct {
     _Atomic int32_t times[MAX_TASKS];

@@ -24,22 +24,7 @@ check_image(y5_level level, const image_case *image, int32_t threads)
     pool_set_threads(threads);
     y5_run run = {level, {threads > 1 ? pool_run : NULL, threads}};
     CHECK(y5_scale_img_run(&run, &job, &error) == Y5_OK, "%s", error.message);
-    for (int64_t i = 0; i < out_numel; i++) {
-        int64_t at[4];
-        int64_t rest = i;
-        for (int32_t d = 3; d >= 0; d--) {
-            at[d] = rest % output.shape[d];
-            rest /= output.shape[d];
-        }
-        float found = image_element(&output, at);
-        float expected = resized_element(image, &input, at);
-        CHECK(same_element(&found, &expected, 0, Y5_FLOAT32),
-              "%dx%d to %dx%d in %dx%d, %d channels%s, variant %d, row %d column %d: %.9g not %.9g",
-              (int)image->input[0], (int)image->input[1], (int)image->resized[0],
-              (int)image->resized[1], (int)image->output[0], (int)image->output[1],
-              (int)image->channels, image->interleaved ? " side by side" : "", (int)image->variant,
-              (int)at[2], (int)at[3], (double)found, (double)expected);
-    }
+    check_resized(image, &input, &output);
     free_all();
 }
 

@@ -19,7 +19,18 @@ class Interrupt(BaseException):
     """What a signal handler raises here."""
 
 
+class OfEveryKind(
+    Interrupt, TypeError, ValueError, RuntimeError, ArithmeticError, LookupError, AssertionError
+):
+    """Whoever catches one of these kinds, or all, takes it for what he expected."""
+
+
 def interrupt(*_: Any) -> None:
+    raise OfEveryKind
+
+
+def interrupt_that_passes(*_: Any) -> None:
+    """For torch's own pruning, which catches every Exception on its way."""
     raise Interrupt
 
 
@@ -55,7 +66,11 @@ def with_action_at(
 
 
 def interrupted_at_each(
-    call: Callable[[], Any], check: Callable[[bool], Any], *files: str, every: int = 1
+    call: Callable[[], Any],
+    check: Callable[[bool], Any],
+    *files: str,
+    every: int = 1,
+    action: Callable[..., None] = interrupt,
 ) -> int:
     """Interrupt `call` at each of its instructions; `check` learns whether it was interrupted.
 
@@ -64,7 +79,7 @@ def interrupted_at_each(
     step, interrupted = 0, True
     while interrupted:
         try:
-            interrupted = with_action_at(step, interrupt, call, *files)
+            interrupted = with_action_at(step, action, call, *files)
             assert not interrupted, "the interrupt was swallowed"
         except Interrupt:
             interrupted = True
@@ -74,9 +89,9 @@ def interrupted_at_each(
 
 
 @contextmanager
-def raising_after(seconds: float) -> Iterator[None]:
+def raising_after(seconds: float, action: Callable[..., None] = interrupt) -> Iterator[None]:
     """A timer whose signal's handler raises Interrupt during the block, or not, if that is over."""
-    handler = signal.signal(signal.SIGALRM, interrupt)
+    handler = signal.signal(signal.SIGALRM, action)
     try:
         signal.setitimer(signal.ITIMER_REAL, seconds)
         yield

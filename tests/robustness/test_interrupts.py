@@ -9,20 +9,28 @@ import timeit
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.nn.utils import prune as torch_prune
 
-from yolov5_utils import _native, reference
+from yolov5_utils import _native, reference, torch_utils
 from yolov5_utils.ops import ema_lists
 from yolov5_utils.ops import prune as prune_file
 from yolov5_utils.ops.ema import ModelEMA
 from yolov5_utils.ops.prune import prune_layers
 
-from .stepping import Interrupt, interrupt, interrupted_at_each, raising_after
+from .stepping import (
+    Interrupt,
+    interrupt,
+    interrupt_that_passes,
+    interrupted_at_each,
+    raising_after,
+)
 
 PRUNING = torch_prune.__file__
+ACTION = {"C": interrupt, "torch": interrupt_that_passes}
 
 
 @pytest.fixture(params=("C", "torch"))
@@ -61,9 +69,9 @@ class Halved:
 
 
 def at_every_instruction(
-    call: Callable[[], Any], check: Callable[[bool], None], *files: str, every: int = 1
+    call: Callable[[], Any], check: Callable[[bool], None], *files: str, every: int = 1, **how: Any
 ) -> None:
-    assert interrupted_at_each(call, check, *files, every=every) > 50 * every
+    assert interrupted_at_each(call, check, *files, every=every, **how) > 50 * every
 
 
 # Entries for which the reference keeps copies: of another type, and of a shape that broadcasts.
@@ -193,7 +201,7 @@ def test_prune_at_every_instruction(
         layers.begin()
 
     every = 5 if way == "torch" else 1 if batch_bytes == 1 else 3
-    at_every_instruction(layers.prune, check, PRUNING, every=every)
+    at_every_instruction(layers.prune, check, PRUNING, every=every, action=ACTION[way])
     assert {(True, False), (False, True)} < seen or way == "torch"
     assert way == "torch" or (True, True) in seen
 
@@ -206,7 +214,7 @@ def test_prune_at_random_moments(way: str, monkeypatch: pytest.MonkeyPatch) -> N
     outcomes = []
     for _ in range(150):
         try:
-            with raising_after(max(generator.uniform(0, 1.5 * takes_s), 1e-6)):
+            with raising_after(max(generator.uniform(0, 1.5 * takes_s), 1e-6), ACTION[way]):
                 layers.prune()
         except Interrupt:
             outcomes.append(layers.check())
@@ -272,3 +280,18 @@ def test_the_reference_marks_what_it_did() -> None:
     with pytest.raises(KeyError):
         reference.ema_update(nn.Linear(2, 2), nn.ReLU(), 0.5, done := [])
     assert done == []
+
+
+CONV, BN, IMAGES = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4).eval(), torch.rand(1, 3, 40, 50)
+CALLS: dict[str, Callable[[], Any]] = {  # that change nothing
+    "fuse": lambda: torch_utils.fuse_conv_and_bn(CONV, BN),
+    "sparsity": lambda: torch_utils.sparsity(CONV),
+    "scale_img": lambda: torch_utils.scale_img(IMAGES, 0.83, gs=32),
+    "scale_img, a gs for torch": lambda: torch_utils.scale_img(IMAGES, 0.83, gs=np.int64(32)),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_what_a_handler_raises_arrives(way: str, name: str) -> None:
+    CALLS[name]()  # what is found out at the first call is no part of this
+    at_every_instruction(CALLS[name], lambda interrupted: None)

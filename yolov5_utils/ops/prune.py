@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import numbers
 from collections.abc import Callable, Iterator
 from itertools import repeat
 from operator import delitem, itemgetter, setitem
@@ -75,34 +76,34 @@ def prune(model: nn.Module, amount: float = 0.3, *, ties: str = "position") -> N
 
 def prune_layers(model: nn.Module, amount: float, *, ties: str = "position") -> None:
     """`prune` without the output."""
-    modules = _convolutions(model)
-    reason = _refusal(modules)
-    if modules is not None and reason is None:
-        weights = [module._parameters["weight"] for module in modules]
-        try:
-            counts = _counts(amount, [weight.numel() for weight in weights])
-        except (TypeError, ValueError):  # or what the original comes to in a layer before that one
-            _prune_with_torch(model, amount)
-            return
-        layers = [
-            _Layer(weight.numel() * weight.element_size(), module._parameters, weight, count)
-            for module, weight, count in zip(modules, weights, counts, strict=True)
-        ]
+    try:
+        layers = _layers(model, amount)
+    except _native.Unsupported as why:
+        OPERATION.note_torch(str(why))
+    else:
         if _run(model, layers, ties):
             return
-    else:
-        OPERATION.note_torch(str(reason))
     _prune_with_torch(model, amount)
 
 
 def check(model: nn.Module, amount: float = 0.3) -> None:
-    """Unsupported where torch has to prune `model`, torch's exception for a wrong `amount`."""
+    """Unsupported where torch has to prune `model`."""
+    layers = _layers(model, amount)
+    _native._C.prune([layer.weight for layer in layers], None, [layer.pruned for layer in layers])
+
+
+def _layers(model: nn.Module, amount: float) -> list[_Layer]:
+    """What there is to prune; Unsupported where torch has to do it."""
     modules = _convolutions(model)
     reason = _refusal(modules)
     if modules is None or reason is not None:
         raise _native.Unsupported(str(reason))
     weights = [module._parameters["weight"] for module in modules]
-    _native._C.prune(weights, None, _counts(amount, [weight.numel() for weight in weights]))
+    counts = _counts(amount, [weight.numel() for weight in weights])
+    return [
+        _Layer(weight.numel() * weight.element_size(), module._parameters, weight, count)
+        for module, weight, count in zip(modules, weights, counts, strict=True)
+    ]
 
 
 def other_choice(model: nn.Module, ties: str) -> str | None:
@@ -253,19 +254,15 @@ def _snapshot(module: nn.Module) -> Callable[[], None]:
 
 
 def _counts(amount: float, sizes: list[int]) -> list[int]:
-    """How many weights each layer loses; torch's own exception for an amount it refuses."""
-    if type(amount) is float and 0.0 <= amount <= 1.0:
+    """How many weights each layer loses; Unsupported for an amount that torch has to judge."""
+    # Numbers whose arithmetic runs no Python code, so that nothing but them can raise in it.
+    plain = type(amount) in (float, int) or type(amount).__module__ == "numpy"
+    if plain and isinstance(amount, numbers.Integral):
+        if 0 <= amount <= min(sizes, default=-1):
+            return [int(amount)] * len(sizes)
+    elif plain and isinstance(amount, numbers.Real) and 0.0 <= amount <= 1.0:
         return [round(amount * size) for size in sizes]
-    if type(amount) is int and sizes and 0 <= amount <= min(sizes):
-        return [amount] * len(sizes)
-    from torch.nn.utils import prune as torch_prune
-
-    counts = []
-    for size in sizes:
-        method = torch_prune.L1Unstructured(amount)
-        mask = method.compute_mask(torch.ones(size), torch.ones(size))
-        counts.append(size - int(torch.count_nonzero(mask)))
-    return counts
+    raise _native.Unsupported("an amount that torch has to judge")
 
 
 def _batches(layers: list[_Layer], *, whole: bool = False) -> Iterator[list[_Layer]]:

@@ -47,6 +47,7 @@ _OUT_OF_MEMORY: type[Exception] = getattr(torch.cuda, "OutOfMemoryError", Memory
 # In place of a variant: none has torch's bits, or more than one.
 _NEVER = -1
 _MOST_REFUSED = 256  # calls remembered to have no variant
+_MOST_PADDED = 2**31  # pixels, of a gs
 _FLOAT32 = torch.float32
 _NO_VARIANT = "no variant in C has the bits of this torch"
 
@@ -210,10 +211,10 @@ def resize(
     if min(size) < 1:  # of which torch complains before it looks at `gs`
         raise _native.Unsupported("the result would not be an image")
     if not same_shape:
-        try:
-            height, width = (math.ceil(x * ratio / gs) * gs for x in (height, width))
-        except Exception as wrong:  # of `gs`, at which the original comes once it has resized
-            raise _native.Unsupported("a gs that no size can be divided by") from wrong
+        if type(gs) is not int or not 0 < abs(gs) < _MOST_PADDED:
+            # The original comes to what is wrong with it only once it has resized.
+            raise _native.Unsupported("a gs that is no number of pixels")
+        height, width = (math.ceil(x * ratio / gs) * gs for x in (height, width))
     if type(height) is not int or type(width) is not int or min(height, width) < 1:
         raise _native.Unsupported("the result would not be an image")
     channels_last = _in_channels_last(img, size)

@@ -5,6 +5,7 @@ Must not know any hot path: each makes its record in ops/, where they are collec
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,6 +26,13 @@ def small_layers() -> tuple[nn.Conv2d, nn.BatchNorm2d]:
     place: dict[str, Any] = {"device": "cpu", "dtype": torch.float32}
     conv, bn = nn.Conv2d(3, 4, 3, **place), nn.BatchNorm2d(4, **place)
     return conv.requires_grad_(False), bn.requires_grad_(False)
+
+
+def is_plain_number(value: Any) -> bool:
+    """A number of Python's or numpy's own: nothing but itself can raise in its arithmetic."""
+    return type(value) in (float, int) or (
+        type(value).__module__ == "numpy" and isinstance(value, numbers.Real)
+    )
 
 
 def _never_on_gpu(result: Any) -> bool:

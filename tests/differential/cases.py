@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -22,9 +23,40 @@ from yolov5_utils.ops.time_synchronized import time_synchronized
 from .draw import FLOATS, OTHERS, Draw
 
 DECAYS = (0.0, 1.0, -0.5, 1.5, math.nan, math.inf, 1e-45, 1e300, 2, True, "0.5", None, 1j)
-AMOUNTS = (0, 1, 2, 0.0, 1.0, -0.1, 1.1, -1, 10**9, True, math.nan, "0.3", None)
-RATIOS = (1.0, 1, 2, 0.5, 0.0, -0.5, math.nan, math.inf, 1e-9, "2", None)
-GRIDS = (1, 7, 16, 64, 0, -32, 32.0, 2.5, "32", None)
+AMOUNTS = (
+    0,
+    1,
+    2,
+    0.0,
+    1.0,
+    -0.1,
+    1.1,
+    -1,
+    10**9,
+    10**400,
+    True,
+    math.nan,
+    "0.3",
+    None,
+    np.float32(0.3),
+)
+RATIOS = (
+    1.0,
+    1,
+    2,
+    0.5,
+    0.0,
+    -0.5,
+    math.nan,
+    math.inf,
+    1e-9,
+    1e17,
+    10**400,
+    "2",
+    None,
+    np.float32(0.7),
+)
+GRIDS = (1, 7, 16, 64, 0, -32, 32.0, 2.5, "32", None, 2**40, -(10**30), 10**400, np.int64(32))
 EPSILONS = (0.0, 1e-5, 1e-12, 0.0513, 1, -1.0, math.inf, math.nan)
 PADDINGS = ("zeros", "reflect", "replicate", "circular")
 

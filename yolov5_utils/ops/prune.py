@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
 from .. import _native, reference, verify, whole
-from ..operation import Operation, small_layers
+from ..operation import Operation, is_plain_number, small_layers
 from ..originals import Originals
 from .sparsity import sparsity
 
@@ -255,12 +255,10 @@ def _snapshot(module: nn.Module) -> Callable[[], None]:
 
 def _counts(amount: float, sizes: list[int]) -> list[int]:
     """How many weights each layer loses; Unsupported for an amount that torch has to judge."""
-    # Numbers whose arithmetic runs no Python code, so that nothing but them can raise in it.
-    plain = type(amount) in (float, int) or type(amount).__module__ == "numpy"
-    if plain and isinstance(amount, numbers.Integral):
+    if is_plain_number(amount) and isinstance(amount, numbers.Integral):
         if 0 <= amount <= min(sizes, default=-1):
             return [int(amount)] * len(sizes)
-    elif plain and isinstance(amount, numbers.Real) and 0.0 <= amount <= 1.0:
+    elif is_plain_number(amount) and 0.0 <= amount <= 1.0:
         return [round(amount * size) for size in sizes]
     raise _native.Unsupported("an amount that torch has to judge")
 

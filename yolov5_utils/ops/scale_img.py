@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .. import _native, bits, probe, reference, verify
-from ..operation import Operation
+from ..operation import Operation, is_plain_number
 from ..originals import Originals
 
 # torch takes another kernel for resized images whose height and width add up to at most this.
@@ -47,7 +47,7 @@ _OUT_OF_MEMORY: type[Exception] = getattr(torch.cuda, "OutOfMemoryError", Memory
 # In place of a variant: none has torch's bits, or more than one.
 _NEVER = -1
 _MOST_REFUSED = 256  # calls remembered to have no variant
-_MOST_PADDED = 2**31  # pixels, of a gs
+_MOST_PIXELS = 2**31  # of a side
 _FLOAT32 = torch.float32
 _NO_VARIANT = "no variant in C has the bits of this torch"
 
@@ -207,12 +207,14 @@ def resize(
         raise _native.Unsupported("an empty batch, whose strides are for torch to say")
     if height * width == 1:
         raise _native.Unsupported("images of one pixel, which lie in both orders at once")
+    if not is_plain_number(ratio):
+        raise _native.Unsupported("a ratio that is no plain number")
     size = (int(height * ratio), int(width * ratio))
-    if min(size) < 1:  # of which torch complains before it looks at `gs`
+    # torch complains of a size before the original comes to `gs`.
+    if not 1 <= min(size) <= max(size) < _MOST_PIXELS:
         raise _native.Unsupported("the result would not be an image")
     if not same_shape:
-        if type(gs) is not int or not 0 < abs(gs) < _MOST_PADDED:
-            # The original comes to what is wrong with it only once it has resized.
+        if type(gs) is not int or not 0 < abs(gs) < _MOST_PIXELS:
             raise _native.Unsupported("a gs that is no number of pixels")
         height, width = (math.ceil(x * ratio / gs) * gs for x in (height, width))
     if type(height) is not int or type(width) is not int or min(height, width) < 1:

@@ -87,7 +87,10 @@ def prune_layers(model: nn.Module, amount: float, *, ties: str = "position") -> 
 
 
 def check(model: nn.Module, amount: float = 0.3) -> None:
-    """Unsupported where torch has to prune `model`."""
+    """Unsupported where torch has to prune `model`, torch's exception for a wrong `amount`."""
+    from torch.nn.utils import prune as torch_prune
+
+    torch_prune.L1Unstructured(amount)
     layers = _layers(model, amount)
     _native._C.prune([layer.weight for layer in layers], None, [layer.pruned for layer in layers])
 

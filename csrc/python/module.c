@@ -5,7 +5,6 @@
 #include "python/torch_facts.h"
 #include "python/trail.h"
 
-#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -277,12 +276,22 @@ static struct PyModuleDef definition = {
     .m_free = module_free,
 };
 
+/* The 13 of "3.13.0". */
+static int
+minor_release(void)
+{
+    int minor = 0;
+    for (const char *at = Py_GetVersion() + strlen("3."); *at >= '0' && *at <= '9'; at++)
+        minor = 10 * minor + (*at - '0');
+    return minor;
+}
+
 PyMODINIT_FUNC PyInit__C(void);
 
 PyMODINIT_FUNC
 PyInit__C(void)
 {
-    long minor = strtol(Py_GetVersion() + strlen("3."), NULL, 10);
+    int minor = minor_release();
     definition.m_slots = minor >= 13 ? slots : minor == 12 ? slots + 1 : slots + 2;
     return PyModuleDef_Init(&definition);
 }

@@ -76,12 +76,15 @@ CPYTHON_TABLES = re.compile(
 )
 
 
+def without_comments(text: str) -> str:
+    return re.sub(r"/\*.*?\*/|//[^\n]*", " ", text, flags=re.DOTALL)
+
+
 def c_files(root: Path) -> Iterator[tuple[Path, str]]:
     """Every C file below csrc with its text, comments blanked out."""
     for path in sorted((root / "csrc").rglob("*")):
         if path.suffix in (".c", ".h", ".inc"):
-            text = path.read_text()
-            yield path, re.sub(r"/\*.*?\*/|//[^\n]*", " ", text, flags=re.DOTALL)
+            yield path, without_comments(path.read_text())
 
 
 def package_modules(root: Path) -> Iterator[tuple[str, ast.Module]]:
@@ -196,6 +199,19 @@ def exceptions_are_not_dropped_unseen(root: Path) -> list[str]:
             if "PyErr_Clear()" in line and "/*" not in line:
                 found.append(f"{path.name}:{number} drops an exception without saying which")
     return found
+
+
+def no_names_of_newer_c_libraries(root: Path) -> list[str]:
+    """What newer headers than those here turn into a name that glibc 2.17 lacks, though the text is
+    the same: the wheel would not load, or would not be built, where the release is made."""
+    names = r"\b(strto\w+|ato[fil]+|\w*scanf|fmodf?|exp2?f?|log2?f?|powf?|[fl]?stat)\s*\("
+    return [
+        f"{path.name} calls {name}"
+        for folder in ("csrc", "cuda")
+        for path in sorted((root / folder).rglob("*"))
+        if path.suffix in (".c", ".h", ".inc")
+        for name in re.findall(names, without_comments(path.read_text()))
+    ]
 
 
 def no_forbidden_flags(root: Path) -> list[str]:
@@ -353,6 +369,8 @@ PLANTS: list[tuple[Rule, str, str]] = [
     (exceptions_are_not_dropped_unseen, "csrc/python/a.c", "    PyErr_Clear();\n"),
     (python_h_only_in_csrc_python, "csrc/plan/ema.c", "#include <Python.h>\n"),
     (includes_point_down, "csrc/plan/ema.c", '#include "python/call.h"\n'),
+    (no_names_of_newer_c_libraries, "csrc/python/a.c", "n = strtol(text, NULL, 10);\n"),
+    (no_names_of_newer_c_libraries, "cuda/a.c", 'sscanf(text, "%d", &n);\n'),
     (no_forbidden_flags, "setup.py", 'flags = ["-Ofast"]\n'),
     (no_forbidden_flags, ".github/workflows/ci.yml", "run: CFLAGS=-march=native make\n"),
     (files_under_500_lines, "csrc/core/ema.c", "\n" * 500),

@@ -56,6 +56,7 @@
     X(Y5_NAME_EPS, "eps")                                                                          \
     X(Y5_NAME_REQUIRES_GRAD, "requires_grad")                                                      \
     X(Y5_NAME_CLASS, "__class__")                                                                  \
+    X(Y5_NAME_DICT, "__dict__")                                                                    \
     X(Y5_NAME_REVERSED_PADDING, "_reversed_padding_repeated_twice")                                \
     /* in the order of Y5_FIELD_IN_CHANNELS and so on */                                           \
     X(Y5_NAME_IN_CHANNELS, "in_channels")                                                          \

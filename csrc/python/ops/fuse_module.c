@@ -242,18 +242,21 @@ fill_members(const y5_state *state, PyObject *const *fields, PyObject *const ten
            set_parameters(state, tensors, members);
 }
 
+/* The members are set as an attribute: Python 3.13.0's PyObject_GenericSetDict leaves the module
+ * looking at the empty place for members that it was made with. */
 PyObject *
 y5_fuse_module_make(const y5_state *state, const y5_fuse_module *self, PyObject *const tensors[2],
                     PyObject *prototype)
 {
     PyTypeObject *type = state->torch.convolution_type;
+    PyObject *name = state->names[Y5_NAME_DICT];
     newfunc make = (newfunc)PyType_GetSlot(type, Py_tp_new);
     PyObject *nothing = PyTuple_New(0);
     PyObject *module = nothing != NULL ? make(type, nothing, NULL) : NULL;
     PyObject *given = module != NULL ? PyObject_GenericGetDict(prototype, NULL) : NULL;
     PyObject *members = given != NULL ? copy_members(state, given) : NULL;
     if (members == NULL || !fill_members(state, self->fields, tensors, given, members) ||
-        PyObject_GenericSetDict(module, members, NULL) < 0) {
+        PyObject_GenericSetAttr(module, name, members) < 0) {
         Py_CLEAR(module);
     }
     Py_XDECREF(members);

@@ -348,6 +348,42 @@ def torch_comes_from_the_client(root: Path) -> list[str]:
     return found
 
 
+LIST_WITH_IF = (ast.ListComp, ast.SetComp, ast.DictComp)
+
+
+def directly_in(node: ast.AST) -> Iterator[ast.AST]:
+    """The nodes below that are code of the same function."""
+    for child in ast.iter_child_nodes(node):
+        if not isinstance(child, (ast.FunctionDef, ast.Lambda, ast.ClassDef, ast.GeneratorExp)):
+            yield child
+            yield from directly_in(child)
+
+
+def jumps_back_on_a_condition(node: ast.AST) -> bool:
+    if isinstance(node, ast.For):
+        last = node.body[-1]
+        ends_with_if = isinstance(last, ast.If) and not last.orelse
+        return ends_with_if or any(isinstance(each, ast.Continue) for each in directly_in(node))
+    if isinstance(node, LIST_WITH_IF):
+        return any(each.ifs for each in node.generators)
+    return isinstance(node, ast.While)
+
+
+def signals_stay_in_their_try(root: Path) -> list[str]:
+    """CPython 3.12 and later leave the jump to a loop's begin out of the `try` or `with` around the
+    loop where it depends on a condition, and handle signals there: what a handler raises passes
+    `except`, `finally` and the end of `with`. In a function of its own the loop does no harm."""
+    return [
+        f"{name}:{each.lineno} loops inside {type(node).__name__.lower()}"
+        for name, tree in package_modules(root)
+        for node in ast.walk(tree)
+        if isinstance(node, (ast.Try, ast.With))
+        for statement in node.body
+        for each in (statement, *directly_in(statement))
+        if jumps_back_on_a_condition(each)
+    ]
+
+
 PLANTS: list[tuple[Rule, str, str]] = [
     (python_h_only_in_csrc_python, "csrc/core/ema.c", "#include <Python.h>\n"),
     (dlpack_only_in_tensor, "csrc/python/bindings.c", "static void f(const DLTensor *t);\n"),
@@ -380,6 +416,13 @@ PLANTS: list[tuple[Rule, str, str]] = [
     (no_mutable_file_scope_state, "csrc/core/a.c", "static const char *name = 0;\n"),
     (no_mutable_file_scope_state, "csrc/core/a.c", "static int (*hook)(int);\n"),
     (no_mutable_file_scope_state, "csrc/core/a.c", "int\nf(void)\n{\n    static int n = 0;\n}\n"),
+    (signals_stay_in_their_try, "yolov5_utils/a.py", "with a:\n    while b:\n        c()\n"),
+    (
+        signals_stay_in_their_try,
+        "yolov5_utils/a.py",
+        "try:\n    for a in b:\n        if a:\n            c()\nfinally:\n    d()\n",
+    ),
+    (signals_stay_in_their_try, "yolov5_utils/a.py", "with a:\n    [b for b in c if d]\n"),
     (imports_point_left, "yolov5_utils/reference.py", "from .ops import ema\n"),
     (
         imports_point_left,

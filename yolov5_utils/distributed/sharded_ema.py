@@ -94,11 +94,12 @@ class ShardedEMA:
         worst = next((f"rank {rank}: {text}" for rank, text in said.items() if text), problem)
         if worst:
             raise RuntimeError(f"{_NAME}.load_state_dict: {worst}")
+        others = [(mine, module[name]) for name, mine in self._state.items()]
+        others = [(mine, other) for mine, other in others if other is not mine]
         with torch.no_grad():
-            for name, mine in self._state.items():
-                if module[name] is not mine:
-                    kept, new = layouts.parts([mine, layouts.like(module[name], mine)])
-                    kept.copy_(new)
+            for mine, other in others:
+                kept, new = layouts.parts([mine, layouts.like(other, mine)])
+                kept.copy_(new)
         self.updates = state_dict["updates"]
 
     def full_state_dict(self, rank0_only: bool = True) -> dict[str, Tensor]:

@@ -343,8 +343,7 @@ def _replace_all(
     tries = _TRIES
     while batches:
         try:
-            while batches:
-                _replace(batches, new_weights(batches[0]))
+            _replace_until_empty(batches, new_weights)
         except _native.Unsupported:
             raise  # torch prunes what is left, and what was pruned as it is
         except BaseException as error:
@@ -356,6 +355,13 @@ def _replace_all(
             raised.append(error)
     if raised:
         raise raised.pop()
+
+
+def _replace_until_empty(
+    batches: list[list[_Layer]], new_weights: Callable[[list[_Layer]], list[Tensor]]
+) -> None:
+    while batches:
+        _replace(batches, new_weights(batches[0]))
 
 
 def _replace(batches: list[list[_Layer]], pruned: list[Tensor]) -> None:

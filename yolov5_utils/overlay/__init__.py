@@ -53,20 +53,24 @@ def install(only: Iterable[str] | None = None) -> None:
 
 
 def _install(selection: frozenset[str] | None) -> None:
-    global _selected
     with _lock:
-        if selection != _selected:
-            _give_back()
-        _selected = selection
-        _finder.install()
-        present = [(name, module) for name, module in list(sys.modules.items()) if is_client(name)]
-        for name, module in present:
-            if not issubclass(type(module), ModuleType):  # a stand-in of some test
-                continue
-            if _being_imported(module):
-                _noted(name, "it was being imported when patch() was called: call it again")
-            else:
-                _executed(module)
+        _install_alone(selection)
+
+
+def _install_alone(selection: frozenset[str] | None) -> None:
+    global _selected
+    if selection != _selected:
+        _give_back()
+    _selected = selection
+    _finder.install()
+    present = [(name, module) for name, module in list(sys.modules.items()) if is_client(name)]
+    for name, module in present:
+        if not issubclass(type(module), ModuleType):  # a stand-in of some test
+            continue
+        if _being_imported(module):
+            _noted(name, "it was being imported when patch() was called: call it again")
+        else:
+            _executed(module)
 
 
 def uninstall(only: Iterable[str] | None = None) -> None:

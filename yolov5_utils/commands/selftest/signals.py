@@ -49,11 +49,14 @@ def _wait_for_alarm(name: str, function: Callable[[], Any], seconds: float) -> N
         rang = True
         raise _Alarm
 
+    def until_it_rings() -> None:
+        while not rang:
+            function()
+
     before = signal.signal(signal.SIGALRM, ring)
     try:
         signal.setitimer(signal.ITIMER_REAL, seconds)
-        while not rang:
-            function()
+        until_it_rings()
     except _Alarm:
         return
     finally:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import runpy
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ import yolov5_utils
 from yolov5_utils import install_hint
 
 ROOT = Path(__file__).parents[2]
+WORKFLOWS = ROOT / ".github" / "workflows"
 CHECK = runpy.run_path(str(ROOT / "tools" / "check_release.py"))
 DATED = "# Changelog\n\n## [1.2.3] - 2026-01-31\n\n## [1.2.2] - 2025-12-31\n"
 
@@ -69,10 +72,74 @@ def test_a_remedy_can_be_followed(
     assert told.endswith(f"pip install --force-reinstall --no-deps '{checkout}'")
 
 
-def test_actions_of_a_release_are_pinned() -> None:
-    text = (ROOT / ".github" / "workflows" / "release.yml").read_text()
-    used = re.findall(r"uses: (\S+)(.*)", text)
+@pytest.mark.parametrize("name", ("ci", "release"))
+def test_actions_are_pinned(name: str) -> None:
+    used = re.findall(r"uses: (\S+)(.*)", (WORKFLOWS / f"{name}.yml").read_text())
     assert used
     for action, comment in used:
         assert re.fullmatch(r"[\w.-]+/[\w.-]+@[0-9a-f]{40}", action), action
         assert re.fullmatch(r" # v[\d.]+", comment), action
+
+
+def step(after: str) -> str:
+    """The commands of the step of release.yml in which `after` stands."""
+    text = (WORKFLOWS / "release.yml").read_text().partition(after)[2]
+    found = re.match(r".*\n +run: (?:\|\n((?: {10}.*\n)+)|(.*)\n)", text)
+    return found[1] or found[2]
+
+
+def run_step(after: str, folder: Path, **environment: str) -> bool:
+    """As GitHub runs them: True where they succeed."""
+    command = ("bash", "-e", "-c", step(after))
+    done = subprocess.run(command, cwd=folder, env={**os.environ, **environment}, check=False)
+    return done.returncode == 0
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> tuple[Path, dict[str, str]]:
+    """A folder with what two machines have made, and the digests that both have told."""
+    told = tmp_path / "told"
+    dist = tmp_path / "dist"
+    dist.mkdir()
+    (dist / "yolov5_torch_utils-1.tar.gz").write_text("s")
+    for machine, files in (("x86_64", "*"), ("aarch64", "*.whl")):
+        wheel = dist / f"yolov5_torch_utils-1-{machine}.whl"
+        wheel.write_text(machine)
+        environment = {"MACHINE": machine, "FILES": files, "GITHUB_OUTPUT": str(told)}
+        assert run_step("id: made", dist, **environment)
+        wheel.rename(tmp_path / wheel.name)  # the other machine does not have it
+    for wheel in tmp_path.glob("*.whl"):
+        wheel.rename(dist / wheel.name)
+    lines = [line.partition("=") for line in told.read_text().splitlines()]
+    return dist, {machine.upper(): digests for machine, _, digests in lines}
+
+
+def publishes(dist: Path, digests: dict[str, str]) -> bool:
+    return run_step("name: what was made", dist, **digests)
+
+
+def test_what_was_made_is_published(made: tuple[Path, dict[str, str]]) -> None:
+    dist, digests = made
+    assert len(list(dist.iterdir())) == 3
+    assert publishes(dist, digests)
+
+
+@pytest.mark.parametrize("name", ("x86_64.whl", "aarch64.whl", "1.tar.gz"))
+def test_nothing_else_is_published(made: tuple[Path, dict[str, str]], name: str) -> None:
+    dist, digests = made
+    (file,) = dist.glob(f"*{name}")
+    content = file.read_text()
+    for wrong in (lambda: file.write_text("other"), file.unlink):
+        wrong()
+        assert not publishes(dist, digests)
+    file.write_text(content)
+    (dist / f"new-{name}").touch()
+    assert not publishes(dist, digests)
+
+
+@pytest.mark.parametrize("machine", ("X86_64", "AARCH64"))
+def test_a_machine_that_tells_nothing_publishes_nothing(
+    made: tuple[Path, dict[str, str]], machine: str
+) -> None:
+    dist, digests = made
+    assert not publishes(dist, {**digests, machine: ""})

@@ -21,7 +21,7 @@ each() { # COMMAND...: with one file after it, on all cores
   printf '%s\0' "${sources[@]}" | xargs -0 -P "$(nproc)" -n 1 "$@"
 }
 
-check "gcc -fanalyzer" each gcc "${flags[@]}" -O1 -fanalyzer -Werror -c -o /dev/null
+check "gcc -fanalyzer" each gcc "${flags[@]}" -O1 -fanalyzer -Werror -S -o /dev/null
 check cppcheck cppcheck -q --std=c11 --error-exitcode=1 --inline-suppr -j "$(nproc)" \
   --enable=warning,portability,performance -Icsrc -Icuda -DPy_LIMITED_API=0x030A0000 \
   -DY5_CUDA_TOOLKIT=0 '-DY5_CUDA_ARCHITECTURES=""' -D__x86_64__ -D__GNUC__=12 "${sources[@]}"

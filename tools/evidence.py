@@ -63,7 +63,7 @@ def machine() -> str:
 def show(name: str, command: str) -> Row | None:
     """Runs a command, whose output passes through; its figure, or None where it fails."""
     print(f"--- {name}: {command}", flush=True)
-    begin = time.monotonic()
+    begin, of = time.monotonic(), commit()  # which may be another one at the end
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])  # this python
     process = subprocess.Popen(
         ["bash", "-c", command],
@@ -81,7 +81,7 @@ def show(name: str, command: str) -> Row | None:
         return None
     seconds = time.monotonic() - begin
     taken = f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
-    when = f"{time.strftime('%Y-%m-%d')}, {commit()}, {taken}, {machine()}"
+    when = f"{time.strftime('%Y-%m-%d')}, {of}, {taken}, {machine()}"
     return Row(name, figure.replace("|", "/"), when, command.replace("|", "/"))
 
 

@@ -20,7 +20,8 @@ from .targets import ROOT, TARGETS, build, environment, keep_corpus, unpack_corp
 
 FOLDER = ROOT / "build" / "fuzz"
 LONGEST_KEPT = 200  # bytes of an input in the repository
-LIMITS = ("-timeout=60", "-rss_limit_mb=4096", "-print_final_stats=1")
+# Inputs that take longer are drawn more rarely.
+HOW = ("-entropic_scale_per_exec_time=1", "-timeout=60", "-rss_limit_mb=4096")
 
 
 class Result(NamedTuple):
@@ -49,9 +50,9 @@ def fuzz(name: str, seconds: int) -> Result:
     corpus = unpack_corpus(name, folder / "corpus")
     for old in folder.glob("[colt]*-*"):
         old.unlink()
-    command = [program, *LIMITS, f"-max_total_time={seconds}", f"-max_len={TARGETS[name].longest}"]
+    until = (f"-max_total_time={seconds}", f"-max_len={TARGETS[name].longest}")
     done = subprocess.run(
-        [*command, f"-artifact_prefix={folder}/", corpus],
+        [program, *HOW, *until, "-print_final_stats=1", f"-artifact_prefix={folder}/", corpus],
         env=environment(),
         capture_output=True,
         text=True,

@@ -40,7 +40,7 @@ element_bits(const input *from, uint64_t kind, int64_t at, int64_t numel, int64_
 static inline y5_prune_layer
 take_layer(input *from)
 {
-    static const int64_t most[4] = {40, 300, 5000, 70000};
+    static const int64_t most[4] = {40, 300, 1500, 6000};
     y5_prune_layer layer = {.dtype = (y5_dtype)take_between(from, 0, Y5_FLOATING_COUNT - 1)};
     int64_t width = (int64_t)y5_dtype_bytes(layer.dtype);
     layer.numel = take_between(from, 0, take_most(from, most));

@@ -62,20 +62,20 @@ check_sizes(input *from)
 static void
 take_image(input *from, image_case *image)
 {
-    static const int64_t pixels[4] = {150, 700, 5000, 40000};
+    static const int64_t pixels[4] = {150, 500, 1500, 5000};
     image->batch = take_between(from, 0, 3);
     image->interleaved = take_between(from, 0, 2) == 0;
     image->channels = take_between(from, 1, image->interleaved ? 3 : 40);
     image->variant = (int32_t)take_between(from, 0, Y5_SCALE_VARIANTS - 1);
     int64_t planes = image->channels * (image->batch > 0 ? image->batch : 1);
     int64_t room = 1 + take_most(from, pixels) / planes;
-    int64_t padding = planes > 8 ? 4 : 64;
+    int64_t padding[2] = {4, planes > 8 ? 4 : 64};
     for (int32_t i = 0; i < 2; i++) {
         int64_t longest = i == 0 ? 1 + room / 16 : room / (image->input[0] + 1) + 1;
         image->input[i] = take_between(from, 1, longest);
         image->resized[i] =
             take_bits(from, 1) % 8 == 0 ? image->input[i] : take_between(from, 1, 2 * longest);
-        int64_t output = image->resized[i] + take_between(from, -8, padding);
+        int64_t output = image->resized[i] + take_between(from, -8, padding[i]);
         image->output[i] = output < 0 ? 0 : output;
     }
 }

@@ -118,7 +118,7 @@ check_resized(const image_case *image, const y5_tensor *input, const y5_tensor *
         }
         float found = image_element(output, at);
         float expected = resized_element(image, input, at);
-        CHECK(same_element(&found, &expected, 0, Y5_FLOAT32),
+        CHECK(memcmp(&found, &expected, sizeof(found)) == 0 || (isnan(found) && isnan(expected)),
               "%dx%d to %dx%d in %dx%d, %d channels%s, variant %d, row %d column %d: %a, not %a",
               (int)image->input[0], (int)image->input[1], (int)image->resized[0],
               (int)image->resized[1], (int)image->output[0], (int)image->output[1],

@@ -281,8 +281,9 @@ static int
 minor_release(void)
 {
     int minor = 0;
-    for (const char *at = Py_GetVersion() + strlen("3."); *at >= '0' && *at <= '9'; at++)
+    for (const char *at = Py_GetVersion() + strlen("3."); *at >= '0' && *at <= '9'; at++) {
         minor = 10 * minor + (*at - '0');
+    }
     return minor;
 }
 

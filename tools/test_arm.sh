@@ -42,7 +42,7 @@ SCRIPT
 
 build() { # into a folder with the package
   mkdir -p "$work/site"
-  cp -r yolov5_utils tests "$work/site"
+  cp -r yolov5_utils tests pyproject.toml "$work/site" # whose options pytest takes
   rm -f "$work"/site/yolov5_utils/*.so
   CC=aarch64-linux-gnu-gcc LDSHARED="aarch64-linux-gnu-gcc -shared" YOLOV5_UTILS_CUDA=0 \
     python3 setup.py -q build_ext --build-temp "$work/temp" --build-lib "$work/site"

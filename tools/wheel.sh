@@ -22,10 +22,12 @@ export PIP_DISABLE_PIP_VERSION_CHECK=1
 
 step() { printf '%s\n' "--- $*"; }
 
-pythons() { # one of each release from 3.10 on, those of pyenv too: its path
-  local each release
+pythons() { # one of each release from 3.10 on, those of pyenv too: its path. CPython with its GIL, as setup.py asks
+  local each release known='import sys, sysconfig, venv, ensurepip
+sys.implementation.name == "cpython" and not sysconfig.get_config_var("Py_GIL_DISABLED") or sys.exit(1)
+print("%d.%02d" % sys.version_info[:2])'
   for each in "$python" python3.{10..19} "${PYENV_ROOT:-$HOME/.pyenv}"/versions/*/bin/python3; do
-    release=$("$each" -c 'import sys, venv, ensurepip; print("%d.%02d" % sys.version_info[:2])' 2>/dev/null) || continue
+    release=$("$each" -c "$known" 2>/dev/null) || continue
     [[ $release < 3.10 ]] || printf '%s %s\n' "$release" "$("$each" -c 'import sys; print(sys.executable)')"
   done | sort -s -u -k1,1 | cut -d' ' -f2-
 }

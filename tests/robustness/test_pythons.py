@@ -16,6 +16,8 @@ from ..native.building import run, succeed
 
 ROOT = Path(__file__).parents[2]
 RELEASES = ("3.10", "3.11", "3.12", "3.13", "3.14")
+TELL = """import sys, sysconfig
+print("%d.%d" % sys.version_info[:2], sysconfig.get_config_var("Py_GIL_DISABLED"))"""
 DRIVER = Path(__file__).with_name("torch_free.py")
 
 
@@ -24,10 +26,8 @@ def interpreter(release: str) -> Path:
     pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
     found = [*pyenv.glob(f"{release}.*/bin/python3"), shutil.which(f"python{release}")]
     for each in map(Path, filter(None, found)):
-        told = run(each, "-c", "import sys; print('%d.%d' % sys.version_info[:2])")
-        if (
-            told.stdout == f"{release}\n"
-        ):  # pyenv's own python3.12 may only say that it is not there
+        told = run(each, "-c", TELL)  # pyenv's own python3.12 may only say that it is not there
+        if told.stdout in (f"{release} None\n", f"{release} 0\n"):  # has its GIL
             return each
     pytest.skip(f"no Python {release} is installed")
 

@@ -108,6 +108,7 @@ def environment_of(kind: str, folder: Path) -> dict[str, str]:
     """What a program needs to run on the copy. torch throws C++ exceptions: the sanitizer has to
     find them when it starts. What Python leaves to the system at its end is no leak of ours."""
     environment = {**os.environ, "PYTHONPATH": str(folder)}
+    environment["OMP_WAIT_POLICY"] = "PASSIVE"  # threads that wait take no time from the others
     if KINDS[kind].sanitized:
         preloaded = (gcc_library("libasan.so"), gcc_library("libstdc++.so"))
         environment |= {

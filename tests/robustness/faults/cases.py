@@ -71,9 +71,10 @@ class Case:
         """All that the call may change, with the surroundings of the tensors."""
         return [*map(content, self.rooms), self.facts()]
 
-    def surroundings(self) -> list[bytes]:
-        """What stands beside the tensors."""
-        return [content(end) for room in self.rooms for end in (room[:MARGIN], room[-MARGIN:])]
+    def surroundings(self, state: list[Any]) -> list[bytes]:
+        """What stands beside the tensors in such a state."""
+        sizes = [MARGIN * room.element_size() for room in self.rooms]
+        return [held[:size] + held[-size:] for held, size in zip(state, sizes, strict=False)]
 
     def references(self) -> list[int]:
         """How many references there are to each object that takes part."""
@@ -94,8 +95,8 @@ def content(room: Tensor) -> bytes:
 
 
 def fresh(make: Callable[[], Case]) -> Case:
-    """A case, of the same values each time."""
-    torch.manual_seed(5)
+    """A case, of the same values each time. Other devices' generators would keep each seed."""
+    torch.default_generator.manual_seed(5)
     return make()
 
 

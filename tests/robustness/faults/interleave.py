@@ -86,7 +86,8 @@ def acts(case: cases.Case) -> Iterator[Act]:
 def act_at(make: Callable[[], cases.Case], new: list[Any], act: Act, at: int) -> str | None:
     """One act at one point; what is wrong with what came of it."""
     case = cases.fresh(make)
-    old, beside = case.state(), case.surroundings()
+    old = case.state()
+    beside = case.surroundings(old)
     settings, aimed = _C.configure(), act.aim(case)
     for held in (case.tensors, case.modules, case.others):
         held.clear()  # so that what somebody lets go of ends, unless the call holds it
@@ -105,7 +106,8 @@ def act_at(make: Callable[[], cases.Case], new: list[Any], act: Act, at: int) ->
     state = case.state()
     if isinstance(ended.error, SystemError):
         return f"at {ended.where}: {ended.error!r}"
-    if not all(now in (was, b"") for now, was in zip(case.surroundings(), beside, strict=True)):
+    ends = zip(case.surroundings(state), beside, strict=True)
+    if not all(now in (was, b"") for now, was in ends):
         return f"at {ended.where}: written beside a tensor"
     raised = isinstance(ended.error, Injected)
     whole = (old,) if raised and not case.fails_written else (old, new)

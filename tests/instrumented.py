@@ -19,6 +19,7 @@ FAULTS = ROOT / "tests" / "robustness" / "faults"
 NOT_COPIED = (".*", "build", "dist", "*.egg-info", "*.so", "*.o", "__pycache__")
 DOTTED = (".ci", ".github", ".clang-format", ".clang-tidy", ".editorconfig", ".gitignore")
 BUILD_LIMIT_S = 600
+REPORT = "report"  # of a sanitizer, with the number of its process behind
 
 
 class Kind(NamedTuple):
@@ -114,7 +115,7 @@ def environment_of(kind: str, folder: Path) -> dict[str, str]:
         environment |= {
             "LD_PRELOAD": " ".join(preloaded),
             "PYTHONMALLOC": "malloc",
-            "ASAN_OPTIONS": "detect_leaks=0",
+            "ASAN_OPTIONS": "detect_leaks=0:allocator_may_return_null=1",  # tests ask for too much
             "UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1",
         }
     return environment
@@ -127,15 +128,20 @@ def main(kind: str, *command: str) -> int:
     shutil.rmtree(folder, ignore_errors=True)
     make(kind, folder)
     words = [python_of(kind) if word == "python" else word for word in command]
-    last = ""
+    environment, last = environment_of(kind, folder), ""
+    for options in {"ASAN_OPTIONS", "UBSAN_OPTIONS"} & environment.keys():
+        environment[options] += f":log_path={folder / REPORT}"  # pytest holds back standard error
     with subprocess.Popen(
-        words, cwd=folder, env=environment_of(kind, folder), stdout=subprocess.PIPE, text=True
+        words, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True
     ) as program:
         assert program.stdout is not None
         for line in program.stdout:
             print(line, end="", flush=True)
             last = line.strip("=\n ") or last
-    if not last.startswith("evidence: "):  # of pytest, say: how many tests have passed
+    if program.returncode:
+        reports = [file.read_text() for file in folder.glob(f"{REPORT}.*")]
+        print(*reports, f"{kind}: the command ended with {program.returncode}", sep="\n")
+    elif not last.startswith("evidence: "):  # of pytest, say: how many tests have passed
         print(f"evidence: {kind}: {last}")
     return program.returncode
 

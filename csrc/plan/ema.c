@@ -76,8 +76,8 @@ take(void *data, int64_t index, const y5_tensor *tensor, y5_error *error)
     }
     const y5_tensor *average = self->average;
     const char *reason = refusal(self, average, tensor);
-    if (reason != NULL || self->count == self->room) {
-        return y5_refuse(error, reason != NULL ? reason : "more pairs than there were");
+    if (reason != NULL) {
+        return y5_refuse(error, reason);
     }
     int64_t at = self->count++;
     self->items[at] = (y5_ema_pair){
@@ -127,9 +127,8 @@ launch(void *data, const y5_gpu *gpu, y5_error *error)
     if (self->in_order) {
         return y5_refuse(error, "entries that share memory, on a GPU");
     }
-    y5_cuda_status status = self->count > 0 ? gpu->api->ema_update(&gpu->where, self->items,
-                                                                   self->count, self->decay, &told)
-                                            : Y5_CUDA_OK;
+    y5_cuda_status status =
+        gpu->api->ema_update(&gpu->where, self->items, self->count, self->decay, &told);
     return y5_cuda_status_of(status, &told, error);
 }
 
@@ -146,7 +145,6 @@ y5_ema_plan_open(y5_ema_plan *self, int64_t pairs, void *memory)
     if (memory == NULL) {
         return Y5_NO_MEMORY;
     }
-    self->room = pairs;
     self->items = memory;
     self->layouts = (const y5_ema_layout **)(void *)(self->items + pairs + 1);
     memset((void *)self->layouts, 0, ((size_t)pairs + 1) * sizeof(*self->layouts));

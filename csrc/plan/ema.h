@@ -11,7 +11,6 @@ typedef struct {
     bool in_order; /* some memory is written twice: no two pairs may run side by side */
     y5_ema_pair *items;
     const y5_ema_layout **layouts; /* of items on the CPU that need one, else NULL */
-    int64_t room;
     int64_t count;
     int64_t bytes;
     const y5_tensor *average; /* of the pair whose source comes next */

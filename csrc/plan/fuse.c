@@ -163,7 +163,6 @@ bool
 y5_fuse_plan_open(y5_fuse_plan *self, int64_t pairs)
 {
     size_t room = (size_t)pairs + 1;
-    self->room = pairs;
     self->items = calloc(room, sizeof(*self->items));
     self->layouts = calloc(room, sizeof(*self->layouts));
     self->shapes = calloc(room, sizeof(*self->shapes));

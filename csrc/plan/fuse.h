@@ -44,8 +44,7 @@ typedef struct {
     _Atomic int32_t *doubtful;
     int64_t (*shapes)[4]; /* of the weights, as the convolutions state them; set by the caller */
     y5_fuse_slot *slots;  /* of the call's tensors, one after another; set by the caller */
-    int64_t room;
-    int64_t count; /* of pairs; set by the caller */
+    int64_t count;        /* of pairs; set by the caller */
     int64_t bytes;
 } y5_fuse_plan;
 

@@ -116,22 +116,10 @@ count_one(void *data, const y5_run *how, bool as_torch, y5_error *error)
     return Y5_OK;
 }
 
-static y5_status
-not_on_a_gpu(void *data, const y5_gpu *gpu, y5_error *error)
-{
-    (void)data;
-    (void)gpu;
-    return y5_refuse(error, "not in the CPU's memory");
-}
-
 y5_plan
 y5_count_plan_steps(y5_count_plan *self)
 {
-    return (y5_plan){.data = self,
-                     .groups = UINT32_MAX,
-                     .take = take_one,
-                     .run = count_one,
-                     .launch = not_on_a_gpu};
+    return (y5_plan){.data = self, .groups = UINT32_MAX, .take = take_one, .run = count_one};
 }
 
 static y5_status
@@ -139,8 +127,8 @@ take_sum(void *data, int64_t index, const y5_tensor *tensor, y5_error *error)
 {
     y5_sum_plan *self = data;
     self->tensors[index] = *tensor;
-    if (tensor->device != Y5_CUDA) {
-        return y5_fail(error, Y5_BAD_VALUE, index == 0 ? "zeros" : "sum", "not on a CUDA device");
+    if (tensor->device != Y5_CUDA) { /* the sum is where the zeros are */
+        return y5_fail(error, Y5_BAD_VALUE, "zeros", "not on a CUDA device");
     }
     if (index == 0 && (tensor->dtype != Y5_INT64 || !y5_tensor_is_dense(tensor))) {
         return y5_fail(error, Y5_BAD_VALUE, "zeros", "expected int64, side by side");

@@ -77,15 +77,13 @@ is_whole(const char *path)
     unsigned char header[64] = {0};
     uint64_t table = 0;
     uint16_t shape[2] = {0, 0}; /* bytes of an entry, entries */
-    long size = 0;
     FILE *file = fopen(path, "rb");
     if (file == NULL) {
         return true; /* dlopen() says why */
     }
     size_t got = fread(header, 1, sizeof(header), file);
-    if (fseek(file, 0, SEEK_END) == 0) {
-        size = ftell(file);
-    }
+    (void)fseek(file, 0, SEEK_END);
+    long size = ftell(file); /* -1, which is long enough below, where the file has no size */
     (void)fclose(file);
     if (got < sizeof(header) || memcmp(header,
                                        "\x7f"
@@ -95,7 +93,7 @@ is_whole(const char *path)
     }
     memcpy(&table, header + 40, sizeof(table));
     memcpy(shape, header + 58, sizeof(shape));
-    return size >= 0 && (uint64_t)size >= table + (uint64_t)shape[0] * shape[1];
+    return (uint64_t)size >= table + (uint64_t)shape[0] * shape[1];
 }
 
 /* The function that hands out the table, or NULL with the problem noted. */

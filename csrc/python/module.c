@@ -41,14 +41,13 @@ parse_level(PyObject *given, int32_t *out)
     bool has_name = utf8 != NULL && PyBytes_AsStringAndSize(utf8, &name, NULL) == 0;
     y5_level level = has_name ? y5_level_by_name(name) : -1;
     Py_XDECREF(utf8);
-    if (level < 0 || !y5_level_compiled(level)) {
+    bool compiled = level >= 0 && y5_level_compiled(level);
+    if (!compiled || !y5_level_runs(level)) {
         PyErr_Clear(); /* of a text with a zero in it */
-        PyErr_Format(PyExc_ValueError, "level: got %R, allowed are " LEVEL_NAMES, given);
-        return false;
-    }
-    if (!y5_level_runs(level)) {
-        PyErr_Format(PyExc_ValueError, "level: this CPU does not run %R; its best is '%s'", given,
-                     y5_level_name(y5_level_best()));
+        PyErr_Format(PyExc_ValueError,
+                     compiled ? "level: this CPU does not run %R; its best is '%s'"
+                              : "level: got %R, allowed are " LEVEL_NAMES,
+                     given, y5_level_name(y5_level_best()));
         return false;
     }
     *out = level;

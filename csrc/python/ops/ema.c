@@ -155,8 +155,8 @@ unmark(PyObject *done)
     PyObject *traceback = NULL;
     Py_ssize_t count = done != NULL ? PyList_Size(done) : 0;
     PyErr_Fetch(&type, &value, &traceback);
-    if (count > 0 && PyList_SetSlice(done, count - 1, count, NULL) < 0) {
-        PyErr_Clear(); /* no memory, which taking one item out does not need */
+    if (count > 0) {
+        (void)PyList_SetSlice(done, count - 1, count, NULL); /* needs no memory for one item */
     }
     PyErr_Restore(type, value, traceback);
 }

@@ -32,11 +32,8 @@ static int
 is_available(const y5_state *state)
 {
     PyObject *get_device_count = look_up(state, Y5_CLOCK_TORCH_C, Y5_NAME_GET_DEVICE_COUNT);
-    if (get_device_count == NULL) {
-        return PyErr_Occurred() ? -1 : 0; /* a torch without CUDA */
-    }
-    PyObject *count = PyObject_CallNoArgs(get_device_count);
-    Py_DECREF(get_device_count);
+    PyObject *count = get_device_count != NULL ? PyObject_CallNoArgs(get_device_count) : NULL;
+    Py_XDECREF(get_device_count);
     long devices = count != NULL ? PyLong_AsLong(count) : -1;
     Py_XDECREF(count);
     return PyErr_Occurred() ? -1 : devices > 0;

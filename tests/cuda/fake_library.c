@@ -28,9 +28,6 @@
 #ifndef FAKE_CALLS_GOOD /* so many calls succeed before one has FAKE_STATUS */
 #define FAKE_CALLS_GOOD 0
 #endif
-#ifndef FAKE_LACKS_PRUNE
-#define FAKE_LACKS_PRUNE 0
-#endif
 #ifndef FAKE_PRUNE_BYTES
 #define FAKE_PRUNE_BYTES 256 * count
 #endif
@@ -171,7 +168,7 @@ static const y5_cuda_api api = {
     .sparsity_count = sparsity_count,
     .fuse = fuse,
     .prune_workspace_bytes = prune_workspace_bytes,
-    .prune = FAKE_LACKS_PRUNE ? 0 : prune,
+    .prune = prune,
     .scale_img = scale_img,
     .sparsity_sum = sparsity_sum,
 };
@@ -181,6 +178,11 @@ FAKE_SYMBOL(void)
 {
 #ifdef FAKE_NO_TABLE
     return (void)api, (const y5_cuda_api *)0;
+#elif defined(FAKE_LACKS) /* a member of the table */
+    static y5_cuda_api lacking;
+    lacking = api;
+    lacking.FAKE_LACKS = 0;
+    return &lacking;
 #else
     return &api;
 #endif

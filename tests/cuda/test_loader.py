@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import ctypes
 import json
 import subprocess
 import sys
@@ -18,7 +19,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.emu.library import ABI_VERSION
+from tests.emu.library import ABI_VERSION, Api
 from tests.support import takes
 from yolov5_utils import _C, _native
 from yolov5_utils.ops import OPERATIONS
@@ -50,7 +51,11 @@ WRONG = {
         r"\.so is no CUDA library of this package: it lacks y5_cuda_api_get$",
     ),
     "no table": (["FAKE_NO_TABLE"], r"^the CUDA library gave no table: "),
-    "a function missing": (["FAKE_LACKS_PRUNE=1"], r"^the CUDA library's table lacks a function: "),
+    **{
+        f"{name} missing": ([f"FAKE_LACKS={name}"], r"^the CUDA library's table lacks a function: ")
+        for name, kind in Api._fields_
+        if issubclass(kind, (ctypes._Pointer, ctypes._CFuncPtr, ctypes.c_char_p))
+    },
     "no driver": ([f"FAKE_CHECK_STATUS={NO_DRIVER}"], r"^the fake library says 1$"),
     "no kernel for the chip": ([f"FAKE_CHECK_STATUS={NO_KERNEL}"], r"^the fake library says 2$"),
     "no such device": ([f"FAKE_CHECK_STATUS={BAD_ARGUMENT}"], r"^the fake library says 4$"),
@@ -237,6 +242,20 @@ def test_others_run_while_a_device_is_asked(faked: Faked) -> None:
     with once_asked(record, lambda: setattr(weight, "data", other)):
         assert _C.prune([weight], [torch.empty_like(weight)], [1]) == 0
     assert record.first == other.data_ptr() == weight.data_ptr()
+
+
+def test_another_library_while_a_device_is_asked(built: Built, faked: Faked) -> None:
+    """The answer is of the first one; the other one is asked by the next call."""
+    _, record = faked("FAKE_CHECK_WAITS=1", "FAKE_REPLACED")
+    other = built("fake_library.c", "FAKE_REPLACING")
+    weight, pruned = torch.ones(9, 9, 1, 1), torch.zeros(9, 9, 1, 1)
+    with (
+        once_asked(record, lambda: _C.use_cuda_library(other)),
+        never_called(record),
+        pytest.raises(_C.Unsupported, match="moved, or the library replaced, meanwhile"),
+    ):
+        _C.prune([weight], [pruned], [1])
+    assert _C.prune([weight], [pruned], [1]) == 0
 
 
 def test_lists_that_shrink_while_a_device_is_asked(faked: Faked) -> None:

@@ -1,4 +1,7 @@
-"""Builds C and C++ for the tests in this folder: setup.py's own flags, one run() for all."""
+"""Builds C and C++ for the tests in this folder: setup.py's own flags, one run() for all.
+
+python -m tests.native.building FOLDER FLAGS...     builds and runs the core's test program
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import os
 import runpy
 import shutil
 import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from unittest import mock
@@ -103,3 +107,7 @@ def build_program(into: Path, compiler: str, *flags: str) -> Path:
     )
     compile_objects([path for path in SOURCES if path.parent == CORE], into, compiler, *flags)
     return link_program(into, compiler, *flags)
+
+
+if __name__ == "__main__":
+    print(succeed(build_program(Path(sys.argv[1]), "gcc", *sys.argv[2:]), "--brief"))

@@ -162,6 +162,19 @@ check_sizes(y5_level level, y5_dtype dtype)
     }
 }
 
+/* A layer that is written past the caches, from 1 MiB on. */
+static void
+check_large(y5_level level, y5_dtype dtype)
+{
+    int64_t numel = ((int64_t)1 << 20) / (int64_t)y5_dtype_bytes(dtype) + 77;
+    void *weights = allocate(numel * (int64_t)y5_dtype_bytes(dtype));
+    for (int64_t at = 0; at < numel; at++) {
+        set_element(weights, at, dtype, crowded(at, numel));
+    }
+    check_layer(level, weights, numel, dtype, "large");
+    free_all();
+}
+
 /* Layers of all types and sizes, empty ones among them, drawn from one queue. */
 static void
 check_queue(y5_level level)
@@ -198,5 +211,6 @@ test_prune(y5_level level)
         check_sizes(level, (y5_dtype)dtype);
         check_kinds(level, (y5_dtype)dtype);
     }
+    check_large(level, Y5_FLOAT64); /* the fewest elements */
     check_queue(level);
 }

@@ -166,6 +166,7 @@ DISHONEST: list[tuple[dict[str, Any], type[Exception]]] = [
     ({"no_data": True, "offset": 64}, BufferError),
     ({"offset": 2**64 - 1}, BufferError),
     ({"offset": 2**63}, BufferError),
+    ({"start": 2**63, "offset": 2**63 - 1}, BufferError),
     ({"ndim": -1}, ValueError),
     ({"ndim": -(2**31)}, ValueError),
     ({"ndim": 2**31 - 1}, ValueError),

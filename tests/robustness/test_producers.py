@@ -41,6 +41,21 @@ def test_dishonest(
     assert producer.capsule_name().startswith(b"used_dltensor")
 
 
+@pytest.mark.parametrize("words", ["of something else", ""])
+def test_a_type_error_of_its_own(words: str) -> None:
+    """Only one that speaks of an argument is taken as an answer to max_version."""
+
+    class Raising(Producer):
+        def __dlpack__(self, **keywords: Any) -> Any:
+            self.calls.append(keywords)
+            raise TypeError(words)
+
+    producer = Raising()
+    with pytest.raises(TypeError, match=f"^{words}$"):
+        _C.count_zeros(producer)
+    assert len(producer.calls) == 1
+
+
 @pytest.mark.parametrize("version", [(0, 0), (0, 8), (2, 0), (2**32 - 1, 0)])
 def test_other_major_versions(version: tuple[int, int]) -> None:
     """Only the version and the deleter may be read: here the rest is rubbish."""

@@ -48,6 +48,10 @@ def test_results_apart_from_inputs(name: str) -> None:
         overlapping()[name]()
 
 
+def scaled(size: Any, variant: Any = 0) -> Any:
+    return _C.scale_img(torch.rand(1, 1, 8, 8), torch.rand(1, 1, 4, 4), size, variant)
+
+
 WRONG: dict[str, tuple[Callable[[], Any], type[Exception] | tuple[type[Exception], ...]]] = {
     "fewer elements": (lambda: _C.prune([numbers(8)], [numbers(7)], [1]), ValueError),
     "another type": (lambda: _C.prune([numbers(8)], [numbers(8).double()], [1]), ValueError),
@@ -57,14 +61,36 @@ WRONG: dict[str, tuple[Callable[[], Any], type[Exception] | tuple[type[Exception
     "no integer": (lambda: _C.prune([numbers(8)], [numbers(8)], [1.0]), ValueError),
     "too many": (lambda: _C.prune([numbers(8)], [numbers(8)], [9]), ValueError),
     "no list": (lambda: _C.prune((numbers(8),), [numbers(8)], [1]), TypeError),
+    "no list of results": (lambda: _C.prune([numbers(8)], (numbers(8),), [1]), TypeError),
+    "no list of counts": (lambda: _C.prune([numbers(8)], [numbers(8)], (1,)), TypeError),
     "another length": (lambda: _C.prune([numbers(8)], [], [1]), ValueError),
-    "size of floats": (
-        lambda: _C.scale_img(torch.rand(1, 1, 8, 8), torch.rand(1, 1, 4, 4), (4.0, 4), 0),
-        TypeError,
+    "another number of counts": (lambda: _C.prune([numbers(8)], [numbers(8)], []), ValueError),
+    "no truth": (lambda: _C.prune([], [], [], numbers(2)), RuntimeError),
+    **{
+        f"size of {size}": (lambda size=size: scaled(size), TypeError)
+        for size in ((4.0, 4), [4, 4], (4,), (4, 1 << 80))
+    },
+    "no size": (lambda: _C.scale_img(torch.rand(1, 1, 8, 8), torch.rand(1, 1, 4, 4)), TypeError),
+    "no rows": (lambda: scaled((0, 4)), ValueError),
+    "no columns": (lambda: scaled((4, 0)), ValueError),
+    "variant that is none": (lambda: scaled((4, 4), "0"), TypeError),
+    **{
+        f"variant {number}": (lambda number=number: scaled((4, 4), number), ValueError)
+        for number in (-1, 1 << 15, 1 << 80)
+    },
+    "rows without end": (lambda: scaled(((1 << 30) + 1, 4)), _C.Unsupported),
+    "columns without end": (lambda: scaled((4, (1 << 30) + 1)), _C.Unsupported),
+    "output of another batch": (
+        lambda: _C.scale_img(torch.rand(1, 1, 8, 8), torch.rand(2, 1, 4, 4), (4, 4), 0),
+        ValueError,
     ),
-    "variant that is none": (
-        lambda: _C.scale_img(torch.rand(1, 1, 8, 8), torch.rand(1, 1, 4, 4), (4, 4), "0"),
-        TypeError,
+    "output of other channels": (
+        lambda: _C.scale_img(torch.rand(1, 1, 8, 8), torch.rand(1, 2, 4, 4), (4, 4), 0),
+        ValueError,
+    ),
+    "output of three dimensions": (
+        lambda: _C.scale_img(torch.rand(1, 1, 8, 8), torch.rand(1, 4, 4), (4, 4), 0),
+        ValueError,
     ),
     "output of doubles": (
         lambda: _C.scale_img(torch.rand(1, 1, 8, 8), torch.rand(1, 1, 4, 4).double(), (4, 4), 0),
@@ -123,7 +149,7 @@ def test_a_huge_skip_ends_with_a_signal() -> None:
     generator = torch.Generator()
     before = generator.get_state()
     with pytest.raises(Interrupt), raising_after(0.05):
-        _C.skip_random(generator, (1 << 63) - 1)
+        _C.skip_random(generator, (1 << 64) - 1)
     assert torch.equal(generator.get_state(), before)
 
 

@@ -7,6 +7,7 @@ import contextlib
 import gc
 import importlib.util
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -184,6 +185,31 @@ def count_bytes() -> Case:
     return case
 
 
+class Wrapped(Tensor):
+    """No plain tensor: asked for a capsule, as other libraries' arrays are."""
+
+
+def count_wrapped() -> Case:
+    case = Case(lambda: _C.count_zeros(tensor))
+    (inner,) = case.add(torch.tensor([0.0, 1.0, 0.0]))
+    tensor = inner.as_subclass(Wrapped)
+    case.others.append(tensor)
+    return case
+
+
+def count_taken_away(kind: type[Tensor] = Tensor) -> Case:
+    """Behind the start of a storage that was resized to nothing."""
+    case = Case(lambda: _C.count_zeros(tensor), others=[])
+    tensor = torch.ones(9)[3:].as_subclass(kind)
+    tensor.untyped_storage().resize_(0)
+    case.others.append(tensor)
+    return case
+
+
+def count_wrapped_taken_away() -> Case:
+    return count_taken_away(Wrapped)
+
+
 def count_foreign(**fields: Any) -> Case:
     producer = Producer(**fields)
 
@@ -340,13 +366,13 @@ def public_scale_img() -> Case:
     return case
 
 
-def on_new_extension(make: Callable[[Any], Case]) -> Case:
+def on_new_extension(make: Callable[[Any], Case], facts: Any = None) -> Case:
     """The same on an extension of its own, from its import to its end: without the memory that
     earlier calls have left to later ones."""
     spec = importlib.util.spec_from_file_location("yolov5_utils._C", _C.__file__)
     assert spec is not None
     assert spec.loader is not None
-    facts, module = _native.TorchFacts(), ModuleType("none")
+    facts, module = facts or _native.TorchFacts(), ModuleType("none")
     case = make(lambda: module)
 
     def call() -> None:
@@ -370,6 +396,22 @@ def new_ema_update() -> Case:
 
 def new_count_module_zeros() -> Case:
     return on_new_extension(count_module_zeros)
+
+
+def new_clock(initialized: bool = True) -> Case:
+    """time_synchronized of a torch that has a device."""
+    torch, extension, cuda, times = (ModuleType(name) for name in ("torch", "_C", "cuda", "time"))
+    torch.cuda, times.time = cuda, time.time  # type: ignore[attr-defined]
+    members = {"_initialized": initialized, "_is_in_bad_fork": lambda: False}
+    vars(cuda).update(members, is_available=lambda: True, synchronize=lambda: None)
+    vars(extension).update(_cuda_getDeviceCount=lambda: 1, _cuda_synchronize=lambda: None)
+    facts = _native.TorchFacts()
+    facts.clock = (torch, extension, cuda, times, cuda.is_available, cuda.synchronize, time.time)
+    return on_new_extension(lambda module: Case(lambda: module().time_synchronized()), facts)
+
+
+def new_clock_before_cuda() -> Case:
+    return new_clock(False)
 
 
 def gpu_sums() -> Case:
@@ -401,12 +443,16 @@ HOT = (
     *(prune, prune_like_torch, prune_check, scale, skip_random, time_synchronized),
 )
 ONCE = (
+    *(count_wrapped, count_taken_away, count_wrapped_taken_away),
     *(count_foreign, count_foreign_old, count_foreign_versioned, count_foreign_refused),
     *(register_torch, configure, configure_refused, info, cuda_info, use_cuda_library),
-    *(new_ema_update, new_count_module_zeros),
+    *(new_ema_update, new_count_module_zeros, new_clock, new_clock_before_cuda),
 )
 SHORT = (ema_update, ema_sparse, count_module_zeros, count_zeros, fuse, prune, scale, skip_random)
-GPU = (ema_update, count_module_zeros, prune, gpu_sums, gpu_fuse, gpu_scale)
+GPU = (
+    *(ema_update, ema_check, count_module_zeros, prune, prune_check),
+    *(gpu_sums, gpu_fuse, gpu_scale),
+)
 CASES: dict[str, tuple[Callable[[], Case], ...]] = {
     "exchange": (*HOT, *PUBLIC, *ONCE),
     "capsule": SHORT,

@@ -71,7 +71,8 @@ class Originals:
                 if look(place) == found:
                     continue
             except AttributeError:
-                pass
+                if all(hasattr(place, name) for name in entry.names):
+                    raise  # none is missing: a signal handler has raised it
             if any(value is _NOT_TORCHS for value in _values(entry)):
                 self._table = None  # not torch's at the first look, but perhaps at the next
             return _reason(entry)

@@ -20,7 +20,15 @@ class Interrupt(BaseException):
 
 
 class OfEveryKind(
-    Interrupt, TypeError, ValueError, RuntimeError, ArithmeticError, LookupError, AssertionError
+    Interrupt,
+    TypeError,
+    ValueError,
+    NotImplementedError,
+    ArithmeticError,
+    KeyError,
+    IndexError,
+    AssertionError,
+    AttributeError,
 ):
     """Whoever catches one of these kinds, or all, takes it for what he expected."""
 

@@ -87,7 +87,8 @@ def _changes(names: dict[str, Any], original: FunctionType) -> Callable[[], str 
             if look(names) == found and hidden.isdisjoint(names):
                 return None
         except KeyError:
-            pass
+            if names.keys() >= {*modules, "__name__"}:
+                raise  # none is missing: a signal handler has raised it
         return "a global name of the client's file was replaced"
 
     return changed

@@ -296,6 +296,10 @@ class TestProfileOfLaterReleases:
         assert results[1][0] == 4
         assert "shapes cannot be multiplied" in capsys.readouterr().out
 
+    def test_what_cannot_go_to_the_device_raises(self, capsys):
+        with pytest.raises(NotImplementedError, match="meta tensor"):
+            profile([torch.rand(2, 3)], nn.Linear(3, 3, device="meta"), device=torch.device("cpu"))
+
     def test_memory_is_what_cuda_has_reserved(self, capsys, monkeypatch):
         monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
         monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)

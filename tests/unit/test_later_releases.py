@@ -92,6 +92,14 @@ class TestSmartOptimizer:
         for key in ("0.weight", "1.weight", "1.bias"):
             assert not torch.equal(before[key], model.state_dict()[key]), key
 
+    def test_a_normalisation_that_somebody_added_to_torch(self, monkeypatch):
+        class OwnNorm(nn.Linear):
+            pass
+
+        assert len(smart_optimizer(OwnNorm(2, 2)).param_groups[2]["params"]) == 0
+        monkeypatch.setattr(nn, "OwnNorm", OwnNorm, raising=False)
+        assert len(smart_optimizer(OwnNorm(2, 2)).param_groups[2]["params"]) == 1
+
     @pytest.mark.parametrize("name", ["adam", "LION", "RMSprop", None])
     def test_unknown_name(self, messages, name):
         with pytest.raises(NotImplementedError, match=f"^Optimizer {name} not implemented\\.$"):

@@ -90,8 +90,8 @@ def profile(
 
     Inputs named `input`, and lists of them, mean the form of 6.0 and later: `n` is 10, `device`
     goes through `select_device` unless it is a torch.device, the table has a column of GPU memory
-    (GB, reserved), an operation that fails prints its error, and the result is a list with
-    [parameters, GFLOPs, GB, forward ms, backward ms, input shape, output shape], or None for a
+    (GB, reserved), an operation that fails where it runs prints its error, and the result is a list
+    with [parameters, GFLOPs, GB, forward ms, backward ms, input shape, output shape], or None for a
     failure, per input and operation.
 
     TypeError for no input, two, or no `ops`; ValueError for n < 1. In the first form an error of an
@@ -126,7 +126,7 @@ def profile(
     )
     for op in ops:
         parameters, giga, forward_ms, backward_ms, shape_in, shape_out = _measure(
-            tensor, op, n or 100
+            tensor, _placed(op, tensor), n or 100
         )
         print(
             f"{parameters:12}{giga:12.4g}{forward_ms:16.4g}{backward_ms:16.4g}"
@@ -149,6 +149,7 @@ def _profile_many(
         x = x.to(place)
         x.requires_grad = True
         for op in ops:
+            op = _placed(op, x)
             try:
                 parameters, giga, forward_ms, backward_ms, *shapes = _measure(
                     x, op, n, later_form=True
@@ -167,14 +168,18 @@ def _profile_many(
     return results
 
 
+def _placed(op: Any, x: Tensor) -> Any:
+    """`op` on the device and in the precision of `x`; what these raise passes through."""
+    op = op.to(x.device) if hasattr(op, "to") else op
+    return op.half() if hasattr(op, "half") and x.dtype is torch.float16 else op
+
+
 def _measure(x: Tensor, op: Any, n: int, later_form: bool = False) -> tuple[Any, ...]:
     """What a row of `profile` shows: parameters, GFLOPs, mean ms forward, backward, the shapes.
 
-    `op` goes to the device and the precision of `x`. `later_form`: outputs that are lists of
-    tensors have a backward pass as well. An error of `op` passes through.
+    `later_form`: outputs that are lists of tensors have a backward pass as well. An error of `op`
+    passes through.
     """
-    op = op.to(x.device) if hasattr(op, "to") else op
-    op = op.half() if hasattr(op, "half") and x.dtype is torch.float16 else op
     try:
         giga = _giga_operations(op, (x,))
     except Exception:  # no thop, or an operation that it cannot count

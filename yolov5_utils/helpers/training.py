@@ -15,9 +15,6 @@ from torch import Tensor, nn
 from .device import logger, require
 
 _INPLACE_ACTIVATIONS = (nn.Hardswish, nn.LeakyReLU, nn.ReLU, nn.ReLU6)
-_NORMALISATIONS = tuple(
-    kind for name, kind in vars(nn).items() if "Norm" in name and isinstance(kind, type)
-)
 _BLUE_BOLD, _PLAIN = "\033[34m\033[1m", "\033[0m"  # what YOLOv5's colorstr puts around a word
 
 
@@ -181,11 +178,12 @@ def smart_optimizer(
     biases: list[Tensor] = []
     decayed: list[Tensor] = []
     norms: list[Tensor] = []
+    normalisations = tuple(kind for name, kind in vars(nn).items() if "Norm" in name)
     for module in model.modules():
         for parameter_name, parameter in module.named_parameters(recurse=False):
             if parameter_name == "bias":
                 biases.append(parameter)
-            elif parameter_name == "weight" and isinstance(module, _NORMALISATIONS):
+            elif parameter_name == "weight" and isinstance(module, normalisations):
                 norms.append(parameter)
             else:
                 decayed.append(parameter)

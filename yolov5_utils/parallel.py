@@ -8,8 +8,6 @@ from typing import Any
 
 from torch import nn
 
-_WRAPPERS = (nn.parallel.DataParallel, nn.parallel.DistributedDataParallel)
-
 
 def is_parallel(model: Any) -> bool:
     """True for a DataParallel or DistributedDataParallel itself; False for a subclass of either.
@@ -19,7 +17,7 @@ def is_parallel(model: Any) -> bool:
     >>> is_parallel(nn.Linear(2, 2))
     False
     """
-    return type(model) in _WRAPPERS
+    return type(model) in (nn.parallel.DataParallel, nn.parallel.DistributedDataParallel)
 
 
 def de_parallel(model: Any) -> Any:
@@ -31,21 +29,28 @@ def de_parallel(model: Any) -> Any:
     >>> de_parallel(nn.DataParallel(model)) is model
     True
     """
-    return model.module if type(model) in _WRAPPERS else model
+    return model.module if is_parallel(model) else model
 
 
 def bare(model: Any) -> Any:
     """The module inside any number of DataParallel, DistributedDataParallel and torch.compile."""
     inner = de_parallel(model)
-    inner = getattr(inner, "_modules", {}).get("_orig_mod", inner)
+    # Not imported: nobody can have compiled it. By its type: a model may be anything, a script too.
+    compiler = sys.modules.get("torch._dynamo.eval_frame")
+    if isinstance(inner, getattr(compiler, "OptimizedModule", ())):
+        inner = inner._orig_mod
     return model if inner is model else bare(inner)
 
 
-def is_fsdp2(model: nn.Module) -> bool:
+def is_fsdp2(model: Any) -> bool:
     """True where `fully_shard` was called on the model or a part of it."""
     fsdp = sys.modules.get("torch.distributed.fsdp")  # not imported: nobody can have called it
-    kind = getattr(fsdp, "FSDPModule", ())  # torch 2.6 and later
-    return any(isinstance(module, kind) for module in model.modules())
+    kind = getattr(fsdp, "FSDPModule", None)  # torch 2.6 and later
+    return (
+        kind is not None
+        and isinstance(model, nn.Module)
+        and any(isinstance(module, kind) for module in model.modules())
+    )
 
 
 def copy_attr(a: Any, b: Any, include: Collection[str] = (), exclude: Collection[str] = ()) -> None:

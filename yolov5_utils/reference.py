@@ -52,9 +52,11 @@ def update_pairs(
     values, news = ([pair[i] for pair in pairs[first_safe:]] for i in (0, 1))
     try:
         for value, new in pairs[:first_safe]:
-            undo = (value, value.clone())
-            whole.run(map(imul, (value,), (decay,)), map(written.append, (undo,)))
-            value += (1 - decay) * new
+            undo, product = (value, value.clone()), list[Tensor]()
+            multiplied = map(product.append, map(imul, (value,), (decay,)))
+            whole.run(multiplied, map(written.append, (undo,)))
+            # Which is another tensor where the decay multiplies on its own, as NumPy's arrays do.
+            iadd(product.pop(), (1 - decay) * new)
         # A pair at a time, as above: value *= decay; value += (1 - decay) * new.
         kept = map(imul, values, repeat(decay))
         added = map(mul, repeat(1 - decay), news) if values else ()

@@ -6,6 +6,7 @@ from __future__ import annotations
 import copy
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -51,6 +52,8 @@ def test_decay_that_is_no_float() -> None:
     ema.decay = lambda x: torch.tensor([0.5])
     check(ema, trained(model), way="torch")
     ema.decay = lambda x: 1
+    check(ema, trained(model), way="torch")
+    ema.decay = lambda x: np.array(0.5)  # multiplies on its own, so that the original moves nothing
     check(ema, trained(model), way="torch")
 
 

@@ -134,7 +134,12 @@ class TestParallel:
         assert is_parallel(model) is False
         assert de_parallel(model) is model
 
-    def test_a_subclass_is_not_unwrapped(self):
+    def test_a_subclass_is_not_unwrapped(self, monkeypatch):
         model = OwnDataParallel(nn.Linear(1, 1))
         assert is_parallel(model) is False
         assert de_parallel(model) is model
+        monkeypatch.setattr(
+            nn.parallel, "DataParallel", OwnDataParallel
+        )  # but in torch's place it is
+        assert is_parallel(model) is True
+        assert de_parallel(model) is model.module

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -55,6 +57,20 @@ def test_decay_that_is_no_float() -> None:
     check(ema, trained(model), way="torch")
     ema.decay = lambda x: np.array(0.5)  # multiplies on its own, so that the original moves nothing
     check(ema, trained(model), way="torch")
+
+
+@pytest.mark.parametrize("make", [torch.tensor, np.array, np.float32])
+def test_updates_that_are_no_int(make: Callable[[int], Any]) -> None:
+    """What counts in place stays the same object, also where somebody else has it."""
+    model, ema = averaged()
+    ema.updates, expected = (counter := make(3)), make(3)
+    expected += 1
+    ema.update(model)
+    assert (ema.updates is counter) == hasattr(counter, "__iadd__")
+    with pytest.raises(KeyError):
+        ema.update(nn.ReLU())
+    assert type(ema.updates) is type(expected)
+    assert ema.updates == expected
 
 
 def test_wrapped_models() -> None:

@@ -36,8 +36,10 @@ def update_modules(
 def update_counted(average: Any, model: Any, unwrap: Callable[[Any], Any]) -> None:
     """ModelEMA.update, of our class or a client's; `unwrap` finds the model in wrappers."""
     before, done = average.updates, list[bool]()
+    if hasattr(before, "__iadd__"):  # a tensor or an array, which counts in place
+        before = deepcopy(before)
     try:
-        average.updates = before + 1  # not in place: a tensor could not go back
+        average.updates += 1
         decay = average.decay(average.updates)
         ema, source = average.ema, unwrap(model)
         # update_modules, without the microseconds of a call more between two training steps.

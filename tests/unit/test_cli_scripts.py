@@ -267,6 +267,10 @@ ENDINGS = {
     "hook": "import sys\nsys.excepthook = lambda *a: print(a[0], a[2].tb_lineno)\n1 / 0",
     "hook after": "import atexit, sys\n"
     "atexit.register(lambda: print(sys.excepthook is sys.__excepthook__))\n1 / 0",
+    "post mortem": "import atexit, sys\n"
+    "atexit.register(lambda: print(sys.last_traceback.tb_frame.f_code.co_name))\n1 / 0",
+    "no stdout": "import sys; del sys.stdout",
+    "no stderr": "import sys; del sys.stderr; sys.exit(3)",
     "at exit": "import atexit; atexit.register(print, 'bye'); raise SystemExit(3)",
     "file at exit": "import atexit; atexit.register(lambda: print('__file__' in globals()))",
     "future": "x: undefined = 1\nfrom __future__ import annotations",
@@ -287,6 +291,18 @@ def test_ends_as_under_python(tmp_path: Path, ending: str, way: tuple[str, ...])
     encoding = "latin-1" if ending == "encoding" else "utf-8"
     (tmp_path / "s.py").write_text(ENDINGS[ending] + "\n", encoding=encoding)
     assert_same(both(tmp_path, *way))
+
+
+@pytest.mark.parametrize("way", [("s.py",), ("-m", "s")], ids=["script", "module"])
+def test_exception_hook_that_the_script_deletes(tmp_path: Path, way: tuple[str, ...]) -> None:
+    """All frames are reported then, ours too."""
+    (tmp_path / "s.py").write_text("import sys; del sys.excepthook\n1 / 0\n")
+    for result in both(tmp_path, *way):
+        lines = result.stderr.splitlines()
+        assert (lines[0], lines[-1]) == MISSING_HOOK
+
+
+MISSING_HOOK = ("sys.excepthook is missing", "ZeroDivisionError: division by zero")
 
 
 @pytest.mark.parametrize("way", [("s.py",), ("-m", "s")], ids=["script", "module"])

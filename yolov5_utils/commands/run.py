@@ -123,9 +123,9 @@ def _execute(file: str, content: bytes) -> None:
         _report_without_our_frames()
         raise
     finally:  # before threads are waited for, or an error or sys.exit's text is printed
-        for stream in (sys.stderr, sys.stdout):
+        for stream in ("stderr", "stdout"):  # which the script may have deleted
             with contextlib.suppress(Exception):
-                stream.flush()
+                getattr(sys, stream).flush()
     for name in ("__file__", "__cached__"):  # gone for threads and atexit handlers
         vars(module).pop(name, None)
 
@@ -154,6 +154,8 @@ def _main_module() -> ModuleType:
 
 def _report_without_our_frames() -> None:
     """Have the exception hook in force see the traceback from the frame after ours on."""
+    if not hasattr(sys, "excepthook"):  # the script has deleted it: python says so
+        return
     hook = sys.excepthook
 
     def trimmed(
@@ -165,6 +167,7 @@ def _report_without_our_frames() -> None:
             ours = entry if entry.tb_frame.f_globals is globals() else ours
             entry = entry.tb_next
         theirs = traceback if ours is None else ours.tb_next
+        sys.last_traceback = theirs  # what is looked at after the end, as by pdb.pm()
         hook(kind, error.with_traceback(theirs), theirs)
 
     sys.excepthook = trimmed

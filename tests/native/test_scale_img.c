@@ -69,6 +69,14 @@ check_wide(y5_level level)
     }
 }
 
+/* 4 MiB, from which on huge pages are asked for; most of it is padding. */
+static void
+check_large(y5_level level)
+{
+    image_case image = {1, 1, {40, 50}, {30, 60}, {1024, 1024}, false, 0};
+    check_image(level, &image, 4);
+}
+
 static void
 check_refusals(void)
 {
@@ -77,16 +85,17 @@ check_refusals(void)
     float memory = 0;
     y5_tensor good = image_tensor(&image, image.input, &memory);
     y5_tensor output = image_tensor(&image, image.output, &memory);
-    y5_tensor bad[6] = {good, good, good, good, good, good};
+    y5_tensor bad[7] = {good, good, good, good, good, good, good};
     bad[0].ndim = 3;
     bad[1].dtype = Y5_FLOAT16;
     bad[2].shape[1] = 0;
     bad[3].shape[3] = ((int64_t)1 << 30) + 1;
     bad[4].strides[3] = 2;
+    bad[5].shape[2] = ((int64_t)1 << 30) + 1;
     image.interleaved = true;
     image.channels = 4;
-    bad[5] = image_tensor(&image, image.input, &memory);
-    for (int32_t i = 0; i < 6; i++) {
+    bad[6] = image_tensor(&image, image.input, &memory);
+    for (int32_t i = 0; i < 7; i++) {
         CHECK(y5_scale_img_check(&bad[i], &error) == Y5_UNSUPPORTED, "tensor %d", i);
     }
     y5_scale_img job;
@@ -102,14 +111,26 @@ check_refusals(void)
                   Y5_BAD_VALUE,
               "variant %d", variant);
     }
-    y5_tensor other[3] = {output, output, output};
+    y5_tensor other[5] = {output, output, output, output, output};
     other[0].shape[0] = 1;
     other[1].dtype = Y5_FLOAT64;
     image.channels = 3;
     other[2] = image_tensor(&image, image.output, &memory); /* another order in memory */
-    for (int32_t i = 0; i < 3; i++) {
+    other[3].ndim = 3;
+    other[4].shape[1] = 4;
+    for (int32_t i = 0; i < 5; i++) {
         CHECK(y5_scale_img_plan(&job, &good, &other[i], image.resized, 0, &error) == Y5_BAD_VALUE,
               "output %d", i);
+    }
+    CHECK(y5_scale_img_plan(&job, &bad[4], &other[2], image.resized, 0, &error) == Y5_BAD_VALUE,
+          "an image with gaps");
+    image.interleaved = false;
+    for (int32_t i = 0; i < 2; i++) {
+        image_case vast = image;
+        vast.output[i] = most + 1;
+        y5_tensor result = image_tensor(&vast, vast.output, &memory);
+        CHECK(y5_scale_img_plan(&job, &good, &result, image.resized, 0, &error) == Y5_UNSUPPORTED,
+              "axis %d of the output", i);
     }
 }
 
@@ -118,5 +139,6 @@ test_scale_img(y5_level level)
 {
     check_random(level);
     check_wide(level);
+    check_large(level);
     check_refusals();
 }

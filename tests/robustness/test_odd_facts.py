@@ -120,6 +120,20 @@ def test_versions_by_a_function_of_torch(lists: bool) -> None:
     assert tensor.producer.memory[0] == 1.0
 
 
+def test_functions_that_are_not_torchs_own() -> None:
+    """They are not called: torch is asked as one that has none."""
+
+    class Base(fake_torch.Base):
+        is_neg = raising
+
+    _C.register_torch(told(tensor_base=Base, increment_version=raising))
+    assert update(floats(3)) == [2.0]
+
+
+def raising(tensor: Tensor) -> None:
+    raise AssertionError("was called")
+
+
 def test_halves_before_torch_2_1() -> None:
     _C.register_torch(told(half_scalars_stay_float32=False))
     assert update(floats(3)) == [2.0]

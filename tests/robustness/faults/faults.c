@@ -424,7 +424,7 @@ __wrap_PyCapsule_GetPointer(PyObject *capsule, const char *name)
     if (found != NULL && strcmp(name, DLPACK_EXCHANGE_CAPSULE) == 0) {
         table = *(const dlpack_exchange_table *)found;
         real_borrow = table.borrow;
-        table.borrow = borrow;
+        table.borrow = real_borrow != NULL ? borrow : NULL;
         return &table;
     }
     if (found != NULL && strcmp(name, "dltensor") == 0) {

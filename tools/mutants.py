@@ -1,33 +1,41 @@
 """Which slips the tests let pass: python tools/mutants.py [--count N] [--seed S] [PATTERN...]
 
 Changes one operator or constant of csrc at a time, in a copy of the tree, builds what depends on
-it, runs the core's test program and the quick tests of that file, and lists the mutants that
-survive all of them: each is to be killed by a new test or explained in tools/mutants.txt. PATTERN
-chooses files ("csrc/core/*"). A mutant with the same machine code as the original is not
-counted."""
+it, runs the core's test program, also sanitized, and the quick tests of that file, and lists the
+mutants that survive all of them: each is to be killed by a new test or explained in
+tools/mutants.txt. PATTERN chooses files ("csrc/core/*"). A mutant with the same machine code as the
+original is not counted. In the end the tests that killed must pass without a mutant."""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import fnmatch
+import itertools
 import os
 import random
 import re
+import resource
 import shutil
+import signal
 import subprocess
 import sys
 import sysconfig
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 ROOT = Path(__file__).parents[1]
 EXPLAINED = ROOT / "tools" / "mutants.txt"
 FOLDERS = ("core", "plan", "python")
-LIMIT_SECONDS = 900  # of one test file: a mutant that hangs is noticed, too
+# A mutant that hangs is noticed, too, and one that asks for all memory.
+HANGS_SECONDS = 60  # the core's program, or one test
+LIMIT_SECONDS = 900  # any command
+LIMIT_BYTES = 16 << 30  # the addresses of a process, of which torch takes several GB
 FLAGS = (
     "-std=c11",
     "-O1",
@@ -39,6 +47,12 @@ FLAGS = (
     "-Icuda",
 )
 
+SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+SANITIZED = ".sanitized.o"
+RUN_SANITIZED = (
+    "ulimit -Sv unlimited && exec ./sanitized --brief"  # its shadow is 20 TB of addresses
+)
+
 # What becomes of what. A binary operator stands between spaces, as clang-format has it.
 SWAPS = (
     *((" == ", " != "), (" != ", " == "), (" < ", " <= "), (" <= ", " < "), (" > ", " >= ")),
@@ -47,42 +61,62 @@ SWAPS = (
     *((" | ", " & "), (" += ", " -= "), (" -= ", " += "), ("++", "--"), ("--", "++")),
     *(("true", "false"), ("false", "true"), ("(!", "("), (" !", " ")),
 )
+ENVIRONMENT = {
+    "OMP_WAIT_POLICY": "passive",
+    "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+    "PYTHONUNBUFFERED": "1",  # what a crash leaves unsaid
+}
+KILLED, SURVIVED = "killed by ", "SURVIVED"
 WORD = {"true", "false"}
-NUMBER = re.compile(r"(?<![\w.\"])(\d+)(?![\w.\"])")
+NUMBER = re.compile(r"(?<![\w.\"])(-?)(\d+)(?![\w.\"])")
 # A call whose result nobody takes, alone on its line.
 STATEMENT = re.compile(r"^( +)((?:\(void\))?[A-Za-z_]\w*(?:->\w+|\.\w+)*\(.*\));$")
 
 # Tests by the beginning of a file's name; the first that fits, and by default those of its name.
 EMA = ("unit/test_ema*.py", "robustness/test_modules_odd.py")
 GPU = ("unit/test_fuse_gpu.py", "unit/test_devices.py")
+COMMON = tuple(f"unit/test_{name}.py" for name in ("ema", "fuse", "prune", "scale_img", "sparsity"))
 TESTS = {
+    "csrc/core/half": COMMON,
+    "csrc/core/huge_pages": COMMON,
+    "csrc/core/streams": COMMON,
+    "csrc/core/y5": COMMON,
     "csrc/core/mt19937": ("unit/test_skip_random.py",),
     "csrc/core/levels": ("unit/test_configure.py", "unit/test_ema.py"),
     "csrc/core/overlap": ("unit/test_ema_refusals.py", "unit/test_ema.py"),
     "csrc/plan/fuse_gpu": GPU,
+    "csrc/plan/plan": (*COMMON, *GPU),
     "csrc/python/ops/fuse_gpu": GPU,
     "csrc/python/ops/cuda_library": ("cuda/test_loader.py",),
     "csrc/python/ops/ema": EMA,
+    "csrc/python/borrowed": (*EMA, "unit/test_sparsity.py"),
     "csrc/python/cuda_loader": ("cuda/test_loader.py", "unit/test_devices.py"),
     "csrc/python/module_walk": (*EMA, "unit/test_sparsity.py"),
     "csrc/python/plain_module": (*EMA, "unit/test_fuse*.py"),
+    "csrc/python/state": COMMON,
     "csrc/python/trail": EMA,
-    "csrc/python/tensor": ("robustness/test_producers.py", "unit/test_ema.py"),
+    "csrc/python/dlpack": ("robustness/test_producers.py",),
+    "csrc/python/tensor": (
+        *("robustness/test_producers.py", "unit/test_ema.py"),
+        *("unit/test_sparsity.py", "robustness/test_odd_exchange.py"),
+    ),
     "csrc/python/torch_": (
         *("unit/test_configure.py", "robustness/test_environment.py"),
         *("unit/test_ema.py", "robustness/test_threads_fork.py"),
     ),
     "csrc/python/call": (*EMA, *GPU, "unit/test_prune.py", "robustness/test_kept_gil.py"),
-    "csrc/python/questions": (*EMA, "robustness/test_leaks.py"),
-    "csrc/python/module": (
-        "unit/test_configure.py",
-        "unit/test_cli.py",
-        "robustness/test_leaks.py",
-    ),
+    "csrc/python/questions": EMA,
+    "csrc/python/module": ("unit/test_configure.py", "unit/test_cli.py"),
     "csrc/python/bindings": ("robustness/test_environment.py", "unit/test_ema_refusals.py"),
     "csrc/python/errors": ("robustness/test_producers.py", "unit/test_ema_refusals.py"),
 }
-EVERY_FILE = ("robustness/test_tensors_odd.py", "unit/test_scalars.py")
+# And by its folder.
+MORE_TESTS = {
+    "csrc": ("robustness/test_tensors_odd.py", "unit/test_scalars.py"),
+    "csrc/plan": ("unit/test_devices.py", "cuda/test_takeover.py"),
+    "csrc/python/ops": ("unit/test_devices.py", "cuda/test_takeover.py"),
+    "csrc/python": ("robustness/test_leaks.py", "robustness/test_odd_keys.py"),
+}
 
 
 class Mutant(NamedTuple):
@@ -119,14 +153,13 @@ def mutants_of(file: str, text: str) -> Iterator[Mutant]:
         for old, new in SWAPS:
             for found in re.finditer(re.escape(old), code):
                 begin, end = found.span()
-                inside = old in WORD and re.match(
-                    r"\w", code[begin - 1 : begin] + code[end : end + 1]
-                )
-                if not inside:
+                around = code[begin - 1 : begin] + code[end : end + 1]
+                inside = old in WORD and re.search(r"\w", around)
+                if not inside and not (old == " !" and around[1:] == "="):
                     yield Mutant(file, number, line, line[:begin] + new + line[end:])
         for found in NUMBER.finditer(code):
-            more = str(int(found[1]) + 1)
-            yield Mutant(file, number, line, line[: found.start()] + more + line[found.end() :])
+            new = found[2] if found[1] else str(int(found[2]) + 1)  # -1 is a failure; so is -2
+            yield Mutant(file, number, line, line[: found.start()] + new + line[found.end() :])
         call = STATEMENT.match(code)
         if call:
             yield Mutant(file, number, line, f"{call[1]};")
@@ -142,21 +175,25 @@ def all_mutants(patterns: list[str]) -> list[Mutant]:
     return found
 
 
-def run(*command: str | Path, cwd: Path, **environment: str) -> int | None:
-    """The status of a command, or None where it takes too long."""
-    try:
-        done = subprocess.run(
+def run(*command: str | Path, cwd: Path, limit: int = LIMIT_SECONDS) -> tuple[int, str]:
+    """The status of a command, not 0 where it takes too long, and what it has printed."""
+    with tempfile.TemporaryFile("w+", errors="replace") as output:
+        process = subprocess.Popen(
             [str(part) for part in command],
             cwd=cwd,
-            env={**os.environ, "OMP_WAIT_POLICY": "passive", **environment},
-            stdout=subprocess.DEVNULL,
+            env={**os.environ, **ENVIRONMENT},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
             stderr=subprocess.DEVNULL,
-            check=False,
-            timeout=LIMIT_SECONDS,
+            start_new_session=True,
         )
-    except subprocess.TimeoutExpired:
-        return None
-    return done.returncode
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(limit)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # its children, and itself where it hangs
+        status = process.wait()
+        output.seek(0)
+        return status, output.read()
 
 
 class Tree:
@@ -164,9 +201,7 @@ class Tree:
 
     def __init__(self, folder: Path) -> None:
         self.root = folder / "tree"
-        ignored = shutil.ignore_patterns(
-            ".git", ".venv*", "build", "*.egg-info", ".*_cache", "docs"
-        )
+        ignored = shutil.ignore_patterns(".git", ".venv*", "build", "*.egg-info", ".*_cache")
         shutil.copytree(ROOT, self.root, ignore=ignored)
         self.objects = self.root / "objects"
         self.objects.mkdir()
@@ -175,13 +210,18 @@ class Tree:
         self.extension = [
             p.relative_to(self.root) for p in sorted((self.root / "csrc").rglob("*.c"))
         ]
+        self.core = [s for s in self.extension if s.parts[1] == "core"]
         tests = sorted((self.root / "tests/native").glob("*.c"))
         self.program = [p.relative_to(self.root) for p in tests]
         self.needs = {source: self.dependencies(source) for source in self.extension + self.program}
         with ThreadPoolExecutor(os.cpu_count()) as threads:
             built = list(threads.map(self.compile, self.extension + self.program))
-        if not all(built) or not self.link():
-            sys.exit("mutants: the tree does not build")
+        self.explained = explanations()
+        self.unsound: list[str] = []  # tests that fail anyway
+        if not all(built) or not self.link() or self.core_fails():
+            sys.exit("mutants: the tree does not build, or its core's tests fail")
+        if self.pytest("--co", "tests/unit", "tests/robustness", "tests/cuda")[0] != 0:
+            sys.exit("mutants: the tests cannot be loaded")
 
     def dependencies(self, source: Path) -> set[str]:
         """The files that a source includes, itself among them."""
@@ -191,22 +231,24 @@ class Tree:
         ).stdout  # fmt: skip
         return {os.path.normpath(word) for word in listed.replace("\\\n", " ").split()[1:]}
 
-    def object(self, source: Path) -> Path:
-        return self.objects / (str(source).replace("/", "-") + ".o")
+    def succeeds(self, *command: str | Path, limit: int = LIMIT_SECONDS) -> bool:
+        return run(*command, cwd=self.root, limit=limit)[0] == 0
 
-    def compile(self, source: Path) -> bool:
-        return run("gcc", *self.flags, "-c", source, "-o", self.object(source), cwd=self.root) == 0
+    def object(self, source: Path, ending: str = ".o") -> Path:
+        return self.objects / (str(source).replace("/", "-") + ending)
+
+    def compile(self, source: Path, *more: str, into: Path | None = None) -> bool:
+        command = ("gcc", *self.flags, *more, "-c", source, "-o", into or self.object(source))
+        return self.succeeds(*command)
 
     def link(self) -> bool:
-        core = [s for s in self.extension if "csrc/core" in s.as_posix()]
-        program = [self.object(s) for s in [*core, *self.program]]
+        program = [self.object(s) for s in [*self.core, *self.program]]
         extension = [self.object(s) for s in self.extension]
         suffix = next((self.root / "yolov5_utils").glob("_C.*so")).name
-        return (
-            run("gcc", *program, "-o", "test_core", "-lm", "-pthread", cwd=self.root) == 0
-            and run("gcc", "-shared", *extension, "-o", f"yolov5_utils/{suffix}", "-lm", "-ldl",
-                    cwd=self.root) == 0
-        )  # fmt: skip
+        library = f"yolov5_utils/{suffix}"
+        return self.succeeds(
+            "gcc", *program, "-o", "test_core", "-lm", "-pthread"
+        ) and self.succeeds("gcc", "-shared", *extension, "-o", library, "-lm", "-ldl")
 
     def judge(self, mutant: Mutant) -> str:
         """What became of a mutant; the tree is afterwards as before."""
@@ -222,34 +264,90 @@ class Tree:
                 return "does not compile"
             if all(self.object(source).read_bytes() == old for source, old in kept.items()):
                 return "same code"
-            return self.test(mutant.file) if self.link() else "does not compile"
+            if mutant.key() in self.explained:
+                return "explained"
+            return self.test(mutant.file, touched) if self.link() else "does not compile"
         finally:
             path.write_text(original)
             for source, old in kept.items():
                 self.object(source).write_bytes(old)
 
-    def test(self, file: str) -> str:
-        if file.startswith("csrc/core") and run("./test_core", "--brief", cwd=self.root) != 0:
-            return "killed by test_core"
+    def core_fails(self) -> bool:
+        return not self.succeeds("./test_core", "--brief", limit=HANGS_SECONDS)
+
+    def core_overruns(self, changed: list[Path]) -> bool:
+        """Under the sanitizers, for which the core is compiled where that was not done before."""
+
+        def is_made(source: Path) -> bool:
+            into = self.object(source, SANITIZED)
+            fresh = into.exists() and source not in changed
+            return fresh or self.compile(source, *SANITIZERS, into=into)
+
+        with ThreadPoolExecutor(os.cpu_count()) as threads:
+            made = all(threads.map(is_made, self.core))
+        objects = [self.object(source, SANITIZED) for source in self.core]
+        objects += [self.object(source) for source in self.program]
+        command = ("gcc", *SANITIZERS, *objects, "-o", "sanitized", "-lm", "-pthread")
+        passed = made and self.succeeds(*command) and self.succeeds("bash", "-c", RUN_SANITIZED)
+        for source in changed:
+            self.object(source, SANITIZED).unlink(missing_ok=True)
+        return not passed
+
+    def pytest(self, *arguments: str | Path) -> tuple[int, dict[str, str]]:
+        """Its status, and the outcome of each test that it began, "" where it did not end."""
+        status, printed = run(
+            *(sys.executable, "-m", "pytest", "-v", "--tb=no"),
+            *("-p", "no:cacheprovider", "-p", "tools.mutants"),
+            *("-o", f"faulthandler_timeout={HANGS_SECONDS}"),
+            *("-o", "faulthandler_exit_on_timeout=true", "-m", "not slow and not long"),
+            *(*(f"--deselect={test}" for test in self.unsound), *arguments),
+            cwd=self.root,
+        )
+        line = r"^(tests/\S+?::.*?) ?(?: (PASSED|FAILED|ERROR|SKIPPED|XFAIL|XPASS)\b.*)?$"
+        return status, dict(re.findall(line, printed, re.MULTILINE))
+
+    def test(self, file: str, changed: list[Path]) -> str:
+        if file.startswith("csrc/core"):
+            if self.core_fails():
+                return f"{KILLED}test_core"
+            if self.core_overruns(changed):
+                return f"{KILLED}test_core, sanitized"
         tests = self.root / "tests"
         files = [path for chosen in tests_of(file) for path in sorted(tests.glob(chosen))]
-        command = (sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider")
-        marks = ("-m", "not slow and not long")
-        return (
-            "SURVIVED" if run(*command, *marks, *files, cwd=self.root) == 0 else "killed by pytest"
-        )
+        status, outcomes = self.pytest("-x", *files)
+        if status == 0:
+            return SURVIVED
+        return f"{KILLED}{list(outcomes)[-1] if outcomes else 'import'}"
+
+    def find_unsound(self, fates: set[str]) -> set[str]:
+        """Those by a test that does not pass without a mutant either; it judges no more."""
+        killers = {fate: fate.removeprefix(KILLED) for fate in fates if "::" in fate}
+        outcomes = self.pytest(*sorted(killers.values()))[1] if killers and self.link() else {}
+        unsound = {fate for fate, test in killers.items() if outcomes.get(test) != "PASSED"}
+        self.unsound += [killers[fate] for fate in unsound]
+        return unsound
+
+
+def pytest_collection_modifyitems(items: list[Any]) -> None:
+    """In pytest, whose plugin this is: one case of each test first, since most mutants fail in many
+    cases; then from the end, where the tests of leaks are and the highest instruction levels."""
+    first = {item.nodeid.partition("[")[0]: item for item in reversed(items)}
+    later = [item for item in items if first[item.nodeid.partition("[")[0]] is not item]
+    items[:] = [*reversed(first.values()), *reversed(later)]
 
 
 def tests_of(file: str) -> tuple[str, ...]:
-    for beginning, tests in TESTS.items():
-        if file.startswith(beginning):
-            return (*tests, *EVERY_FILE)
     stem = re.sub(r"_(apply|select|ties|module)$", "", Path(file).stem)
-    return (f"unit/test_{stem}*.py", *EVERY_FILE)
+    tests = next(
+        (tests for beginning, tests in TESTS.items() if file.startswith(beginning)),
+        (f"unit/test_{stem}*.py",),
+    )
+    more = [more for folder, more in MORE_TESTS.items() if file.startswith(f"{folder}/")]
+    return (*tests, *itertools.chain(*more))
 
 
 def explanations() -> set[tuple[str, str, str]]:
-    """The survivors that are all right: the file's blocks of file, before, after, reason."""
+    """Mutants that are all right, and not run: the file's blocks of file, before, after, reason."""
     blocks = EXPLAINED.read_text().split("\n\n")
     return {tuple(block.strip().split("\n")[:3]) for block in blocks if block[:1] not in ("#", "")}  # type: ignore[misc]
 
@@ -260,23 +358,26 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=40)
     parser.add_argument("--seed", type=int, default=1)
     asked = parser.parse_args()
+    resource.setrlimit(resource.RLIMIT_AS, (LIMIT_BYTES, resource.RLIM_INFINITY))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     population = all_mutants(asked.patterns)
     chosen = random.Random(asked.seed).sample(population, min(asked.count, len(population)))
-    counts, survivors, explained = Counter[str](), 0, explanations()
+    fates: dict[Mutant, str] = {}
     with tempfile.TemporaryDirectory() as folder:
         tree = Tree(Path(folder))
-        for mutant in chosen:
-            fate = tree.judge(mutant)
-            if fate == "SURVIVED" and mutant.key() in explained:
-                fate = "explained"
-            survivors += fate == "SURVIVED"
-            counts[fate.split(" by ")[0]] += 1
-            print(f"{fate:32} {mutant}", flush=True)
-    judged = sum(counts[fate] for fate in ("killed", "SURVIVED"))
+        while unjudged := [mutant for mutant in chosen if mutant not in fates]:
+            for mutant in unjudged:
+                begin = time.monotonic()
+                fates[mutant] = tree.judge(mutant)
+                print(f"{fates[mutant]} ({time.monotonic() - begin:.0f} s): {mutant}", flush=True)
+            unsound = tree.find_unsound({fates[mutant] for mutant in unjudged})
+            fates = {mutant: fate for mutant, fate in fates.items() if fate not in unsound}
+    counts = Counter(fate.split(" by ")[0] for fate in fates.values())
+    judged = sum(counts[fate] for fate in ("killed", SURVIVED))
     told = ", ".join(f"{count} {fate}" for fate, count in counts.items())
     rate = f"{100 * counts['killed'] / judged:.0f} %" if judged else "none"
     print(f"evidence: mutants: {len(chosen)} of {len(population):,}: {told}; kill rate {rate}")
-    return 1 if survivors else 0
+    return 1 if counts[SURVIVED] else 0
 
 
 if __name__ == "__main__":

@@ -11,14 +11,24 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture
-def tool() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("evidence", ROOT / "tools" / "evidence.py")
+def load(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, ROOT / "tools" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture
+def tool() -> ModuleType:
+    return load("evidence")
+
+
+def test_every_explained_mutant_is_one() -> None:
+    mutants = load("mutants")
+    assert mutants.explanations() <= {mutant.key() for mutant in mutants.all_mutants([])}
+    assert len(mutants.explanations()) >= 2
 
 
 def test_every_row_is_of_a_command(tool: ModuleType) -> None:

@@ -81,6 +81,14 @@ def test_actions_are_pinned(name: str) -> None:
         assert re.fullmatch(r" # v[\d.]+", comment), action
 
 
+def test_a_pushed_tag_publishes_and_nothing_else_may() -> None:
+    before, _, publish = (WORKFLOWS / "release.yml").read_text().partition("\n  publish:")
+    assert re.search(r"^    if: github.event_name == 'push'$", publish, re.MULTILINE)
+    assert re.search(r"^  push:\n    tags: ", before, re.MULTILINE)
+    assert "id-token: write" in publish
+    assert "write" not in before
+
+
 def step(after: str) -> str:
     """The commands of the step of release.yml in which `after` stands."""
     text = (WORKFLOWS / "release.yml").read_text().partition(after)[2]

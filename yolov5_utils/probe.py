@@ -74,6 +74,10 @@ GUARDS: tuple[Guard, ...] = tuple(
 )
 
 
+# How many function modes are active; 0 where torch does not tell.
+function_modes: Callable[[], int] = find("_C._len_torch_function_stack") or int
+
+
 def is_watched() -> bool:
     """True inside modes, traces and transforms, which are to see the original's operations."""
     return any(is_active() for is_active, _ in GUARDS)

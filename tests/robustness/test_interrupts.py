@@ -16,6 +16,7 @@ from torch import nn
 from torch.nn.utils import prune as torch_prune
 
 from yolov5_utils import _native, reference, torch_utils
+from yolov5_utils.helpers.mirrors import every_call_is_seen
 from yolov5_utils.ops import ema_lists
 from yolov5_utils.ops import prune as prune_file
 from yolov5_utils.ops.ema import ModelEMA
@@ -149,6 +150,20 @@ def test_what_the_decay_raises_is_not_counted(way: str) -> None:
         halved.update()
     halved.check()
     assert halved.ema.updates == 0
+
+
+def test_no_mode_is_left_behind() -> None:
+    """Of model_info's, which lets no values through."""
+
+    def check(_: bool) -> None:
+        assert torch._C._len_torch_function_stack() == 0
+        assert torch.zeros(1) == 0
+
+    try:
+        at_every_instruction(every_call_is_seen.__wrapped__, check, torch.overrides.__file__)
+    finally:  # for the tests that follow
+        while torch._C._len_torch_function_stack():
+            torch.overrides._pop_mode()
 
 
 class Layers:

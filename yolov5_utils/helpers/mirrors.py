@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable
 from functools import cache, partial
+from operator import getitem
 from types import FunctionType, MethodType, NoneType
 from typing import Any
 
@@ -18,6 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+
+from .. import probe
 
 Rule = Callable[..., Any]  # thop's: adds to total_ops of a module, given its inputs and output
 Layer = Callable[[Tensor], Tensor]
@@ -83,8 +86,7 @@ class Mirrors:
         try:
             if image.device.type != "cpu" or image.dtype is not torch.float32:
                 raise Uncertain("the image is not one of floats on the CPU")
-            with _NoValues():
-                mirror(image)
+            _on_shapes(mirror, image)
             operations = self._counted()
         finally:  # they refer to each other, and the model is not to live longer for that
             self._passed.clear()
@@ -330,13 +332,27 @@ class _NoValues(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
+def _on_shapes(function: Callable[..., Any], *args: Any) -> None:
+    """Call it where only such calls are let through.
+
+    What a signal handler raises while the mode is entered or left leaves it behind otherwise, and
+    every call of torch would be refused from then on.
+    """
+    before, mode = probe.function_modes(), _NoValues()
+    try:
+        with mode:
+            function(*args)
+    finally:
+        if probe.function_modes() > before:
+            mode.__exit__(None, None, None)
+
+
 @cache
 def every_call_is_seen() -> bool:
     """False where torch tells no mode of indexing, as before 2.0."""
     values, index = torch.zeros(1, device="cpu"), torch.zeros(1, dtype=torch.int64, device="cpu")
     try:
-        with _NoValues():
-            values[index]
+        _on_shapes(getitem, values, index)
     except Uncertain:
         return True
     return False

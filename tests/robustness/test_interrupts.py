@@ -18,6 +18,7 @@ from torch.nn.utils import prune as torch_prune
 from yolov5_utils import _native, reference, torch_utils
 from yolov5_utils.helpers.mirrors import every_call_is_seen
 from yolov5_utils.ops import ema_lists
+from yolov5_utils.ops import fuse as fuse_file
 from yolov5_utils.ops import prune as prune_file
 from yolov5_utils.ops.ema import ModelEMA
 from yolov5_utils.ops.prune import prune_layers
@@ -310,3 +311,17 @@ CALLS: dict[str, Callable[[], Any]] = {  # that change nothing
 def test_what_a_handler_raises_arrives(way: str, name: str) -> None:
     CALLS[name]()  # what is found out at the first call is no part of this
     at_every_instruction(CALLS[name], lambda interrupted: None)
+
+
+TRIALS: dict[str, Callable[[], Any]] = {  # which the first call makes
+    "fuse": lambda: fuse_file._agrees(torch.bfloat16, 7, 1e-3),
+    "prune": lambda: prune_file._choice_is_known.__wrapped__(torch.float32),
+}
+
+
+@pytest.mark.parametrize("name", TRIALS)
+def test_what_a_handler_raises_in_a_trial_arrives(name: str) -> None:
+    """No trial takes it for torch's answer, which would be remembered."""
+    TRIALS[name]()  # makes what is kept, so that all calls take the same steps
+    every = 1 if name == "fuse" else 9
+    at_every_instruction(TRIALS[name], lambda interrupted: None, every=every)

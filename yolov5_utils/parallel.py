@@ -35,11 +35,14 @@ def de_parallel(model: Any) -> Any:
 def bare(model: Any) -> Any:
     """The module inside any number of DataParallel, DistributedDataParallel and torch.compile."""
     inner = de_parallel(model)
-    # Not imported: nobody can have compiled it. By its type: a model may be anything, a script too.
-    compiler = sys.modules.get("torch._dynamo.eval_frame")
-    if isinstance(inner, getattr(compiler, "OptimizedModule", ())):
+    # By its type, which is imported where somebody compiles: a model may be anything, a script too.
+    if any(map(_is_compiled, type(inner).__mro__)):
         inner = inner._orig_mod
     return model if inner is model else bare(inner)
+
+
+def _is_compiled(kind: type) -> bool:
+    return kind.__name__ == "OptimizedModule" and kind.__module__.partition(".")[0] == "torch"
 
 
 def is_fsdp2(model: Any) -> bool:

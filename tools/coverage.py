@@ -30,7 +30,8 @@ TESTS = {
     "robustness": "borrowed_phase float_state interrupts kept_gil modules_odd odd_exchange "
     "odd_facts odd_keys producers tensors_odd written_meanwhile",
     "cuda": "loader refusals",
-    "unit": "ema* fuse_refusals private_functions scale_img_classes skip_random time_synchronized",
+    "unit": "configure ema* fuse_refusals private_functions scale_img_classes skip_random "
+    "time_synchronized",
 }
 LEAST_BRANCHES = 0.95
 

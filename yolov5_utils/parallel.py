@@ -36,13 +36,10 @@ def bare(model: Any) -> Any:
     """The module inside any number of DataParallel, DistributedDataParallel and torch.compile."""
     inner = de_parallel(model)
     # By its type, which is imported where somebody compiles: a model may be anything, a script too.
-    if any(map(_is_compiled, type(inner).__mro__)):
+    kind = type(inner)
+    if kind.__name__ == "OptimizedModule" and kind.__module__.partition(".")[0] == "torch":
         inner = inner._orig_mod
     return model if inner is model else bare(inner)
-
-
-def _is_compiled(kind: type) -> bool:
-    return kind.__name__ == "OptimizedModule" and kind.__module__.partition(".")[0] == "torch"
 
 
 def is_fsdp2(model: Any) -> bool:

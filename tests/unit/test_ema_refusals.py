@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from yolov5_utils import _C
 from yolov5_utils.torch_utils import ModelEMA
 
 from ..support import assert_same_bits, original, takes
@@ -232,3 +233,9 @@ def test_refused_beside_open_questions(way_to_memory: str) -> None:
     model.register_buffer("q", torch.eye(3).to_sparse())
     ema = ModelEMA(model)
     check(ema, model, way="torch")
+
+
+def test_a_refusal_names_the_whole_key() -> None:
+    average, source = (nn.Sequential(nn.Sequential(nn.Linear(2, size))) for size in (2, 5))
+    with pytest.raises(_C.Unsupported, match=r"^0\.0\.weight: shapes differ$"):
+        _C.ema_update(average, source, 0.5)

@@ -59,21 +59,14 @@ y5_tensor_is_dense(const y5_tensor *tensor)
         return true;
     }
     /* Dense means: some order of the dimensions multiplies up without gap. Each round looks for the
-     * dimension whose stride is the product so far; dimensions of size 1 do not matter. */
-    uint32_t used = 0;
+     * dimension whose stride is the product so far. That grows, so that none fits twice; dimensions
+     * of size 1 do not matter. */
     int64_t expected = 1;
-    for (int32_t round = 0; round < tensor->ndim; round++) {
-        bool found = false;
+    for (bool found = true; found;) {
+        found = false;
         for (int32_t i = 0; i < tensor->ndim && !found; i++) {
-            bool fits = tensor->shape[i] != 1 && tensor->strides[i] == expected;
-            if (fits && !(used & (1U << i))) {
-                used |= 1U << i;
-                expected *= tensor->shape[i];
-                found = true;
-            }
-        }
-        if (!found) {
-            break;
+            found = tensor->shape[i] != 1 && tensor->strides[i] == expected;
+            expected *= found ? tensor->shape[i] : 1;
         }
     }
     return expected == tensor->numel;

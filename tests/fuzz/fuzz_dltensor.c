@@ -31,7 +31,8 @@ take_sizes(input *from, int32_t count)
 {
     int64_t *sizes = allocate(count * (int64_t)sizeof(*sizes));
     for (int32_t i = 0; i < count; i++) {
-        sizes[i] = take_size(from) - (take_bits(from, 1) % 8 == 0 ? 3 : 0);
+        uint64_t size = (uint64_t)take_size(from);
+        sizes[i] = (int64_t)(size - (take_bits(from, 1) % 8 == 0 ? 3 : 0));
     }
     return sizes;
 }

@@ -36,8 +36,8 @@ enum {
     X(PyModule_AddObjectRef, MEMORY, -1, int, (OBJECT, const char *name, PyObject *value),         \
       (object, name, value))                                                                       \
     X(PyObject_GenericGetDict, MEMORY, NULL, PyObject *, (OBJECT, void *unused), (object, unused)) \
-    X(PyObject_GenericSetDict, MEMORY, -1, int, (OBJECT, PyObject * dict, void *unused),           \
-      (object, dict, unused))                                                                      \
+    X(PyObject_GenericSetAttr, MEMORY, -1, int, (OBJECT, PyObject * name, PyObject * value),       \
+      (object, name, value))                                                                       \
     X(PySequence_List, MEMORY, NULL, PyObject *, (OBJECT), (object))                               \
     X(PySet_New, MEMORY, NULL, PyObject *, (OBJECT), (object))                                     \
     X(PyTuple_New, MEMORY, NULL, PyObject *, (SIZE), (size))                                       \

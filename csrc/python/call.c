@@ -375,7 +375,7 @@ use_memory(const y5_state *state, y5_call *call, const y5_plan *plan, bool *aske
     if (on_gpu) {
         return plan->launch(plan->data, &gpu, error);
     }
-    return run(plan, &how, as_torch, pinned, call, error);
+    return computes ? run(plan, &how, as_torch, pinned, call, error) : status;
 }
 
 static void

@@ -20,7 +20,7 @@ def cell(path: dict[str, Any]) -> str:
     """How many times as fast calls in C were, else whose operations ran: the same are as fast."""
     times = path["times_as_fast"]
     return (
-        f"{times:.{0 if times >= 10 else 1}f}×"
+        f"{times:.{0 if times >= 9.95 else 1}f}×"
         if path["ways"] == ["C"]
         else ", ".join(path["ways"])
     )

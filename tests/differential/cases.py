@@ -24,36 +24,11 @@ from .draw import FLOATS, OTHERS, Draw
 
 DECAYS = (0.0, 1.0, -0.5, 1.5, math.nan, math.inf, 1e-45, 1e300, 2, True, "0.5", None, 1j)
 AMOUNTS = (
-    0,
-    1,
-    2,
-    0.0,
-    1.0,
-    -0.1,
-    1.1,
-    -1,
-    10**9,
-    10**400,
-    True,
-    math.nan,
-    "0.3",
-    None,
+    *(0, 1, 2, 0.0, 1.0, -0.1, 1.1, -1, 10**9, 10**400, True, math.nan, "0.3", None),
     np.float32(0.3),
 )
 RATIOS = (
-    1.0,
-    1,
-    2,
-    0.5,
-    0.0,
-    -0.5,
-    math.nan,
-    math.inf,
-    1e-9,
-    1e17,
-    10**400,
-    "2",
-    None,
+    *(1.0, 1, 2, 0.5, 0.0, -0.5, math.nan, math.inf, 1e-9, 1e17, 10**400, "2", None),
     np.float32(0.7),
 )
 GRIDS = (1, 7, 16, 64, 0, -32, 32.0, 2.5, "32", None, 2**40, -(10**30), 10**400, np.int64(32))

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 import torch
@@ -90,3 +91,19 @@ def test_records_are_read_as_they_are_printed() -> None:
     assert facts.hot_paths["sparsity"].calls == yolov5_utils.calls()["sparsity"]
     assert isinstance(yolov5_utils.logger, logging.Logger)
     assert sys.modules["yolov5_utils"] is yolov5_utils
+
+
+def cells(page: str) -> list[list[str]]:
+    """The texts of an HTML table, which must be well-formed."""
+    return [[cell.text or "" for cell in row] for row in ElementTree.fromstring(page)]
+
+
+def test_notebooks_show_the_records_as_tables() -> None:
+    for why in ("as usual", "<b> & 'c'"):
+        row = yolov5_utils.explain("sparsity")._replace(why=why)
+        assert cells(row._repr_html_()) == [[row.name, row.way, why]]
+    rows = yolov5_utils.explain()
+    assert cells(rows._repr_html_()) == [[row.name, row.way, row.why] for row in rows]
+    facts = yolov5_utils.info()
+    lines = [f"{name} {value}".split() for name, value in cells(facts._repr_html_())]
+    assert lines == [line.split() for line in repr(facts).splitlines()]

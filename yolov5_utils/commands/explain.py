@@ -15,6 +15,7 @@ from ..ops import OPERATIONS
 from ..overlay.known_callables import HOT, Form
 from ..overlay.replaced import ENTRIES
 from ..overlay.replacements import RECORDS, client_refusal
+from . import notebook
 
 
 class Explanation(NamedTuple):
@@ -27,12 +28,18 @@ class Explanation(NamedTuple):
     def __repr__(self) -> str:
         return f"{self.name}: {self.way}: {self.why}"
 
+    def _repr_html_(self) -> str:
+        return notebook.table([self])
+
 
 class Explanations(tuple[Explanation, ...]):
     """Those of all hot paths, a line each."""
 
     def __repr__(self) -> str:
         return "\n".join(map(repr, self))
+
+    def _repr_html_(self) -> str:
+        return notebook.table(self)
 
 
 @overload

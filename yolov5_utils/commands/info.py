@@ -22,6 +22,7 @@ from ..overlay.fingerprint import NotRecognised, examine
 from ..overlay.known_callables import HOT
 from ..overlay.replacements import RECORDS
 from ..switches import ALL as SWITCHES
+from . import notebook
 from .explain import of_the_package
 
 
@@ -76,7 +77,12 @@ class Facts(NamedTuple):
     clients: list[Record]
 
     def __repr__(self) -> str:
-        return as_text(self)
+        rows = as_rows(self)
+        width = max(len(name) for name, _ in rows)
+        return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
+
+    def _repr_html_(self) -> str:
+        return notebook.table(as_rows(self))
 
     def as_json(self) -> str:
         """The same as indented JSON."""
@@ -209,9 +215,9 @@ def _plain(value: Any) -> Any:
     return [_plain(inner) for inner in value] if isinstance(value, (list, tuple)) else value
 
 
-def as_text(facts: Facts) -> str:
+def as_rows(facts: Facts) -> list[tuple[str, str]]:
     """A table to read."""
-    rows: list[tuple[str, str]] = [
+    rows = [
         ("package", "{name} {version} in {location}".format(**facts.package)),
         *(("another copy", f"{folder} is not used") for folder in facts.other_copies),
         ("python", facts.python),
@@ -235,8 +241,7 @@ def as_text(facts: Facts) -> str:
         rows.append((f"client {record.module}", _fate(record, "replaced")))
     for record in facts.clients:
         rows.append((f"found here: {record.module}", _fate(record, "would be replaced")))
-    width = max(len(name) for name, _ in rows)
-    return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
+    return rows
 
 
 def _called(path: HotPath | Counts) -> str:

@@ -52,6 +52,11 @@ def release() -> tuple[int, int]:
     return (numbers[0], numbers[1]) if numbers is not None and len(numbers) == 2 else (0, 0)
 
 
+def says_not_implemented(error: RuntimeError) -> bool:
+    """Whether torch says that it lacks an operation in float16, as it may before 2.1."""
+    return release() < (2, 1) and "not implemented" in str(error)
+
+
 def _yes() -> bool:
     return True
 

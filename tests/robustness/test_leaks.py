@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import copy
 import gc
-import importlib.util
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,6 +18,7 @@ from yolov5_utils import _C, _native
 from yolov5_utils.ops.fuse import convolution_prototype
 
 from ..support import Holder
+from . import another
 from .outcomes import state
 from .producers import Producer
 
@@ -258,14 +258,10 @@ def test_loans(fields: dict[str, Any]) -> None:
 
 def test_an_extension_that_ends_keeps_no_name() -> None:
     """Nor what it was told of torch."""
-    spec = importlib.util.spec_from_file_location("yolov5_utils._C", _C.__file__)
-    assert spec is not None
-    assert spec.loader is not None
     facts, watched = _native.TorchFacts(), [sys.intern("_is_in_bad_fork"), Tensor, nn.Module]
 
     def counts_behind_another() -> list[int]:
-        extension = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(extension)
+        extension = another.extension()
         extension.register_torch(facts)
         del extension
         gc.collect()

@@ -4,7 +4,6 @@ wrong, functions that are missing, and tensors that change while torch is asked.
 from __future__ import annotations
 
 import ctypes
-import importlib.util
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -12,7 +11,7 @@ import pytest
 
 from yolov5_utils import _C, _native
 
-from . import fake_torch
+from . import another, fake_torch
 from .fake_torch import EXCHANGE, TABLE, Convolution, Facts, Header, Module, Norm, Tensor, floats
 from .producers import CUDA, Producer
 
@@ -30,20 +29,29 @@ def told(**changes: Any) -> Facts:
     return facts
 
 
-WRONG: list[tuple[str, Any]] = [
-    ("tensor_type", None),
-    ("module_type", 5),
-    *(("guards", wrong) for wrong in (None, [], (5,), ((len,),), ((5, ""),), ((len, 5),))),
-    *((name, None) for name in ("empty", "empty_like", "is_grad_enabled", "allocate")),
-    *(("byte_types", wrong) for wrong in (None, [])),
-    *(("version_methods", wrong) for wrong in (None, [], (len, len))),
-    ("layout", (None, 1)),
+WRONG: list[tuple[str, Any, str]] = [
+    ("tensor_type", None, "tensor_type: expected a type"),
+    ("module_type", 5, "module_type: expected a type"),
+    *(
+        ("guards", wrong, r"guards: expected a tuple of \(callable, str\) tuples")
+        for wrong in (None, [], (5,), ((len,),), ((5, ""),), ((len, 5),))
+    ),
+    *(
+        (name, None, "None in place of a function that every torch has")
+        for name in ("empty", "empty_like", "is_grad_enabled", "allocate")
+    ),
+    *(("byte_types", wrong, "byte_types.*: expected tuples") for wrong in (None, [])),
+    *(
+        ("version_methods", wrong, "version_methods: expected tuples")
+        for wrong in (None, [], (len, len))
+    ),
+    ("layout", (None, 1), "takes exactly 3 arguments"),
 ]
 
 
-@pytest.mark.parametrize(("name", "wrong"), WRONG)
-def test_wrong_facts(name: str, wrong: Any) -> None:
-    with pytest.raises(TypeError):
+@pytest.mark.parametrize(("name", "wrong", "text"), WRONG)
+def test_wrong_facts(name: str, wrong: Any, text: str) -> None:
+    with pytest.raises(TypeError, match=text):
         _C.register_torch(told(**{name: wrong}))
     assert _C.count_zeros(Producer()) == 3
 
@@ -61,14 +69,10 @@ def test_facts_that_are_missing(name: str) -> None:
 
 
 def test_before_it_is_told_of_torch() -> None:
-    spec = importlib.util.spec_from_file_location("yolov5_utils._C", _C.__file__)
-    assert spec is not None
-    assert spec.loader is not None
-    another = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(another)
-    assert another.count_zeros(Producer()) == 3
-    for call in (lambda: another.prune([], None, []), another.time_synchronized):
-        with pytest.raises(another.Unsupported, match="register_torch"):
+    new = another.extension()
+    assert new.count_zeros(Producer()) == 3
+    for call in (lambda: new.prune([], None, []), new.time_synchronized):
+        with pytest.raises(new.Unsupported, match="register_torch"):
             call()
 
 

@@ -288,13 +288,6 @@ def test_nonsense_told_of_torch(facts: Any, name: str, value: Any, use_exchange:
             continue
 
 
-@pytest.mark.parametrize("name", ["guards", "byte_types", "version_methods"])
-def test_what_is_no_tuple_is_refused(facts: Any, name: str) -> None:
-    setattr(facts, name, [])
-    with pytest.raises(TypeError, match=f"{name}.*: expected"):
-        _C.register_torch(facts)
-
-
 @pytest.mark.parametrize("missing", sorted(vars(_native.TorchFacts())))
 def test_missing_facts(facts: Any, missing: str) -> None:
     delattr(facts, missing)

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import importlib.util
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -26,6 +25,7 @@ from yolov5_utils.ops.sparsity import sparsity
 
 from ...cuda.stand_in import build, compiler, stand_in
 from ...support import Holder
+from .. import another
 from ..producers import Producer
 
 MARGIN = 8  # elements before and behind each tensor that is watched
@@ -367,19 +367,14 @@ def public_scale_img() -> Case:
 
 
 def on_new_extension(make: Callable[[Any], Case], facts: Any = None) -> Case:
-    """The same on an extension of its own, from its import to its end: without the memory that
-    earlier calls have left to later ones."""
-    spec = importlib.util.spec_from_file_location("yolov5_utils._C", _C.__file__)
-    assert spec is not None
-    assert spec.loader is not None
+    """The same on an extension of its own, from its import to its end."""
     facts, module = facts or _native.TorchFacts(), ModuleType("none")
     case = make(lambda: module)
 
     def call() -> None:
         nonlocal module
         try:
-            module = importlib.util.module_from_spec(spec)
-            spec.loader.exec_module(module)
+            module = another.extension()
             module.register_torch(facts)
             inner()
         finally:

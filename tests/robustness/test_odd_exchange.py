@@ -27,7 +27,7 @@ MORE: list[dict[str, Any]] = [
     {"device": (METAL, 0)},
     {"device": (99, 0)},
     {"shape": (6,), "strides": (0,)},
-    {"shape": (6,), "start": 2},
+    {"shape": (5,), "start": 2},
     {"shape": (1, 2, 3, 1)},
     {"shape": (1, 2, 3, 1), "strides": (6, 1, 2, 6)},
 ]

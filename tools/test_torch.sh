@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # The smoke tests, and each hot path's way and speed, on other releases of torch: tools/test_torch.sh RELEASE...
 # A release is a number (2.4.1), "oldest", "newest", "today" (one by the date), or "all": of those that pip can install
-# here the last one of each 1.x and 2.x. Every release gets an environment of its own, in the user's cache and several
-# GB large, which is removed after its run unless KEEP=1 is among the arguments; so are PYTHON=... and PIP_ARGS=...,
-# as the Makefile documents them. What was measured stays in the cache; "all" makes a table of it in docs/.
+# here the last one of each 1.x and 2.x. Every release, with each Python, gets an environment of its own, in the user's
+# cache and several GB large, which is removed after its run unless KEEP=1 is among the arguments; so are PYTHON=... and
+# PIP_ARGS=..., as the Makefile documents them. What was measured stays in the cache; "all" makes a table of it in docs/.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source tools/marker.sh
@@ -23,6 +23,7 @@ for argument in "$@"; do
 done
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/yolov5_utils
 mkdir -p "$cache"
+release_of_python=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 export PIP_DISABLE_PIP_VERSION_CHECK=1
 
 at_least() { # RELEASE RELEASE
@@ -46,7 +47,8 @@ releases() { # from 1.13 to the newest, the last one of each x.y, in order
 }
 
 test_with() { # RELEASE
-  local venv=$cache/torch-$1 status=0
+  local name="torch-$1-python-$release_of_python" status=0
+  local venv=$cache/$name
   local more=(pytest numpy)
   at_least "$1" 2.3 || more=(pytest 'numpy<2') # those know the first numpy's interface only
   is_free "$venv" || is_ours "$venv" || {
@@ -62,7 +64,7 @@ test_with() { # RELEASE
       touch "$venv/installed" || status=1
   fi
   [ $status != 0 ] || "$venv/bin/python" -m pytest -q tests/smoke || status=1
-  [ $status != 0 ] || "$venv/bin/python" -m tests.smoke.speed "$cache/torch-$1.json" || status=1
+  [ $status != 0 ] || "$venv/bin/python" -m tests.smoke.speed "$cache/$name.json" || status=1
   [ $keep = 1 ] || remove_ours "$venv"
   return $status
 }
@@ -92,7 +94,7 @@ for each in "${chosen[@]}"; do
   echo "torch $each: $((SECONDS - begin)) s"
 done
 if [[ " ${wanted[*]} " == *" all "* ]]; then
-  "$python" -m tests.smoke.table docs/torch-releases.md "$cache"/torch-*.json
+  "$python" -m tests.smoke.table docs/torch-releases.md "$cache"/torch-*-python-*.json
 fi
 if [ ${#failed[@]} -gt 0 ]; then
   echo "failed on torch ${failed[*]}" >&2

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,8 +13,10 @@ from typing import Any
 BEGIN, END = "<!-- releases: begin -->", "<!-- releases: end -->"
 
 
-def release(facts: dict[str, Any]) -> tuple[int, ...]:
-    return tuple(int(part) for part in facts["torch"].partition("+")[0].split("."))
+def releases(facts: dict[str, Any]) -> list[list[int]]:
+    """Of torch and of Python, to sort by."""
+    texts = facts["torch"].partition("+")[0], facts["python"]
+    return [[*map(int, re.findall(r"\d+", text))] for text in texts]
 
 
 def cell(path: dict[str, Any]) -> str:
@@ -27,7 +30,7 @@ def cell(path: dict[str, Any]) -> str:
 
 
 def rows(measured: Iterable[dict[str, Any]]) -> list[str]:
-    in_order = sorted(measured, key=release)
+    in_order = sorted(measured, key=releases)
     names = [*in_order[0]["hot_paths"]]
     lines = [("torch", "Python", "tensors by", "threads", *(f"`{name}`" for name in names))]
     lines += [("---", "---", "---", "---", *["---:"] * len(names))]

@@ -22,16 +22,6 @@ export PIP_DISABLE_PIP_VERSION_CHECK=1
 
 step() { printf '%s\n' "--- $*"; }
 
-pythons() { # one of each release from 3.10 on, those of pyenv too: its path. CPython with its GIL, as setup.py asks
-  local each release known='import sys, sysconfig, venv, ensurepip
-sys.implementation.name == "cpython" and not sysconfig.get_config_var("Py_GIL_DISABLED") or sys.exit(1)
-print("%d.%02d" % sys.version_info[:2])'
-  for each in "$python" python3.{10..19} "${PYENV_ROOT:-$HOME/.pyenv}"/versions/*/bin/python3; do
-    release=$("$each" -c "$known" 2>/dev/null) || continue
-    [[ $release < 3.10 ]] || printf '%s %s\n' "$release" "$("$each" -c 'import sys; print(sys.executable)')"
-  done | sort -s -u -k1,1 | cut -d' ' -f2-
-}
-
 test_with() { # PYTHON WHEEL: outside of this folder, which holds the package, too
   local venv
   venv=$(mktemp -d "$made/venv.XXXXXX")
@@ -71,7 +61,7 @@ wheel=$(realpath dist/*.whl)
 while read -r each; do
   step "$("$each" --version), a fresh environment"
   test_with "$each" "$wheel"
-done < <(pythons)
+done < <(tools/pythons.sh "$python")
 
 step "made and tested"
 ls -l dist

@@ -52,6 +52,7 @@ def test_every_lane_can_fill(level: str, bits: int) -> None:
         assert _C.count_zeros(torch.zeros(count, dtype=dtype)) == count
 
 
+@pytest.mark.skipif(_C.info()["sanitized"], reason="what is sanitized has not its own speed")
 def test_counts_in_vectors(level: str) -> None:
     """No level counts one element after another, which takes ten times as long as torch's sum."""
 

@@ -45,11 +45,10 @@ def compare_random_images(numbers: range) -> None:
         try:
             check(img, ratio, same_shape, gs)
         except AssertionError as error:
-            error.add_note(
+            raise AssertionError(
                 f"round {number}: {tuple(img.shape)} strides {img.stride()} "
-                f"ratio {ratio!r} {same_shape=} {gs=} on {torch.get_num_threads()} threads"
-            )
-            raise
+                f"ratio {ratio!r} {same_shape=} {gs=} on {torch.get_num_threads()} threads: {error}"
+            ) from error
 
 
 def test_random_images(level: str, rounds: Callable[[int], range]) -> None:

@@ -1,10 +1,11 @@
 """Which slips the tests let pass: python tools/mutants.py [--count N] [--seed S] [PATTERN...]
 
 Changes one operator or constant of csrc at a time, in a copy of the tree, builds what depends on
-it, runs the core's test program, also sanitized, and the quick tests of that file, and lists the
-mutants that survive all of them: each is to be killed by a new test or explained in
-tools/mutants.txt. PATTERN chooses files ("csrc/core/*"). A mutant with the same machine code as the
-original is not counted. In the end the tests that killed must pass without a mutant."""
+it, runs the core's test program, also sanitized, the quick tests of that file, then those of
+robustness and CUDA, and lists the mutants that survive all of them: each is to be killed by a new
+test or explained in tools/mutants.txt. PATTERN chooses files ("csrc/core/*"). A mutant with the
+same machine code as the original is not counted. In the end the tests that killed must pass
+without a mutant."""
 
 from __future__ import annotations
 
@@ -314,10 +315,11 @@ class Tree:
                 return f"{KILLED}test_core, sanitized"
         tests = self.root / "tests"
         files = [path for chosen in tests_of(file) for path in sorted(tests.glob(chosen))]
-        status, outcomes = self.pytest("-x", *files)
-        if status == 0:
-            return SURVIVED
-        return f"{KILLED}{list(outcomes)[-1] if outcomes else 'import'}"
+        for chosen in (files, [tests / "robustness", tests / "cuda"]):  # minutes, so not at first
+            status, outcomes = self.pytest("-x", *chosen)
+            if status != 0:
+                return f"{KILLED}{list(outcomes)[-1] if outcomes else 'import'}"
+        return SURVIVED
 
     def find_unsound(self, fates: set[str]) -> set[str]:
         """Those by a test that does not pass without a mutant either; it judges no more."""

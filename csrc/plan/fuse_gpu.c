@@ -75,8 +75,7 @@ take(void *data, int64_t index, const y5_tensor *tensor, y5_error *error)
     y5_gpu_fuse_plan *self = data;
     if (self->pair == self->count) {
         self->doubtful = tensor->data;
-        return tensor->dtype == Y5_INT32 && tensor->numel == self->count &&
-                       y5_tensor_is_dense(tensor)
+        return tensor->numel == self->count && y5_is_workspace(tensor, Y5_INT32)
                    ? Y5_OK
                    : y5_fail(error, Y5_BAD_VALUE, "doubtful", "expected an int32 for each pair");
     }

@@ -1,6 +1,8 @@
 /* What several plans say and ask. */
 #include "plan/plan.h"
 
+#include <stddef.h>
+
 const char *
 y5_not_floating(const y5_tensor *tensor)
 {
@@ -13,6 +15,13 @@ y5_not_aligned(const y5_tensor *tensor)
     return (uintptr_t)tensor->data % y5_dtype_bytes(tensor->dtype) != 0
                ? "elements are not aligned to their size"
                : NULL;
+}
+
+bool
+y5_is_workspace(const y5_tensor *tensor, y5_dtype dtype)
+{
+    return tensor->dtype == dtype && y5_tensor_is_dense(tensor) &&
+           (uintptr_t)tensor->data % _Alignof(max_align_t) == 0;
 }
 
 y5_status

@@ -48,6 +48,9 @@ typedef struct {
 const char *y5_not_floating(const y5_tensor *tensor);
 const char *y5_not_aligned(const y5_tensor *tensor);
 
+/* Whether a tensor is memory for a GPU to work in: dense, of that type, aligned for any number. */
+bool y5_is_workspace(const y5_tensor *tensor, y5_dtype dtype);
+
 /* Y5_OK for no reason, else Y5_UNSUPPORTED with it. */
 y5_status y5_refuse(y5_error *error, const char *reason);
 

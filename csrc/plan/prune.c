@@ -48,7 +48,7 @@ take(void *data, int64_t index, const y5_tensor *tensor, y5_error *error)
     if (index >= self->room * (self->writes ? 2 : 1)) {
         self->workspace = tensor->data;
         self->workspace_bytes = tensor->numel;
-        return tensor->dtype == Y5_INT8 && y5_tensor_is_dense(tensor)
+        return y5_is_workspace(tensor, Y5_INT8)
                    ? Y5_OK
                    : y5_refuse(error, "the workspace is not one of bytes");
     }

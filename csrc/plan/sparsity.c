@@ -17,7 +17,7 @@ take(void *data, int64_t index, const y5_tensor *tensor, y5_error *error)
     y5_sparsity_plan *self = data;
     if (index >= self->room) {
         if (tensor->numel < self->zeros_count * (int64_t)sizeof(*self->zeros) ||
-            !y5_tensor_is_dense(tensor) || tensor->dtype != Y5_INT8) {
+            !y5_is_workspace(tensor, Y5_INT8)) {
             return y5_refuse(error, "too little memory for the counts");
         }
         self->zeros = tensor->data;

@@ -112,6 +112,14 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: count(tensor(8, dtype=INT8, strides=(2,))),
         "too little memory",
     ),
+    "count, memory out of alignment": (
+        lambda: count(tensor(8, dtype=INT8, start=4)),
+        "too little memory",
+    ),
+    "prune, memory out of alignment": (
+        lambda: prune(tensor(256, dtype=INT8, start=8)),
+        "workspace is not one of bytes",
+    ),
     "prune, memory of numbers": (lambda: prune(tensor(256)), "workspace is not one of bytes"),
     "prune, memory with gaps": (
         lambda: prune(tensor(256, dtype=INT8, strides=(2,))),
@@ -161,6 +169,10 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: fuse(pair(bias=tensor(2, start=1))),
         "elements are not aligned to their size",
     ),
+    "fuse, a result out of alignment": (
+        lambda: fuse(pair(shift=tensor(2, start=3 * FAR + 1))),
+        "the fused bias: elements are not aligned to their size",
+    ),
     "scale, dimensions": (lambda: scale(image(1, 4, 4)), "3 dimensions, not 4"),
     "scale, doubles": (lambda: scale(image(dtype=FLOAT64)), "not float32, float16 or bfloat16"),
     "scale, empty": (lambda: scale(image(0, 1, 4, 4)), "no elements"),
@@ -206,6 +218,10 @@ WRONG: dict[str, tuple[Callable[[], Any], str]] = {
     "fuse, flags of floats": (lambda: fuse(pair(), dtype=FLOAT16), "expected an int32 for each"),
     "fuse, flags with gaps": (
         lambda: fuse(pair(), pair(), strides=(2,)),
+        "expected an int32 for each pair",
+    ),
+    "fuse, flags out of alignment": (
+        lambda: fuse(pair(), start=4 * FAR + 1),
         "expected an int32 for each pair",
     ),
     "fuse, shared": (

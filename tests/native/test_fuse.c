@@ -199,17 +199,77 @@ check_doubts(y5_level level)
         CHECK(made.doubtful, "round %d", round);
         free_all();
     }
-    problem made;
-    prepare(&made, Y5_FLOAT32, Y5_FLOAT32, 4, 5);
-    set_element(made.inputs[WEIGHT], 7, Y5_FLOAT32, 0x1p-149);
-    set_element(made.inputs[GAMMA], 1, Y5_FLOAT32, 0x1p-10);
-    run_pair(level, &made, 1);
-    CHECK(made.doubtful, "a product that vanishes");
-    made.doubtful = 0;
-    set_element(made.inputs[GAMMA], 1, Y5_FLOAT32, 0);
-    run_pair(level, &made, 1);
-    CHECK(!made.doubtful, "a scale of zero");
-    free_all();
+}
+
+/* What a matrix product of one factor and zeros may do otherwise: by the words of ops.h. */
+static bool
+may_differ(double scale, double factor, y5_dtype dtype)
+{
+    double product = round_to(scale * factor, dtype);
+    if (isnan(factor) || isinf(factor)) {
+        return true;
+    }
+    bool finite = !isnan(scale) && !isinf(scale) && scale != 0 && factor != 0;
+    bool subnormal = fabs(product) < 0x1p-126 || fabs(factor) < 0x1p-126 || fabs(scale) < 0x1p-126;
+    return finite && (product == 0 || (dtype == Y5_BFLOAT16 && subnormal));
+}
+
+static bool
+row_may_differ(const problem *made, int64_t row)
+{
+    const y5_fuse_pair *pair = &made->pair;
+    double gamma = get_element(made->inputs[GAMMA], row, pair->dtype);
+    double scale = round_to(gamma / root_of(made, row), pair->dtype);
+    bool found = may_differ(scale, get_element(pair->bias, row, pair->dtype), pair->dtype);
+    for (int64_t i = row * pair->columns; i < (row + 1) * pair->columns; i++) {
+        found |= may_differ(scale, get_element(pair->weight, i, pair->dtype), pair->dtype);
+    }
+    return found;
+}
+
+/* Numbers at the borders of a type, as a channel's gamma and as its bias or one of its weights. */
+static void
+check_borders(y5_level level, y5_dtype dtype)
+{
+    static const int least[] = {
+        [Y5_FLOAT32] = -149, [Y5_FLOAT64] = -1074, [Y5_FLOAT16] = -24, [Y5_BFLOAT16] = -133};
+    static const int normal[] = {
+        [Y5_FLOAT32] = -126, [Y5_FLOAT64] = -1022, [Y5_FLOAT16] = -14, [Y5_BFLOAT16] = -126};
+    const double numbers[] = {0,
+                              -0.0,
+                              1,
+                              ldexp(1, least[dtype]),
+                              -ldexp(3, least[dtype]),
+                              ldexp(1, normal[dtype]),
+                              -4,
+                              NAN,
+                              INFINITY,
+                              ldexp(-1, normal[dtype] / 2),
+                              ldexp(1, 3 - normal[dtype] / 2)};
+    enum { COUNT = sizeof(numbers) / sizeof(numbers[0]) };
+    for (int32_t round = 0; round < 4 * COUNT * COUNT; round++) {
+        problem made;
+        prepare(&made, dtype, round % 3 == 0 ? Y5_FLOAT64 : Y5_FLOAT32, 3, 19);
+        double factor = numbers[round / 4 % COUNT];
+        bool in_weight = round % 2 == 0;
+        for (int64_t i = 0; i < 19; i++) {
+            set_element(made.inputs[WEIGHT], 19 + i, dtype, 1);
+        }
+        set_element(made.inputs[BIAS], 1, dtype, 1);
+        bool as_scale = round % 4 < 2; /* the number is the scale, or gamma */
+        double gamma = numbers[round / 4 / COUNT] * (as_scale ? root_of(&made, 1) : 1);
+        set_element(made.inputs[GAMMA], 1, dtype, gamma);
+        set_element(made.inputs[in_weight ? WEIGHT : BIAS], in_weight ? 19 + round % 19 : 1, dtype,
+                    factor);
+        bool expected = false;
+        for (int64_t row = 0; row < 3; row++) {
+            expected |= row_may_differ(&made, row);
+        }
+        run_pair(level, &made, 1);
+        CHECK((made.doubtful != 0) == expected, "type %d: gamma %a, %s %a", (int)dtype, gamma,
+              in_weight ? "weight" : "bias", factor);
+        free_all();
+    }
 }
 
 void
@@ -219,4 +279,7 @@ test_fuse(y5_level level)
     check_threads(level);
     check_layouts(level);
     check_doubts(level);
+    for (int type = 0; type < Y5_FLOATING_COUNT; type++) {
+        check_borders(level, (y5_dtype)type);
+    }
 }

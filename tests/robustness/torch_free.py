@@ -86,8 +86,25 @@ def commands() -> None:
         assert "torch is not installed for" in said[0], done
 
 
+def no_other_interpreter() -> None:
+    """One beside the main one cannot have the extension, as it cannot have torch. Before 3.13
+    Python makes none that would ask the extension and not its own lock."""
+    if sys.version_info < (3, 13):
+        return
+    import _interpreters
+
+    other = _interpreters.create(_interpreters.new_config("isolated", gil="shared"))
+    refused = _interpreters.exec(
+        other, f"import sys; sys.path[:] = {sys.path}; import yolov5_utils._C"
+    )
+    assert refused is not None, "the extension was loaded"
+    assert "does not support loading in subinterpreters" in refused.msg, refused
+    _interpreters.destroy(other)
+
+
 if __name__ == "__main__":
     assert importlib.util.find_spec("torch") is None, "this is for a Python without torch"
     every_level()
     commands()
+    no_other_interpreter()
     print("done")

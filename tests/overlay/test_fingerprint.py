@@ -91,7 +91,7 @@ def test_other_files_are_left_alone(patched: Loader, change: str) -> None:
     found = record()
     assert found.release is None
     assert found.replaced == ()
-    assert found.left["module"].startswith("not YOLOv5's")
+    assert found.left["module"].startswith("not known as a file of YOLOv5")
 
 
 AGPL = "Ultralytics 🚀 AGPL-3.0 License - https://ultralytics.com/license"
@@ -144,7 +144,17 @@ def test_heads_of_ultralytics(head: str) -> None:
 
 def test_unrelated_file_of_that_name_is_left_alone(patched: Loader) -> None:
     assert patched(text="answer = 42\n").answer == 42
-    assert record().left == {"module": "not YOLOv5's: it defines no class ModelEMA"}
+    assert record().left["module"].endswith("or of ultralytics: it defines no class ModelEMA")
+
+
+@pytest.mark.parametrize(("release", "family"), [("7.0", "YOLOv5"), ("u8.3", "ultralytics")])
+def test_what_is_missing_is_said_of_the_nearest_client(release: str, family: str) -> None:
+    text = edited("def copy_attr(", "def copy_all(", release).replace(
+        "def select_device(", "def s("
+    )
+    absent = {"YOLOv5": "select_device", "ultralytics": "copy_attr, select_device"}[family]
+    with pytest.raises(NotRecognised, match=f"defines no {absent}, as every {family} known here"):
+        examine(text)
 
 
 def test_stand_ins_are_not_modules() -> None:

@@ -20,7 +20,9 @@ from yolov5_utils.ops import OPERATIONS
 ADDED = edited("def profile(", "def shrink(model): ...\nclass Grown: ...\ndef profile(")
 EDITED = ADDED.replace("(weights == 0).sum()", "(weights.abs() < 1e-6).sum()")
 RENAMED = edited("def prune(model, amount=0.3):", "def prune_all(model, amount=0.3):")
-UNKNOWN = "utils.torch_utils runs as it is: not YOLOv5's: it defines no prune"
+WHY = "not known as a file of YOLOv5 5.0 or later, or of ultralytics: it defines no "
+LACKS_PRUNE = f"{WHY}prune, as every YOLOv5 known here does"
+UNKNOWN = f"utils.torch_utils runs as it is: {LACKS_PRUNE}"
 # A script that is run as its users do, and that logs nothing.
 SCRIPT = "from utils.torch_utils import ModelEMA\nprint('ran')\n"
 
@@ -65,7 +67,7 @@ def test_a_file_that_is_not_known_is_an_error_under_strict(
     patched: Loader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("YOLOV5_UTILS_STRICT", "1")
-    with pytest.raises(ImportError, match="utils.torch_utils: not YOLOv5's: it defines no prune"):
+    with pytest.raises(ImportError, match=f"utils.torch_utils: {LACKS_PRUNE}"):
         patched(text=RENAMED)
     monkeypatch.setenv("YOLOV5_UTILS_BACKEND", "torch")  # then nothing is wanted of it
     assert not ours(patched(text=RENAMED).sparsity)
@@ -100,7 +102,7 @@ def test_a_client_that_logs_nothing_has_the_line_at_the_end(
     done = run(*arguments, folder=folder, **environment)
     assert (done.returncode, done.stdout) == (0, "ran\n")
     [line] = done.stderr.splitlines()
-    assert line.startswith("yolov5_utils: utils.torch_utils runs as it is: not YOLOv5's: it defin")
+    assert line.startswith(f"yolov5_utils: utils.torch_utils runs as it is: {WHY}")
     assert run(*arguments, folder=folder, RANK="1").stderr == ""
     strict = run(*arguments, folder=folder, YOLOV5_UTILS_STRICT="1")
     assert strict.returncode == 1

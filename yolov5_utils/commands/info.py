@@ -175,7 +175,7 @@ def _record(name: str, file: Path) -> Record:
     try:
         found = examine(importlib.util.decode_source(file.read_bytes()))
     except NotRecognised as why:
-        return Record(name, str(file), None, (), {"module": f"not YOLOv5's: {why}"})
+        return Record(name, str(file), None, (), {"module": str(why)})
     except (OSError, UnicodeError, SyntaxError, LookupError) as error:  # SyntaxError: its encoding
         return Record(name, str(file), None, (), {"module": f"cannot be read: {error}"})
     left = dict(found.left)

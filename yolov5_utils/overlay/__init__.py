@@ -209,7 +209,7 @@ def _patched(module: ModuleType) -> Record:
     try:
         found = identify(module)
     except NotRecognised as why:
-        return _left(module, f"not YOLOv5's: {why}")
+        return _left(module, str(why))
     if BACKEND.read() == "torch":
         return _left(module, f"{BACKEND.name}=torch", found.release)
     from . import patches

@@ -20,7 +20,7 @@ from types import CodeType, FunctionType, ModuleType
 from typing import Any, NamedTuple
 
 from .finder import names_of
-from .known_callables import HOT, Form, Left, release_of
+from .known_callables import HOT, RELEASES, Form, Left, release_of
 from .replaced import code_of
 
 # What every YOLOv5 from 5.0 on defines, and what some release of it did: the rest is a fork's.
@@ -107,7 +107,11 @@ _Definitions = Mapping[str, "ast.FunctionDef | ast.ClassDef"]
 
 
 class NotRecognised(Exception):
-    """The module is neither YOLOv5's torch_utils nor ultralytics'; the text says why."""
+    """The module is no torch_utils of YOLOv5 or ultralytics that is known here, and why."""
+
+    def __str__(self) -> str:
+        known = f"YOLOv5 {RELEASES['YOLOv5'][0]} or later, or of ultralytics"
+        return f"not known as a file of {known}: {super().__str__()}"
 
 
 class Fingerprint(NamedTuple):
@@ -294,12 +298,12 @@ def _family(definitions: _Definitions) -> str:
     names = {name for name in definitions if "." not in name}
     if not isinstance(definitions.get("ModelEMA"), ast.ClassDef):
         raise NotRecognised("it defines no class ModelEMA")
-    if names >= _ULTRALYTICS:
-        return "ultralytics"
-    missing = _YOLOV5 - names
-    if missing:
-        raise NotRecognised(f"it defines no {', '.join(sorted(missing))}")
-    return "YOLOv5"
+    missing = {"ultralytics": _ULTRALYTICS - names, "YOLOv5": _YOLOV5 - names}
+    nearest = min(missing, key=lambda family: len(missing[family]))
+    if missing[nearest]:
+        absent = ", ".join(sorted(missing[nearest]))
+        raise NotRecognised(f"it defines no {absent}, as every {nearest} known here does")
+    return nearest
 
 
 def _of_a_fork(definitions: _Definitions) -> str:

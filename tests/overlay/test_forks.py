@@ -20,7 +20,7 @@ from yolov5_utils.ops import OPERATIONS
 ADDED = edited("def profile(", "def shrink(model): ...\nclass Grown: ...\ndef profile(")
 EDITED = ADDED.replace("(weights == 0).sum()", "(weights.abs() < 1e-6).sum()")
 RENAMED = edited("def prune(model, amount=0.3):", "def prune_all(model, amount=0.3):")
-WHY = "not known as a file of YOLOv5 5.0 or later, or of ultralytics: it defines no "
+WHY = "not known as a file of YOLOv5 4.0 or later, or of ultralytics: it defines no "
 LACKS_PRUNE = f"{WHY}prune, as every YOLOv5 known here does"
 UNKNOWN = f"utils.torch_utils runs as it is: {LACKS_PRUNE}"
 # A script that is run as its users do, and that logs nothing.

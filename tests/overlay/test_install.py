@@ -56,7 +56,7 @@ def test_both_modules_in_one_process(write: Callable[..., Path]) -> None:
     assert ours(early.sparsity)
     assert [record.release for record in overlay.status()] == [
         "YOLOv5 7.0 to main",
-        "YOLOv5 5.0 to 6.0",
+        "YOLOv5 4.0 to 6.0",
     ]
 
 
@@ -105,7 +105,7 @@ def test_reload_is_replaced_again(client: Loader, write: Callable[..., Path]) ->
     importlib.reload(module)
     assert module.ModelEMA is not before
     assert ours(module.ModelEMA.update)
-    assert [record.release for record in overlay.status()] == ["YOLOv5 5.0 to 6.0"]
+    assert [record.release for record in overlay.status()] == ["YOLOv5 4.0 to 6.0"]
 
 
 def test_installing_twice_changes_nothing(client: Loader) -> None:

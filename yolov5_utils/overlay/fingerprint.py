@@ -1,9 +1,9 @@
 """Is this file YOLOv5's or ultralytics' torch_utils, and which of its callables do we know exactly?
 
-The file is told by its head, the names it defines and their parameters; each hot callable by its
-parsed source: two functions are the same if their syntax trees are equal up to comments,
-docstrings, layout and names of local variables. What was executed is then compared with what this
-source compiles to, and the global names it uses with torch's. Must not import torch.
+The file is told by the names it defines, their parameters and the models it names; each hot
+callable by its parsed source: two functions are the same if their syntax trees are equal up to
+comments, docstrings, layout and names of local variables. What was executed is then compared with
+what this source compiles to, and the global names it uses with torch's. Must not import torch.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from .finder import names_of
 from .known_callables import HOT, RELEASES, Form, Left, release_of
 from .replaced import code_of
 
-# What every YOLOv5 from 5.0 on defines, and what some release of it did: the rest is a fork's.
+# What every YOLOv5 from 4.0 on defines, and what some release of it did: the rest is a fork's.
 _YOLOV5 = frozenset(
     [
         "ModelEMA",
@@ -135,11 +135,8 @@ def examine(source: str) -> Fingerprint:
     definitions = callables_of(tree)
     family = _family(definitions)
     _check_parameters(definitions)
-    head = "\n".join(source.splitlines()[: _first_line_of_code(tree)])
-    if "YOLOv5" not in head and "Ultralytics" not in head:
-        raise NotRecognised("its first lines name neither YOLOv5 nor Ultralytics")
     if family == "YOLOv5":
-        _check_names(head, source)
+        _check_names("\n".join(source.splitlines()[: _first_line_of_code(tree)]), source)
     forms: dict[str, Form] = {}
     left: dict[str, str] = {}
     known: dict[str, CodeType] = {}
@@ -313,11 +310,15 @@ def _of_a_fork(definitions: _Definitions) -> str:
 
 
 def _check_names(head: str, source: str) -> None:
-    """YOLOv3's file is YOLOv5's but for such names; from 2025 on only those below its head tell."""
+    """YOLOv3's file is YOLOv5's but for such names; where the head has none, the rest tells.
+
+    4.0 has none at all.
+    """
     for text in (head, source):
         names = set(re.findall(r"\bYOLO\w+", text))
-        if names - {"YOLOv5"}:
-            raise NotRecognised(f"it names {', '.join(sorted(names - {'YOLOv5'}))}")
+        others = sorted(name for name in names if not re.match(r"YOLOv5(?!\d)", name))
+        if others:
+            raise NotRecognised(f"it names {', '.join(others)}")
         if names:
             return
 

@@ -82,6 +82,7 @@ _PRUNE: Mapping[str, Form] = {
     "e5bcd1210edf": PruneForm(logs=True),
 }
 _FUSE: Mapping[str, Form] = {
+    "945064266bfe": FuseForm(dilation=False),
     "2eebdec8d21f": FuseForm(dilation=False),
     "af8f228b9fba": FuseForm(),
     "06c256a13d4a": FuseForm(),
@@ -99,12 +100,14 @@ _SCALE_IMG: Mapping[str, Form] = {
     "31bf9453f86a": ScaleForm(),
 }
 _TIME: Mapping[str, Form] = {
+    "91e46f49560b": TimeForm(),
     "0d059710de6d": TimeForm(),
     "902718553a16": TimeForm(),
     "f500bcc884fd": Left(_CLOCK),
     "cf349fd0ce20": Left(_CLOCK),
 }
 _INFO: Mapping[str, Form] = {
+    "1e966bfc431d": InfoForm(),
     "6b09ca6b4c33": InfoForm(),
     "fd888e656f7e": InfoForm(),
     "1213d77f6682": InfoForm(),
@@ -140,28 +143,30 @@ HOT: Mapping[str, Hot] = {
 # The releases as people know them, and the first and the last one with a text (what is in none was
 # written between two): `python tools/fingerprints.py --git REPOSITORY` lists them.
 RELEASES = {
-    "YOLOv5": ("5.0", "6.0", "6.1", "6.2", "7.0", "main"),
+    "YOLOv5": ("4.0", "5.0", "6.0", "6.1", "6.2", "7.0", "main"),
     "ultralytics": ("8.0", "8.3", "8.4"),
 }
 _SPANS: Mapping[str, Mapping[str, tuple[str, str]]] = {
     "YOLOv5": {
-        "f939b2285dd7": ("5.0", "6.0"),
+        "f939b2285dd7": ("4.0", "6.0"),
         "4d6d47b14fe5": ("6.0", "6.1"),
         "fdf47482408c": ("6.1", "6.1"),
         "5766e28a241d": ("6.2", "6.2"),
         "39c10a15b50b": ("7.0", "main"),
-        "5cdde3b1869b": ("5.0", "6.0"),
+        "5cdde3b1869b": ("4.0", "6.0"),
         "11433181328e": ("6.1", "main"),
-        "6325c2aed227": ("5.0", "6.1"),
+        "6325c2aed227": ("4.0", "6.1"),
         "105b5fd26e46": ("6.2", "7.0"),
         "e5bcd1210edf": ("main", "main"),
+        "945064266bfe": ("4.0", "4.0"),
         "2eebdec8d21f": ("5.0", "6.2"),
         "af8f228b9fba": ("7.0", "main"),
-        "d5a05973d1a5": ("5.0", "6.0"),
+        "d5a05973d1a5": ("4.0", "6.0"),
         "7ab7ccbd517d": ("6.1", "6.1"),
         "31bf9453f86a": ("6.2", "7.0"),
-        "0d059710de6d": ("5.0", "5.0"),
+        "0d059710de6d": ("4.0", "5.0"),
         "902718553a16": ("6.0", "7.0"),
+        "1e966bfc431d": ("4.0", "4.0"),
         "6b09ca6b4c33": ("5.0", "5.0"),
         "fd888e656f7e": ("5.0", "6.0"),
         "1213d77f6682": ("6.0", "6.0"),

@@ -110,4 +110,4 @@ def find_cuda_library() -> None:
 TORCH = TorchFacts()
 _C.register_torch(TORCH)
 find_cuda_library()
-_C.configure(level=switches.CPU.read() or None)
+switches.set_level(_C.configure)

@@ -54,12 +54,14 @@ def for_broken_extension(error: ImportError) -> str:
     if checkout is not None and not any(checkout.glob("yolov5_utils/_C.*so")):
         elsewhere = [path for path in sys.path if Path(path).resolve() != checkout]
         installed = PathFinder.find_spec("yolov5_utils", elsewhere)
-        build = f"pip install --no-deps --editable {source()}"
-        return f"the checkout {checkout} is not built. Remedy: " + (
-            f"cd .. to import the package that is installed in {Path(installed.origin).parent}"
-            if installed is not None and installed.origin
-            else build
-        )
+        said = f"the checkout {checkout} is not built. Remedy: "
+        if installed is None or not installed.origin:
+            return f"{said}pip install --no-deps --editable {source()}"
+        named = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
+        by_folder = Path.cwd() == checkout and checkout not in [Path(e).resolve() for e in named]
+        leave = "cd .." if by_folder else "take the checkout off PYTHONPATH or sys.path"
+        where = Path(installed.origin).parent
+        return f"{said}{leave} to import the package that is installed in {where}"
     return (
         f"the C extension yolov5_utils._C cannot be loaded ({error}). Remedy: install the package "
         f"for this interpreter: pip install --force-reinstall --no-deps {source()}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import NamedTuple
 
 
@@ -61,6 +62,16 @@ ALL = (BACKEND, CPU, OVERLAY, STRICT, VERBOSE, VERIFY)
 # What builds and tests read.
 _ELSEWHERE = ("COVERAGE", "CUDA", "DEBUG", "SANITIZE", "TEST_ROUNDS", "WERROR")
 _PREFIX = "YOLOV5_UTILS_"
+_NEARLY = 0.85  # of 1: YOLOV5_UTIL_CPU is that near, YOLOv5's own YOLOv5_VERBOSE is not
+
+
+def set_level(configure: Callable[..., object]) -> None:
+    """Have the extension's `configure` take the level; ValueError where there is none such here."""
+    level = CPU.read() or None
+    try:
+        configure(level=level)
+    except ValueError as error:  # a level that this CPU or this build does not have
+        raise ValueError(f"{CPU.name}: {str(error).removeprefix('level: ')}") from None
 
 
 def check() -> None:
@@ -71,18 +82,16 @@ def check() -> None:
 
 
 def name_misspelt() -> None:
-    """A line for each variable that begins like ours and is none, once a process."""
-    known = [switch.name[len(_PREFIX) :] for switch in ALL] + [*_ELSEWHERE]
+    """A line for each variable that is nearly one of ours, or begins like them, once a process."""
+    known = [switch.name for switch in ALL] + [_PREFIX + name for name in _ELSEWHERE]
     for name in os.environ:
-        if name.startswith(_PREFIX) and name[len(_PREFIX) :] not in known:
-            import difflib  # these two not before there is something to say
+        if name in known or not name.upper().startswith("YOLO"):
+            continue
+        import difflib  # these two not before there may be something to say
 
+        near = difflib.get_close_matches(name.upper(), known, n=1, cutoff=_NEARLY)
+        if near or name.startswith(_PREFIX):
             from .messages import say_once
 
-            near = difflib.get_close_matches(name[len(_PREFIX) :], known, n=1)
-            hint = (
-                f"did you mean {_PREFIX}{near[0]}?"
-                if near
-                else "python -m yolov5_utils --help has all"
-            )
+            hint = f"did you mean {near[0]}?" if near else "python -m yolov5_utils --help has all"
             say_once(f"{name} is not a variable of this package: {hint}")

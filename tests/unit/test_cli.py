@@ -85,7 +85,7 @@ def test_level_that_the_cpu_lacks(
 
     monkeypatch.setattr(_C, "configure", refuse)
     assert cli.main(["info"]) == 2
-    expected = "yolov5_utils: YOLOV5_UTILS_CPU: level: this CPU does not run it\n"
+    expected = "yolov5_utils: YOLOV5_UTILS_CPU: this CPU does not run it\n"
     assert capsys.readouterr().err == expected
 
 

@@ -96,6 +96,10 @@ def test_a_checkout_that_is_not_built(tmp_path: Path) -> None:
     assert done.stderr == (
         f"{said}cd .. to import the package that is installed in {installed / 'yolov5_utils'}\n"
     )
+    leave = f"{said}take the checkout off PYTHONPATH or sys.path to import"
+    assert run(BARE, start + command, folder=tmp_path).stderr.startswith(leave)
+    done = run(BARE, start + command, folder=checkout, PYTHONPATH=str(checkout))
+    assert done.stderr.startswith(leave)
     torch = Path(__import__("torch").__file__).parents[1]
     code = start + f"sys.path += [{str(torch)!r}]; import yolov5_utils.torch_utils"
     last = run((sys.executable, "-S", "-c"), code, folder=checkout).stderr.splitlines()[-1]
@@ -111,3 +115,24 @@ def test_without_torch_the_import_ends_in_a_sentence(tmp_path: Path) -> None:
     command = code + "from yolov5_utils.commands.cli import main; sys.exit(main(['selftest']))"
     said = f"yolov5_utils: torch is not installed for {sys.executable}: install it first\n"
     assert run(BARE, command).stderr == said
+
+
+TORCHES = {
+    "too old": ("__version__ = '1.12.1+cu113'", "torch 1.12.1+cu113 is older than 1.13"),
+    "broken": (
+        "raise OSError('libcudart.so.11')",
+        "torch cannot be imported: OSError: libcudart.so.11",
+    ),
+}
+
+
+@pytest.mark.parametrize("torch", TORCHES)
+@pytest.mark.parametrize("command", ["info", "selftest"])
+def test_a_torch_that_will_not_do_is_a_sentence(tmp_path: Path, torch: str, command: str) -> None:
+    text, said = TORCHES[torch]
+    (tmp_path / "torch").mkdir()
+    (tmp_path / "torch" / "__init__.py").write_text(text)
+    done = run(OURS, command, PYTHONPATH=os.pathsep.join([str(tmp_path), str(ROOT)]))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(f"yolov5_utils: {said}")
+    assert done.stderr.count("\n") == 1

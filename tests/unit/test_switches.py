@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from yolov5_utils import switches
+from yolov5_utils import _C, switches
 
 from .command_line import OURS, ROOT, STOCK, run
 
@@ -48,6 +48,36 @@ def test_one_that_is_like_none(
         "yolov5_utils: YOLOV5_UTILS_ZEBRA is not a variable of this package: "
         "python -m yolov5_utils --help has all\n"
     )
+
+
+@pytest.mark.parametrize(
+    "name", ["YOLOV5_UTIL_CPU", "YOLOV5UTILS_CPU", "yolov5_utils_cpu", "YOLO5_UTILS_CPU"]
+)
+def test_one_that_is_misspelt_at_its_beginning(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(name, "portable")
+    switches.check()
+    said = capsys.readouterr().err
+    assert said.startswith(f"yolov5_utils: {name} is not a variable of this package: ")
+    assert said.endswith("did you mean YOLOV5_UTILS_CPU?\n")
+
+
+@pytest.mark.parametrize("name", ["YOLOv5_VERBOSE", "YOLO_CONFIG_DIR", "YOLOv5_AUTOINSTALL"])
+def test_those_of_yolov5_are_its_own(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(name, "true")
+    switches.check()
+    assert capsys.readouterr().err == ""
+
+
+def test_a_level_of_another_machine_is_named_with_its_variable() -> None:
+    for code in ("import yolov5_utils.torch_utils", "import yolov5_utils; yolov5_utils.calls()"):
+        other = "avx512" if "neon" in _C.info()["levels_compiled"] else "neon"
+        done = run(STOCK, "-c", code, YOLOV5_UTILS_CPU=other)
+        last = done.stderr.splitlines()[-1]
+        assert last.startswith(f"ValueError: YOLOV5_UTILS_CPU: got '{other}', allowed are ")
 
 
 def test_nothing_is_loaded_for_names_that_are_right() -> None:

@@ -15,7 +15,7 @@ from importlib.util import find_spec
 
 from .. import __version__, install_hint
 from ..switches import ALL as SWITCHES
-from ..switches import CPU, STRICT, check
+from ..switches import STRICT, check, set_level
 
 _WRONG_USE = 2  # python's exit code for that
 
@@ -92,6 +92,14 @@ def _run_command(name: str, arguments: list[str]) -> int:
     if find_spec("torch") is None:
         return _fail(f"torch is not installed for {sys.executable}: install it first", 1)
     try:
+        importlib.import_module("torch")
+    except Exception as error:
+        return _fail(f"torch cannot be imported: {type(error).__name__}: {error}", 1)
+    try:
+        importlib.import_module("yolov5_utils._native")
+    except ImportError as error:  # a torch that is too old
+        return _fail(str(error).removeprefix("yolov5_utils: "), 1)
+    try:
         code = _COMMANDS[name](arguments)
         sys.stdout.flush()  # else a reader that is gone shows only at exit
         return code
@@ -147,10 +155,7 @@ def _check_build() -> int | None:
             from .. import _C
         except ImportError as error:
             return _fail(install_hint.for_broken_extension(error), 1)
-        try:
-            _C.configure(level=CPU.read() or None)
-        except ValueError as error:  # a level that this CPU or this build does not have
-            raise ValueError(f"{CPU.name}: {error}") from None
+        set_level(_C.configure)
     except ValueError as error:
         return _fail(str(error))
     return None

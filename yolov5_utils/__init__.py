@@ -1,10 +1,12 @@
 """YOLOv5's torch_utils with its hot paths in C. Importing this package does not import torch.
 
-Under `python -m` this file runs while the working directory leads sys.path, where a script that
-lies elsewhere would import nothing from. So it imports only what Python has imported by then: not
-typing, nor `__future__`, which is a file as well.
+`patch()` is for YOLOv5 and ultralytics as they are, `info()` says what runs where; the names of
+YOLOv5's file are here as well as in `yolov5_utils.torch_utils`.
 """
 
+# Under `python -m` this file runs while the working directory leads sys.path, where a script that
+# lies elsewhere would import nothing from. So it imports only what Python has imported by then: not
+# typing, nor `__future__`, which is a file as well.
 import importlib
 import importlib.util
 
@@ -97,11 +99,13 @@ def __dir__() -> "list[str]":
     """The public names, without importing torch."""
     from .public import NAMES
 
-    return sorted({*globals(), *NAMES})
+    return sorted({*NAMES, "torch_utils", *(name for name in globals() if name[:2] == "__")})
 
 
 def _found(name: str) -> "Any":
     """Submodules and public names, looked up when first used. Imports torch."""
+    if name == "__all__":  # asked for by `import *` and help()
+        return list(importlib.import_module(f"{__name__}.public").NAMES)
     if name in ("explain", "info"):
         return getattr(importlib.import_module(f"{__name__}.commands.{name}"), name)
     if not name.startswith("_") and name != "auto":  # which patches: only by its import

@@ -276,7 +276,7 @@ def test_scripted_modules_are_passed_by() -> None:
 @pytest.mark.parametrize("name", ["conv", "bn"])
 def test_a_pair_that_is_another_by_now(put: Callable[..., None], name: str) -> None:
     model = model_of(Conv)
-    (pair,) = file._fusable(model)
+    (pair,) = file.fusable(model)
     setattr(model[0], name, getattr(model_of(Conv)[0], name))
     put(pair, nn.Conv2d(1, 1, 1))
     assert not is_fused(model[0])
@@ -285,7 +285,7 @@ def test_a_pair_that_is_another_by_now(put: Callable[..., None], name: str) -> N
 def test_the_step_looks_itself() -> None:
     """A module whose children were exchanged is left as it is, a changed copy is not put there."""
     model = model_of(Conv)
-    (pair,) = file._fusable(model)
+    (pair,) = file.fusable(model)
     children = model[0]._modules
     model[0].__dict__["_modules"] = dict(children)
     file._exchange(pair, nn.Conv2d(1, 1, 1))

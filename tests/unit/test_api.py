@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import doctest
 import logging
+import pydoc
 import runpy
 import sys
 from collections.abc import Iterator
@@ -31,8 +32,19 @@ NEEDS_GROUP = {"smart_DDP"}
 def test_dir_lists_the_names_without_importing_torch() -> None:
     code = "import sys, yolov5_utils as y; print(*dir(y)); print('torch' in sys.modules)"
     listed, loaded = run(STOCK, "-c", code).stdout.splitlines()
-    assert set(NAMES) | {"__version__"} <= set(listed.split())
+    shown = {name for name in listed.split() if not name.startswith("_")}
+    assert shown == {*NAMES, "torch_utils"}
+    assert "__version__" in listed.split()
     assert loaded == "False"
+
+
+def test_importing_all_takes_the_names() -> None:
+    """And help() shows them."""
+    found: dict[str, Any] = {}
+    exec("from yolov5_utils import *", found)
+    assert set(found) - {"__builtins__"} == set(NAMES)
+    shown = pydoc.render_doc(yolov5_utils, renderer=pydoc.plaintext)
+    assert "\n    prune(model: " in shown
 
 
 def test_the_names_are_all_there_are() -> None:

@@ -51,7 +51,7 @@ def test_without_a_name_every_hot_path_is_explained() -> None:
         assert str(row) == f"{row.name}: {row.way}: {row.why}"
 
 
-@pytest.mark.parametrize("name", [*OPERATIONS, *HOT])
+@pytest.mark.parametrize("name", [*OPERATIONS, *HOT, "fuse_model"])
 def test_names_of_hot_paths_and_of_clients(name: str) -> None:
     row = yolov5_utils.explain(name)
     assert row.name == name
@@ -69,6 +69,38 @@ def test_the_average_of_a_compiled_model() -> None:
     average, model = ModelEMA(model_of()), torch.compile(model_of())
     assert yolov5_utils.explain("ema", average, model).way == "C"
     average.update(model)
+
+
+class Block(nn.Module):
+    """A pair as YOLOv5 has them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.bn = model_of()
+
+    def forward_fuse(self, x: torch.Tensor) -> Any:
+        return self.conv(x)
+
+
+def test_all_pairs_of_a_model() -> None:
+    model = nn.Sequential(Block(), Block(), Block())
+    assert str(yolov5_utils.explain("fuse_model", model)).startswith("fuse_model: torch: 3 of 3 ")
+    before = counts()
+    with torch.no_grad():
+        row = yolov5_utils.explain("fuse_model", model)
+        assert row[1:] == ("C", f"3 of 3 pairs: level {_C.info()['level']}")
+        model[1].conv.weight[0] = torch.inf
+        row = yolov5_utils.explain("fuse_model", model)
+        assert (row.way, row.why[:14]) == ("torch", "1 of 3 pairs: ")
+    assert counts() == before
+    assert hasattr(model[0], "bn")
+    assert "no pair" in yolov5_utils.explain("fuse_model", nn.ReLU()).why
+    assert yolov5_utils.explain("fuse_model", 3).way == "error"
+
+
+def test_a_wrong_number_of_arguments_is_the_calls_own() -> None:
+    row = yolov5_utils.explain("ModelEMA.update", 3)
+    assert row.why.startswith("TypeError: ModelEMA.update() missing 1 ")
 
 
 def test_unknown_name() -> None:

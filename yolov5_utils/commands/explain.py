@@ -12,6 +12,7 @@ from ..helpers import counting
 from ..helpers.inspection import load_thop
 from ..operation import Operation
 from ..ops import OPERATIONS
+from ..ops.fuse_model import fusable
 from ..overlay.known_callables import HOT, Form
 from ..overlay.replaced import ENTRIES
 from ..overlay.replacements import RECORDS, client_refusal
@@ -50,7 +51,7 @@ def explain(name: str | None = None, *args: Any) -> Explanation | Explanations:
     """Which way the hot path `name` runs, and why; all of them without a name.
 
     `name` is a hot path's or a client's: "ema" or "ModelEMA.update", "fuse" or "fuse_conv_and_bn";
-    or "model_info", which is no hot path.
+    or "fuse_model", or "model_info", which is no hot path.
     With the arguments of a call (of the average: the ModelEMA and the model) the answer is for that
     call, which is not made: no tensor is changed and no call counted. Without them it is for a call
     as YOLOv5 makes it, on the CPU, which is tried. ValueError for another name.
@@ -64,7 +65,7 @@ def explain(name: str | None = None, *args: Any) -> Explanation | Explanations:
     if name is None:
         return Explanations(_explained(operation, operation, ()) for operation in RECORDS)
     called = {alias: one.name for one in OPERATIONS.values() for alias in one.public_names}
-    called |= {operation: operation for operation in RECORDS}
+    called |= {"fuse_model": "fuse", **{operation: operation for operation in RECORDS}}
     if name not in called:
         known = ", ".join(dict.fromkeys([*RECORDS, *called]))
         raise ValueError(f"name: got {name!r}, allowed are {known}")
@@ -72,12 +73,28 @@ def explain(name: str | None = None, *args: Any) -> Explanation | Explanations:
 
 
 def _explained(name: str, operation: str, args: tuple[Any, ...]) -> Explanation:
-    if operation in OPERATIONS:
+    if name == "fuse_model" and args:
+        own = _of_fuse_model(name, args[0])
+    elif operation in OPERATIONS:
         own = of_the_package(name, OPERATIONS[operation], args)
     else:
         own = _of_model_info(name, *args[:1])
-    asked = () if own.way in ("torch", "error") else args
+    asked = () if own.way in ("torch", "error") or name == "fuse_model" else args
     return own._replace(why="; ".join([own.why, *_in_clients(operation, asked)]))
+
+
+def _of_fuse_model(name: str, model: Any) -> Explanation:
+    """Of all its pairs; where not all run in C or on the GPU, of the first that does not."""
+    try:
+        pairs = fusable(model)
+    except Exception as error:
+        return Explanation(name, "error", f"{type(error).__name__}: {error}")
+    rows = [of_the_package(name, OPERATIONS["fuse"], (conv, bn)) for _, conv, bn, _ in pairs]
+    others = [row for row in rows if row.way in ("torch", "error")]
+    if not rows:
+        return Explanation(name, "C", "no pair of a convolution and a batch norm")
+    row = (others or rows)[0]
+    return row._replace(why=f"{len(others or rows)} of {len(rows)} pairs: {row.why}")
 
 
 def _of_model_info(name: str, model: Any = None) -> Explanation:
@@ -119,7 +136,9 @@ def of_the_package(name: str, operation: Operation, args: tuple[Any, ...]) -> Ex
         with torch.random.fork_rng(devices=[]):
             reason, _ = operation.run(operation.check, *(args or operation.usual()))
     except Exception as error:
-        return Explanation(name, "error", f"{type(error).__name__}: {error}")
+        # No more than the call's own name: of a wrong number of arguments Python says who minds it.
+        said = str(error).replace(f"{operation.check.__name__}()", f"{name}()")
+        return Explanation(name, "error", f"{type(error).__name__}: {said}")
     if reason is not None:
         return Explanation(name, "torch", reason)
     if not args:

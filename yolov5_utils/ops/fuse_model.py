@@ -56,7 +56,7 @@ def fuse_model(model: nn.Module) -> nn.Module:
     >>> hasattr(fuse_model(Block()), "bn")
     False
     """
-    found = _fusable(model)
+    found = fusable(model)
     fused: list[nn.Conv2d] = []
     bar = _Bar(len(found))
     try:
@@ -80,7 +80,7 @@ def fuse_model(model: nn.Module) -> nn.Module:
     return model
 
 
-def _fusable(model: nn.Module) -> list[_Pair]:
+def fusable(model: nn.Module) -> list[_Pair]:
     """The pairs of model.modules(), from the first to the last of its children."""
     found: list[_Pair] = []
     seen: set[nn.Module] = set()

@@ -74,7 +74,9 @@ def check_folder() -> None:
 
 
 def check_python() -> None:
-    """A free-threaded Python has no stable ABI, and nobody has tried the extension there."""
+    """Others have no stable ABI, and nobody has tried the extension there."""
+    if sys.implementation.name != "cpython":
+        sys.exit(f"yolov5_utils: {sys.implementation.name} is not supported: use CPython")
     if sysconfig.get_config_var("Py_GIL_DISABLED"):
         sys.exit("yolov5_utils: free-threaded Python is not supported: use one that has the GIL")
 

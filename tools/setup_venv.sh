@@ -63,6 +63,8 @@ missing_packages() { # Debian's names of what is missing, one a line
 
 check_machine() {
   local missing
+  command -v "$base_python" >/dev/null || [[ $base_python =~ ^python3(\.[0-9]+)?$ ]] ||
+    fail "PYTHON=$base_python: there is no such program"
   mapfile -t missing < <(missing_packages | sort -u)
   if [ "${#missing[@]}" -gt 0 ] && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
     echo "installing what is missing: ${missing[*]}"

@@ -29,6 +29,11 @@ def source() -> str:
     return NAME if ON_INDEX else "PATH (of the wheel's file, or of a checkout)"
 
 
+def _pip() -> str:
+    """The pip of this interpreter, as a shell's command."""
+    return f"{shlex.quote(sys.executable)} -m pip" if sys.executable else "pip"
+
+
 def refuse_truncated(module: str) -> None:
     """ImportError where the file of an extension module is cut off, as by a disk that was full.
 
@@ -56,7 +61,7 @@ def for_broken_extension(error: ImportError) -> str:
         installed = PathFinder.find_spec("yolov5_utils", elsewhere)
         said = f"the checkout {checkout} is not built. Remedy: "
         if installed is None or not installed.origin:
-            return f"{said}pip install --no-deps --editable {source()}"
+            return f"{said}{_pip()} install --no-deps --editable {source()}"
         named = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
         by_folder = Path.cwd() == checkout and checkout not in [Path(e).resolve() for e in named]
         leave = "cd .." if by_folder else "take the checkout off PYTHONPATH or sys.path"
@@ -64,5 +69,5 @@ def for_broken_extension(error: ImportError) -> str:
         return f"{said}{leave} to import the package that is installed in {where}"
     return (
         f"the C extension yolov5_utils._C cannot be loaded ({error}). Remedy: install the package "
-        f"for this interpreter: pip install --force-reinstall --no-deps {source()}"
+        f"for this interpreter: {_pip()} install --force-reinstall --no-deps {source()}"
     )

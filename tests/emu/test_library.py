@@ -350,6 +350,12 @@ def test_free_threaded_python_is_refused(monkeypatch: pytest.MonkeyPatch) -> Non
         commands_of_setup(monkeypatch)
 
 
+def test_another_python_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.implementation, "name", "pypy")
+    with pytest.raises(SystemExit, match="pypy is not supported: use CPython"):
+        commands_of_setup(monkeypatch)
+
+
 def test_one_fails_loudly_without_nvcc(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     build_if: Any = BUILD["build_if"]
     monkeypatch.setitem(build_if.__globals__, "find_nvcc", lambda: None)

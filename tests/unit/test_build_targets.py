@@ -195,6 +195,15 @@ def test_in_a_checkout_that_cannot_be_written_to_each_target_is_a_sentence(
     assert contents(tree.root) == before
 
 
+@pytest.mark.parametrize("python", ("pyton3", "/opt/python3.12"))
+def test_a_python_that_is_not_there_is_named(tree: Tree, python: str) -> None:
+    """And nothing is installed: Debian has no package that would bring it."""
+    tree.program("apt-get", f"#!/bin/sh\ntouch '{tree.root}/asked'\n")
+    done = tree.make("build", f"PYTHON={python}")
+    assert f"error: PYTHON={python}: there is no such program\n" in done.stderr
+    assert not (tree.root / "asked").exists()
+
+
 @pytest.mark.parametrize("where", ("theirs", ".venv"))
 def test_an_unmarked_folder_is_refused_and_kept(tree: Tree, where: str) -> None:
     """Also one of an earlier release, whose .venv has no mark: the sentence says what to do."""

@@ -4,6 +4,7 @@ written to, a second copy, a checkout that is not built, no torch."""
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -88,7 +89,10 @@ def test_a_checkout_that_is_not_built(tmp_path: Path) -> None:
     said = f"yolov5_utils: the checkout {checkout} is not built. Remedy: "
     done = run(BARE, command, folder=checkout)
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == f"{said}pip install --no-deps --editable '{checkout}'\n"
+    assert (
+        done.stderr
+        == f"{said}{shlex.quote(sys.executable)} -m pip install --no-deps --editable '{checkout}'\n"
+    )
 
     installed = copy_of(tmp_path / "installed")
     start += f"sys.path += [{str(installed)!r}]; "

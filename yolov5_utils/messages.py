@@ -11,7 +11,7 @@ _said: set[str] = set()
 
 def say(text: str) -> None:
     """Print a line on stderr, unless it is for another process to speak."""
-    if speaks():
+    if speaks() and getattr(sys, "stderr", None) is not None:  # print would take stdout instead
         print(f"yolov5_utils: {text}", file=sys.stderr)
 
 

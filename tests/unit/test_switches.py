@@ -50,6 +50,14 @@ def test_one_that_is_like_none(
     )
 
 
+@pytest.mark.parametrize("how", ["sys.stderr = None", "del sys.stderr"])
+def test_without_a_stderr_nothing_is_said(how: str) -> None:
+    """Least of all on stdout, which another program may read."""
+    code = f"import sys, threading; {how}; import yolov5_utils as y; y.patch(); print('ran')"
+    done = run(STOCK, "-c", code, **TYPO)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "ran\n", "")
+
+
 @pytest.mark.parametrize(
     "name", ["YOLOV5_UTIL_CPU", "YOLOV5UTILS_CPU", "yolov5_utils_cpu", "YOLO5_UTILS_CPU"]
 )

@@ -98,9 +98,22 @@ class BuildExtension(build_ext):
     def build_extension(self, ext: Extension) -> None:
         check_platform(sys.platform)
         check_machine(self.compiler.compiler_so)
+        self.drop_inexact()
         ext.extra_compile_args, ext.extra_link_args = compiler_arguments()
         super().build_extension(ext)
         self.build_cuda_library()
+
+    def drop_inexact(self) -> None:
+        """What CC, CFLAGS and LDFLAGS hold that would change results, which one line says."""
+        exact = runpy.run_path("cuda/build.py")["exact"]
+        dropped = []
+        for name in ("compiler_so", "linker_so"):
+            words = getattr(self.compiler, name)
+            kept = exact(words)
+            dropped += [word for word in words if word not in kept]
+            setattr(self.compiler, name, kept)
+        if dropped:
+            print(f"without {' '.join(dict.fromkeys(dropped))}: results would differ", flush=True)
 
     def build_cuda_library(self) -> None:
         """Puts the library beside the extension, or nothing; one line says which."""

@@ -17,7 +17,7 @@ import sys
 import sysconfig
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -39,6 +39,15 @@ COMPILING = ["-std=c++17", "-O3", "-ptx"]
 HOST = ["-std=c11", "-O2", "-fPIC", "-shared", "-s", "-fvisibility=hidden", "-Wall", "-Wextra"]
 
 
+# Flags that change results, or have whoever loads what is made flush subnormal numbers: variables
+# that a user exports for other builds may hold them.
+INEXACT = re.compile(
+    r"-(Ofast|ffast-math|ffinite-math-only|funsafe-math-optimizations|fassociative-math"
+    r"|freciprocal-math|fno-signed-zeros|fsingle-precision-constant|ffp-model=.*"
+    r"|mfpmath=.*|mrecip.*|mdaz-ftz|-?(use_fast_math|ftz|prec-div|prec-sqrt|fmad)(=.*)?)"
+)
+NVCC_VARIABLES = ("NVCC_PREPEND_FLAGS", "NVCC_APPEND_FLAGS")
+
 LOG = "nvcc.log"  # in the folder of builds: all that a compiler said that failed
 ABANDONED_SECONDS = 86_400  # a folder this old belongs to no build that still runs
 
@@ -55,6 +64,11 @@ def of_wheels(*places: str) -> list[str]:
     """Folders of programs that came as wheels, the newest release first."""
     site = Path(sysconfig.get_paths()["purelib"])
     return [str(path) for place in places for path in sorted(site.glob(place), reverse=True)]
+
+
+def exact(words: Iterable[str]) -> list[str]:
+    """A command without what would change results."""
+    return [word for word in words if not INEXACT.fullmatch(word)]
 
 
 def find_nvcc() -> str | None:
@@ -83,7 +97,10 @@ def find_ptxas(nvcc: str) -> str:
 
 
 def output_of(*command: str, cwd: Path | None = None) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd)
+    flags = {name: " ".join(exact(os.environ.get(name, "").split())) for name in NVCC_VARIABLES}
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, cwd=cwd, env=os.environ | flags
+    )
     printed = done.stdout + done.stderr
     if done.returncode != 0:
         lines = printed.splitlines() or [f"status {done.returncode}, without a word"]
@@ -136,7 +153,7 @@ def plan(*, strict: bool = False) -> Plan:
     ptxas = find_ptxas(nvcc)
     known = set(map(int, re.findall(r"'sm_(\d+)'", output_of(ptxas, "--help"))))
     chips = tuple(chip for chips in CHIPS.values() for chip in chips if chip in known)
-    compiler = tuple(shlex.split(os.environ.get("CC", "cc")))
+    compiler = tuple(exact(shlex.split(os.environ.get("CC", "cc"))))
     return Plan(nvcc, release, ptxas, version_of(ptxas), chips, compiler, strict)
 
 

@@ -9,6 +9,7 @@ import struct
 import sys
 import sysconfig
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import pytest
@@ -341,6 +342,30 @@ def test_elsewhere_nothing_is_built(
         SystemExit, match=f"^yolov5_utils: {name} is not supported: [^.]*Linux only"
     ):
         command.build_extension(None, None)
+
+
+def test_flags_that_change_results_are_left_out(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With -Ofast a linker adds code by which all of the process flushes subnormal numbers."""
+    command = commands_of_setup(monkeypatch)
+    compiling = ["cc", "-O2", "-Ofast", "-march=x86-64", "-ffast-math"]
+    compiler = SimpleNamespace(compiler_so=compiling, linker_so=["cc", "-shared", "-mdaz-ftz"])
+    command.drop_inexact(SimpleNamespace(compiler=compiler))
+    assert compiler.compiler_so == ["cc", "-O2", "-march=x86-64"]
+    assert compiler.linker_so == ["cc", "-shared"]
+    said = "without -Ofast -ffast-math -mdaz-ftz: results would differ\n"
+    assert capsys.readouterr().out == said
+    command.drop_inexact(SimpleNamespace(compiler=compiler))
+    assert capsys.readouterr().out == ""
+
+
+def test_nvcc_gets_none_either(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It reads variables of its own."""
+    monkeypatch.setenv("NVCC_PREPEND_FLAGS", "-ccbin g++ --use_fast_math")
+    monkeypatch.setenv("NVCC_APPEND_FLAGS", "-ftz=true")
+    told = BUILD["output_of"]("sh", "-c", 'echo "$NVCC_PREPEND_FLAGS, $NVCC_APPEND_FLAGS"')
+    assert told == "-ccbin g++, \n"
 
 
 def test_free_threaded_python_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

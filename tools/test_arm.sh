@@ -4,6 +4,7 @@
 # whose build for ARM has no CUDA in it). Installs what is missing as root; ARM's packages only into a folder that is
 # removed again.
 set -euo pipefail
+unset CDPATH PIP_PREFIX PIP_ROOT PIP_TARGET PIP_USER # as in the Makefile
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 torch=${1:-2.9.1}
 

@@ -3,6 +3,7 @@
 # tools/test_debian.sh ARGUMENT... for pytest. Uses Debian's python3, NumPy and pytest; installs what is missing
 # as root. Works on a copy of the tree, since the extension is built in place.
 set -euo pipefail
+unset CDPATH PIP_PREFIX PIP_ROOT PIP_TARGET PIP_USER # as in the Makefile
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 packages=(python3-torch python3-numpy python3-pytest python3-pytest-xdist python3-hypothesis python3-matplotlib

@@ -5,6 +5,7 @@
 # cache and several GB large, which is removed after its run unless KEEP=1 is among the arguments; so are PYTHON=... and
 # PIP_ARGS=..., as the Makefile documents them. What was measured stays in the cache; "all" makes a table of it in docs/.
 set -euo pipefail
+unset CDPATH PIP_PREFIX PIP_ROOT PIP_TARGET PIP_USER # as in the Makefile
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source tools/marker.sh
 

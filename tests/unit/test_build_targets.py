@@ -164,6 +164,29 @@ def test_nothing_is_done_in_folders_of_exported_variables(tree: Tree) -> None:
     assert contents(tree.theirs) == before
 
 
+def test_nor_by_what_is_run_without_make(tree: Tree) -> None:
+    """tools/test_torch.sh, as far as it comes with a pip that knows no torch."""
+    variables = ("CDPATH", "PIP_TARGET", "PIP_PREFIX", "PIP_ROOT", "PIP_USER")
+    shutil.copytree(tree.root / "tools", tree.theirs / "tools")
+    (tree.theirs / "tools" / "marker.sh").write_text("touch entered")
+    done = subprocess.run(
+        ["tools/test_torch.sh", "oldest"],
+        cwd=tree.root,
+        env={
+            "PATH": f"{tree.programs}{os.pathsep}{os.environ['PATH']}",
+            "PIP_LOG": str(tree.root / "pip.log"),
+            "XDG_CACHE_HOME": str(tree.root / "cache"),
+            **dict.fromkeys(variables, str(tree.theirs)),
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "pip finds no torch" in done.stderr
+    assert str(tree.theirs) not in (tree.root / "pip.log").read_text()
+    assert not (tree.theirs / "entered").exists()
+
+
 def test_a_file_or_folder_called_like_a_target_is_no_target(tree: Tree) -> None:
     text = (ROOT / "Makefile").read_text()
     targets = re.findall(r"^([a-z-]+):(?: ##|\n|.* ##)", text, re.MULTILINE)

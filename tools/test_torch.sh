@@ -22,6 +22,10 @@ for argument in "$@"; do
       ;;
   esac
 done
+[ ${#wanted[@]} -gt 0 ] || {
+  echo "usage: $0 RELEASE..., as 2.4.1, oldest, newest, today or all" >&2
+  exit 2
+}
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/yolov5_utils
 mkdir -p "$cache"
 release_of_python=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')

@@ -183,6 +183,11 @@ def test_nor_by_what_is_run_without_make(tree: Tree) -> None:
         check=False,
     )
     assert "pip finds no torch" in done.stderr
+    without = subprocess.run(
+        ["tools/test_torch.sh"], cwd=tree.root, capture_output=True, text=True, check=False
+    )
+    assert (without.returncode, without.stderr.count("\n")) == (2, 1)
+    assert without.stderr.startswith("usage: ")
     assert str(tree.theirs) not in (tree.root / "pip.log").read_text()
     assert not (tree.theirs / "entered").exists()
 

@@ -6,6 +6,7 @@ import builtins
 import doctest
 import logging
 import pydoc
+import re
 import runpy
 import sys
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ import torch
 
 import yolov5_utils
 from yolov5_utils import distributed, probe, torch_utils
+from yolov5_utils.commands.info import info
 from yolov5_utils.ops import OPERATIONS
 from yolov5_utils.public import NAMES, SECTIONS
 
@@ -100,6 +102,8 @@ def test_records_are_read_as_they_are_printed() -> None:
     assert isinstance(rows, tuple)
     facts = yolov5_utils.info()
     assert repr(facts).startswith("package ")
+    told = (info.__doc__ or "").partition("fields are")[2]
+    assert all(re.search(rf"\b{name}\b", told) for name in facts._fields)
     assert facts.hot_paths["sparsity"].calls == yolov5_utils.calls()["sparsity"]
     assert isinstance(yolov5_utils.logger, logging.Logger)
     assert sys.modules["yolov5_utils"] is yolov5_utils

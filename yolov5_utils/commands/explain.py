@@ -56,6 +56,9 @@ def explain(name: str | None = None, *args: Any) -> Explanation | Explanations:
     call, which is not made: no tensor is changed and no call counted. Without them it is for a call
     as YOLOv5 makes it, on the CPU, which is tried. ValueError for another name.
 
+    An answer has a `name`, a `way` ("C", "CUDA", "torch", "error" for a call that raises; of
+    model_info "shapes" or "torch") and in words the reason, `why`.
+
     The way is that of the package's own function. What the overlay did of that name in the clients
     of this process, and where such a call would go another way there, is added to the reason.
 

@@ -93,7 +93,9 @@ def info(ask_gpus: bool = False) -> Facts:
     """What is installed, how it was built, which backend runs each hot path, and the calls so far.
 
     Changes nothing, but with `ask_gpus` starts CUDA on every GPU to see whether the CUDA library
-    runs there.
+    runs there. The result prints as the table of `python -m yolov5_utils info`; its fields are
+    package, other_copies, build, python, torch, threads, cuda_library, switches, hot_paths (each
+    with way, why, calls and reasons), model_info, overlay and clients; `as_json()` has them all.
 
     >>> yolov5_utils.info().hot_paths["ema"].way
     'C'

@@ -152,6 +152,19 @@ def test_a_script_without_its_suffix_is_suggested(tmp_path: Path, there: str, hi
     )
 
 
+def test_a_script_beside_a_folder_of_that_name_is_suggested(tmp_path: Path) -> None:
+    (tmp_path / "train").mkdir()  # pictures, say
+    (tmp_path / "train.py").write_text("print('ran')\n")
+    result = run(OURS, "train", folder=tmp_path)
+    expected = "yolov5_utils: the folder train has no __main__.py; did you mean train.py?\n"
+    assert (result.returncode, result.stdout, result.stderr) == (1, "", expected)
+    (tmp_path / "train" / "__main__.py").write_text("print('folder')\n")
+    assert run(OURS, "train", folder=tmp_path).stdout == "folder\n"
+    (tmp_path / "train" / "val.py").touch()
+    result = run(OURS, "train/val", folder=tmp_path)
+    assert result.stderr.endswith("; did you mean train/val.py?\n")
+
+
 def test_help_and_version() -> None:
     text = run(OURS, "--help").stdout
     for word in (

@@ -77,12 +77,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         run_module(rest[0], rest[1:])
         return 0
     script = _installed_program(first) or first
+    hint = f"; did you mean {first}.py?" if os.path.isfile(f"{first}.py") else ""
+    if hint and os.path.isdir(script) and not _has_main(script):
+        return _fail(f"the folder {first} has no __main__.py{hint}", 1)
     code = run(script, rest)
-    if code and "/" not in first and not first.endswith(".py"):  # after python's own message
+    if code and (hint or "/" not in first) and not first.endswith(".py"):  # after python's message
         commands = ", ".join(_COMMANDS)
-        hint = f"; did you mean {first}.py?" if os.path.isfile(f"{first}.py") else ""
         _fail(f"{first!r} is neither a command ({commands}) nor a file nor a program{hint}")
     return code
+
+
+def _has_main(folder: str) -> bool:
+    return any(os.path.isfile(os.path.join(folder, f"__main__.{kind}")) for kind in ("py", "pyc"))
 
 
 def _run_command(name: str, arguments: list[str]) -> int:

@@ -20,6 +20,12 @@ def test_configure_returns_what_was() -> None:
     assert _C.configure() == before
 
 
+@pytest.mark.parametrize("setting", ["level", "gil_bytes", "parallel_bytes"])
+def test_configure_leaves_what_is_none(setting: str) -> None:
+    before = _C.configure()
+    assert _C.configure(**{setting: None}) == _C.configure() == before
+
+
 @pytest.mark.parametrize("setting", ["gil_bytes", "parallel_bytes"])
 @pytest.mark.parametrize("given", [-1, 1.5, "1", 2**63])
 def test_configure_bytes(setting: str, given: object) -> None:

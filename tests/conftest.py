@@ -3,6 +3,7 @@ which torch and which levels this run is about."""
 
 from __future__ import annotations
 
+import gc
 import os
 import platform
 import sys
@@ -116,6 +117,7 @@ def settings_end_with_the_test() -> Iterator[None]:
     settings = native.configure() if native else {}
     yield
     sys.setswitchinterval(interval)
+    assert gc.isenabled(), "the garbage collector was left off"
     torch.set_grad_enabled(True)
     torch.set_default_dtype(dtype)
     torch.use_deterministic_algorithms(False)

@@ -10,6 +10,7 @@ import functools
 import gc
 import sys
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from . import cases
 from .campaign import Trial, main
@@ -53,14 +54,21 @@ STRUCK: set[str] = set()
 class Subject:
     """A case that is used again as long as its calls leave it as it was."""
 
-    def __init__(self, make: Callable[[], cases.Case]) -> None:
+    def __init__(self, make: Callable[[], cases.Case], way: str) -> None:
         self.make = make
+        # Versions: raised one after the other by an old torch, and before a GPU's number is made.
+        self.versioned = way not in ("old capsule", "gpu")
         twin = self.renew()
         ended = strike(twin.call, NEVER, 0)
+        assert not isinstance(ended.error, SystemError), ended.error
         self.usual = type(ended.error) if ended.error else None
         self.new = twin.state()
         self.case = self.renew()
-        self.old = self.case.state()
+        self.old = self.state()
+
+    def state(self) -> list[Any]:
+        """Also what torch's autograd was told of the tensors."""
+        return [*self.case.state(), [t._version for t in self.case.tensors if self.versioned]]
 
     def renew(self) -> cases.Case:
         """The first call does more than those after it."""
@@ -72,14 +80,14 @@ class Subject:
         self, failure: Failure, raised: type[BaseException] | None, where: str | None
     ) -> str | None:
         """What is wrong with what was raised, and with the state it left."""
-        state = self.case.state()
+        state, unchanged = self.case.state(), self.state() == self.old
         if raised is failure.kind:
             written = self.case.fails_written and state == self.new
-            return None if written or state == self.old else "it was raised, and something written"
+            return None if written or unchanged else "it was raised, and something written"
         if raised is not None and raised is not self.usual:
             if raised.__name__ not in failure.becomes:
                 return f"{raised.__name__} was raised"
-            return None if state == self.old else "refused, and something written"
+            return None if unchanged else "refused, and something written"
         if not failure.becomes and where not in (None, *DISPENSABLE):
             return "nothing came of it"
         if where == "malloc" and self.case.fails_written:
@@ -109,18 +117,27 @@ def fail(subject: Subject, failure: Failure, at: int) -> str | None:
     wrong = subject.judge(failure, raised, where)
     if wrong is None and (held() != before or case.references() != counted):
         wrong = kept(case, failure, at)  # once more, without what others have left
-    if wrong is not None or case.state() != subject.old:
+    if wrong is not None or subject.state() != subject.old:
         subject.case = subject.renew()
     return f"at {where}: {wrong}" if wrong is not None else None
 
 
+def pass_again(subject: Subject, kinds: int, usual: int) -> str | None:
+    """An undisturbed call does the same whatever has failed before it: nothing stayed locked."""
+    passed = count_points(subject.renew().call, kinds)
+    return f"passes {passed} points, not {usual} as at first" if passed != usual else None
+
+
 def trials(way: str) -> Iterator[Trial]:
     for make in cases.CASES[way]:
-        subject = Subject(make)
+        subject = Subject(make, way)
         for name, failure in FAILURES.items():
-            for at in range(count_points(subject.renew().call, failure.kinds)):
+            points = count_points(subject.renew().call, failure.kinds)
+            for at in range(points):
                 run = functools.partial(fail, subject, failure, at)
                 yield Trial(f"{make.__name__}, {name}, {at}", run)
+            again = functools.partial(pass_again, subject, failure.kinds, points)
+            yield Trial(f"{make.__name__}, {name}, again", again)
 
 
 if __name__ == "__main__":

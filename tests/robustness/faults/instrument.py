@@ -4,6 +4,7 @@ of them fail or run a function, and knows what the extension holds."""
 from __future__ import annotations
 
 import ctypes
+import gc
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -36,6 +37,7 @@ def strike(call: Callable[[], object], at: int, kinds: int, what: Any = None) ->
     """Makes the call. At its point number `at`, of these kinds, an exception is raised, lack of
     memory where it is None, or with RUNS_PYTHON a function is called with the point's name."""
     error: BaseException | None = None
+    collecting = gc.isenabled()
     _library.faults_arm(at, kinds, None if what is None else id(what))
     try:
         call()
@@ -46,6 +48,9 @@ def strike(call: Callable[[], object], at: int, kinds: int, what: Any = None) ->
     except BaseException as left:  # ctypes raises what is pending
         error = SystemError(f"{left!r} was pending behind the call")
         passed = _library.faults_disarm()
+    if gc.isenabled() != collecting:
+        gc.enable()
+        error = SystemError(f"the garbage collector was left off by what ended with {error!r}")
     where = _library.faults_where()
     return Ended(error, where.decode() if where else None, passed)
 

@@ -16,7 +16,7 @@
 
 #define EXPORT __attribute__((visibility("default")))
 #define MOST_LOANS 4096
-#define MOST_ARGUMENTS 8
+#define CALLS_TORCH "PyObject_CallFunctionObjArgs" /* also its C functions, at any time */
 
 /* One strike: at the point number `at` of the kinds in `kinds`, counted from arming on. */
 static struct {
@@ -79,17 +79,27 @@ run_python(const char *name, bool may_raise)
     return false;
 }
 
+/* Nothing of Python is called without the GIL, and while addresses are in use nothing that may run
+ * Python code: borrowed.h's own witness sees only what goes through its macros. */
+static void
+keep_rules(int kind, const char *name)
+{
+    if (kind != OWN && !PyGILState_Check()) {
+        Py_FatalError("faults: Python was called without the GIL");
+    }
+    if (kind == RUNS && in_use > 0 && strcmp(name, CALLS_TORCH) != 0) {
+        Py_FatalError("faults: Python code could run while addresses of tensors are in use");
+    }
+}
+
 /* True where the call is to be made, false where it has failed, with an exception set where its
- * kind has one. Python code is not run while addresses are in use: where that is a mistake, the
- * witness says so. */
+ * kind has one. */
 static bool
 passes(int kind, const char *name)
 {
     bool calls = strike.what != NULL && (strike.kinds & FREES) != 0;
-    if (calls && in_use > 0 && !lets_others_run) {
-        return true;
-    }
-    if (!is_due(kind, name)) {
+    keep_rules(kind, name);
+    if ((calls && in_use > 0 && !lets_others_run) || !is_due(kind, name)) {
         return true;
     }
     if (kind == OWN) {
@@ -155,6 +165,7 @@ WRAP_FREE(PyMem_Free)
     void __wrap_##name parameters                                                                  \
     {                                                                                              \
         bool releases = last;                                                                      \
+        keep_rules(FREES, #name);                                                                  \
         __real_##name arguments;                                                                   \
         if (releases) {                                                                            \
             (void)passes(FREES, #name);                                                            \

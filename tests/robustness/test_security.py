@@ -14,12 +14,15 @@ from ..support import ROOT, python
 FORBIDDEN = (
     *("socket.connect", "socket.bind", "socket.getaddrinfo", "socket.sendto", "urllib.Request"),
     *("pickle.find_class", "os.system", "os.exec", "os.posix_spawn", "os.fork", "subprocess.Popen"),
+    *("tempfile.", "os.mkdir", "os.remove", "os.rename", "os.link", "os.symlink", "open to write"),
 )
 # What runs before the watch begins is torch's import, which starts programs and threads of its own.
 WATCH = f"""
-import sys
+import os, sys
 found = []
 def watch(event, arguments):
+    if event == "open" and arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+        event = "open to write"
     if event.startswith({FORBIDDEN!r}):
         found.append((event, str(arguments)[:200]))
 """
@@ -40,7 +43,7 @@ assert threading.active_count() == before
 
 def watched(code: str, *, beside: str = "") -> list[str]:
     """What a process was seen to do."""
-    done = python("-c", f"{WATCH}{code}\n{beside}\nprint('seen', found)")
+    done = python("-B", "-c", f"{WATCH}{code}\n{beside}\nprint('seen', found)")
     assert done.returncode == 0, done.stderr
     return [line for line in done.stdout.splitlines() if line.startswith("seen ")]
 
@@ -58,6 +61,8 @@ def test_a_run_reaches_for_nothing() -> None:
             "pickle.find_class",
         ),
         ("import subprocess; subprocess.run(['true'])", "subprocess.Popen"),
+        ("import os, tempfile; os.rmdir(tempfile.mkdtemp())", "tempfile.mkdtemp"),
+        ("import os; open(os.devnull, 'a')", "open to write"),
     ],
 )
 def test_the_watch_is_awake(reach: str, event: str) -> None:

@@ -108,6 +108,7 @@ def test_another_thread_replaces_the_memory(function: str) -> None:
 
     def replace_and_call() -> None:
         torch.set_num_threads(1)
+        _C.configure(gil_bytes=0)
         sys.setswitchinterval(1e-5)
         average, source = Big(), Big()
 

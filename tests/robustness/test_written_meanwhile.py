@@ -1,9 +1,10 @@
 """Another thread writes to the tensors, with torch's operations, which hold no GIL, while each hot
-path works on them: any mixture of old and new may come out, but no crash, and nothing beside the
-tensors is written."""
+path works on them, or gives them other memory: any mixture of old and new may come out, but no
+crash, and nothing beside the tensors is written."""
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 import os
 import random
@@ -26,6 +27,7 @@ from .outcomes import in_child
 SECONDS = 0.25 * int(os.environ.get("YOLOV5_UTILS_TEST_ROUNDS", "1"))
 GUARD = 7.0
 SPACE = 1024  # elements of a guard on either side
+M_MMAP_THRESHOLD = -3  # of malloc.h: what is as large is unmapped when it is freed
 NARROW = FLOATING if _native.TorchFacts().half_scalars_stay_float32 else FLOATING[:2]
 
 
@@ -44,7 +46,8 @@ class Guarded:
         return self.tensors[-1]
 
     def parameter(self, *shape: int, dtype: torch.dtype = torch.float32) -> nn.Parameter:
-        return nn.Parameter(self.tensor(*shape, dtype=dtype), requires_grad=False)
+        self.tensors[-1] = nn.Parameter(self.tensor(*shape, dtype=dtype), requires_grad=False)
+        return self.tensors[-1]
 
     def check(self) -> None:
         for memory in self.memory:
@@ -158,3 +161,28 @@ def test_written_meanwhile(name: str, dtype: torch.dtype) -> None:
         guarded.check()
 
     in_child(work, 60 + SECONDS)
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_rebound_meanwhile(name: str) -> None:
+    """Another thread gives the tensors other memory while C works without the GIL: the memory that
+    it works on is held, else it would be unmapped."""
+
+    def work() -> None:
+        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 1 << 16)
+        torch.set_num_threads(1)
+        sys.setswitchinterval(1e-6)
+        _C.configure(gil_bytes=0)
+        guarded, draw = Guarded(), random.Random(5)
+        call = CALLS[name][0](guarded, torch.float32)
+
+        def rebind() -> None:
+            tensor = draw.choice(guarded.tensors)
+            tensor.data = torch.ones(tensor.shape)
+
+        with meanwhile(rebind):
+            end = time.monotonic() + 4 * SECONDS
+            while time.monotonic() < end:
+                call()
+
+    in_child(work, 60 + 4 * SECONDS)

@@ -174,9 +174,10 @@ def test_against_numpy(level: str) -> None:
     assert_same_bits(fused.bias.detach(), torch.from_numpy(bias))
 
 
-def test_signs_of_zero(level: str) -> None:
+@pytest.mark.parametrize("dtype", FLOATING, ids=str)
+def test_signs_of_zero(level: str, dtype: torch.dtype) -> None:
     for outputs in (1, 2, 16, 64):
-        conv, bn = pair(outputs, 3, 3)
+        conv, bn = pair(outputs, 3, 3, dtype)
         conv.weight[..., 1:] = -0.0
         conv.weight[..., 0].abs_().neg_()
         bn.weight[::2] = 0.0

@@ -175,6 +175,29 @@ check_large(y5_level level, y5_dtype dtype)
     free_all();
 }
 
+/* There, a tail of every length behind whole steps of 1024 bytes: nothing is pruned, so that it
+ * needs no order. */
+static void
+check_tails(y5_level level, y5_dtype dtype)
+{
+    int64_t width = (int64_t)y5_dtype_bytes(dtype);
+    int64_t least = ((int64_t)1 << 20) / width;
+    int64_t tails = 1024 / width;
+    char *weights = allocate((least + tails) * width);
+    char *pruned = allocate((least + tails) * width);
+    fill(weights, least + tails, dtype);
+    for (int64_t tail = random_between(0, brief ? 30 : 0); tail < tails; tail += brief ? 31 : 1) {
+        int64_t bytes = (least + tail) * width;
+        memset(pruned, 0x55, (size_t)bytes);
+        y5_prune_layer layer = {weights, pruned, least + tail, 0, dtype, false};
+        y5_run run = {level, {NULL, 1}};
+        y5_prune(&run, &layer, 1, false);
+        CHECK(memcmp(pruned, weights, (size_t)bytes) == 0, "dtype %d, a tail of %d", dtype,
+              (int)tail);
+    }
+    free_all();
+}
+
 /* Layers of all types and sizes, empty ones among them, drawn from one queue. */
 static void
 check_queue(y5_level level)
@@ -210,6 +233,7 @@ test_prune(y5_level level)
     for (int dtype = 0; dtype < Y5_FLOATING_COUNT; dtype++) {
         check_sizes(level, (y5_dtype)dtype);
         check_kinds(level, (y5_dtype)dtype);
+        check_tails(level, (y5_dtype)dtype);
     }
     check_large(level, Y5_FLOAT64); /* the fewest elements */
     check_queue(level);

@@ -84,10 +84,12 @@ def main() -> int:
     parser.add_argument("--seconds", type=int, default=10, help="for each target (10)")
     parser.add_argument("--keep", action="store_true", help="take what is new into the repository")
     arguments = parser.parse_args()
-    total, crashes = 0, 0
+    total, reached, edges, crashes = 0, 0, 0, 0
     for name in arguments.targets or TARGETS:
         result = fuzz(name, arguments.seconds)
         total += result.executions
+        reached += result.edges
+        edges += result.of
         share = f"{result.edges} of {result.of} edges"
         print(f"{name:10} {result.executions:>12,} executions, {share}", flush=True)
         if result.crash is not None:
@@ -95,7 +97,8 @@ def main() -> int:
             print(f"{name:10} CRASH, as said above, with {result.crash.hex() or 'no input'}")
         elif arguments.keep:
             print(f"{name:10} {keep(name)} inputs kept")
-    print(f"evidence: fuzzing: {total:,} executions, {crashes} crashes")
+    share = f"{reached:,} of {edges:,} edges"
+    print(f"evidence: fuzzing: {total:,} executions, {share}, {crashes} crashes")
     return 1 if crashes else 0
 
 

@@ -126,10 +126,13 @@ def main(who: str, threads: int, state: str) -> None:
     torch.manual_seed(3)
     torch.set_num_threads(threads)
     update_modules(Holder(torch.ones(5)), Holder(torch.ones(5)), 0.5)  # too small to ask the pool
-    change(state, who in ("pool", "both"))
+    if who == "joiner":  # the pool is asked, and then gets one thread more
+        assert all(ema())
+        torch.set_num_threads(threads + 1)
+    change(state, who in ("pool", "joiner", "both"))
     torch.ones(1 << 22).add_(1)  # the pool starts
     change(state, who in ("caller", "both"))
-    if who == "pool" and not pool_differs(state):
+    if who in ("pool", "joiner") and not pool_differs(state):
         skip("torch's pool does not keep the state in which it was started")
     for parallel_bytes in (_C.configure()["parallel_bytes"], 0):
         _C.configure(parallel_bytes=parallel_bytes)

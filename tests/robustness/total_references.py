@@ -1,14 +1,17 @@
 """Run by test_total_references.py on a Python built for debugging, which counts all references
-there are, on an extension built for it: every function, as it succeeds, as it refuses, and with
-each of the calls that it makes failing once in turn. Needs no torch: fake_torch.py stands for it.
+there are, on an extension built for it: every function, as it succeeds, as it refuses, with each
+thing in its arguments replaced in turn, and with each of the calls that it makes failing once.
+Needs no torch: fake_torch.py stands for it.
 """
 
 from __future__ import annotations
 
+import functools
 import gc
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from yolov5_utils import _C
 
@@ -104,6 +107,47 @@ def cases() -> dict[str, Callable[[], object]]:
     }
 
 
+def usual() -> dict[str, list[Any]]:
+    """Arguments with which functions come far, or all the way."""
+    convs, bns = [Convolution(), Convolution(2)], [Norm(), Norm()]
+    weights, pruned = ([floats(3, 3), floats(7)] for _ in range(2))
+    return {
+        "ema_update": [model(), model(), 0.5],
+        "count_module_zeros": [parameters(), 1],
+        "count_zeros": [floats(3)],
+        "sum_zeros": [floats(1), floats(1)],
+        "fuse": [convs, bns, Convolution()],
+        "fuse_on_gpu": [[(1, 2)], floats(1)],
+        "new_convolution": [Convolution(), Convolution(), "cpu"],
+        "prune": [weights, pruned, [3, 2], True],
+        "scale_img": [floats(1, 1, 4, 4), floats(1, 1, 2, 2), (2, 2), 0],
+        "skip_random": [Generator(), 5],
+        "configure": ["portable", 1, 1],
+        "use_cuda_library": [None],
+        "cuda_info": [0],
+    }
+
+
+def places(arguments: list[Any]) -> list[tuple[Any, Any]]:
+    """Each argument, entry of a list, attribute and entry of a module: what holds it, by what."""
+    lists = [arguments, *(x for x in arguments if type(x) is list)]
+    found = [(entries, at) for entries in lists for at in range(len(entries))]
+    for module in (x for entries in lists for x in entries if isinstance(x, Module)):
+        dicts = (vars(module), module._parameters, module._buffers, module._modules)
+        found += [(members, name) for members in dicts for name in members]
+    return found
+
+
+def odd_calls() -> Iterator[tuple[str, Callable[[], object]]]:
+    """Calls in which one thing, each in turn, is an object of no use."""
+    for name, arguments in usual().items():
+        for at in range(len(places(arguments))):
+            odd = usual()[name]
+            holder, key = places(odd)[at]
+            holder[key] = object()
+            yield f"{name} odd {at} ({key})", functools.partial(getattr(_C, name), *odd)
+
+
 def try_once(call: Callable[[], object], at: int, kinds: int, exception: type | None) -> None:
     strike(call, at, kinds, None if exception is None else exception("planted"))
 
@@ -145,10 +189,14 @@ def main() -> int:
                 trial = (call, at, kinds, exception)
                 if not is_clean(lambda trial=trial: try_once(*trial), 3):
                     leaks.append(f"{name}, {exception}, {at}")
+    odd = list(odd_calls())
+    leaks += [
+        n for n, call in odd if not is_clean(functools.partial(try_once, call, -1, 0, None), 9)
+    ]
     print(*leaks, sep="\n")
     print(
-        f"evidence: references: {len(functions)} calls and {failures} failures in them, "
-        f"{len(leaks)} leaks"
+        f"evidence: references: {len(functions)} calls, {len(odd)} with something odd in them and "
+        f"{failures} failures in them, {len(leaks)} leaks"
     )
     return 1 if leaks else 0
 

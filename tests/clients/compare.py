@@ -61,8 +61,12 @@ def metrics(output: str) -> list[str]:
     ]
 
 
-# What differs between two stock runs: seconds, speeds, and bars that are drawn again and again.
-_TIMES = re.compile(r"\d+(\.\d+)?\s*(?=ms|s\b|it/s|s/it|GB?/s|MB/s|hours|minutes)|\d+:\d\d")
+# What differs between two stock runs: seconds, speeds, the date, time and process before what torch
+# logs, and bars that are drawn again and again.
+_TIMES = re.compile(
+    r"(?<=^[DIWEC])\d{4} \d\d:\d\d:\d\d\.\d+ \d+"
+    r"|\d+(\.\d+)?\s*(?=ms|s\b|it/s|s/it|GB?/s|MB/s|hours|minutes)|\d+:\d\d"
+)
 _ESCAPES = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
 

@@ -34,7 +34,7 @@ demo: ## the main job: trains a small detector and shows what the package does f
 
 test: ## unit tests, overlay tests, the C core's own tests, the CUDA kernels on an emulated GPU
 	@$(setup) test $(settings)
-	@echo 'make test: the tests but for the slow ones, which continuous integration runs, on all cores: about six minutes on two'
+	@echo 'make test: the tests but for the slow ones, which continuous integration runs, on all cores: about four minutes on two'
 	@$(python) -m pytest $(parallel) $(test_folders) $(ARGS) && \
 	  echo 'make test: passed' || { echo 'make test: FAILED, as said above' >&2; exit 1; }
 

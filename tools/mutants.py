@@ -315,7 +315,8 @@ class Tree:
                 return f"{KILLED}test_core, sanitized"
         tests = self.root / "tests"
         files = [path for chosen in tests_of(file) for path in sorted(tests.glob(chosen))]
-        for chosen in (files, [tests / "robustness", tests / "cuda"]):  # minutes, so not at first
+        more = ["-m", "not long", tests / "robustness", tests / "cuda"]  # minutes, so not at first
+        for chosen in (files, more):
             status, outcomes = self.pytest("-x", *chosen)
             if status != 0:
                 return f"{KILLED}{list(outcomes)[-1] if outcomes else 'import'}"
@@ -324,7 +325,8 @@ class Tree:
     def find_unsound(self, fates: set[str]) -> set[str]:
         """Those by a test that does not pass without a mutant either; it judges no more."""
         killers = {fate: fate.removeprefix(KILLED) for fate in fates if "::" in fate}
-        outcomes = self.pytest(*sorted(killers.values()))[1] if killers and self.link() else {}
+        again = ("-m", "not long", *sorted(killers.values()))
+        outcomes = self.pytest(*again)[1] if killers and self.link() else {}
         unsound = {fate for fate, test in killers.items() if outcomes.get(test) != "PASSED"}
         self.unsound += [killers[fate] for fate in unsound]
         return unsound

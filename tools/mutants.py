@@ -297,7 +297,7 @@ class Tree:
     def pytest(self, *arguments: str | Path) -> tuple[int, dict[str, str]]:
         """Its status, and the outcome of each test that it began, "" where it did not end."""
         status, printed = run(
-            *(sys.executable, "-m", "pytest", "-v", "--tb=no"),
+            *(sys.executable, "-m", "pytest", "-v", "--tb=no", "--disable-warnings"),
             *("-p", "no:cacheprovider", "-p", "tools.mutants"),
             *("-o", f"faulthandler_timeout={HANGS_SECONDS}"),
             *("-o", "faulthandler_exit_on_timeout=true", "-m", "not slow and not long"),

@@ -80,7 +80,8 @@ class Subject:
         self, failure: Failure, raised: type[BaseException] | None, where: str | None
     ) -> str | None:
         """What is wrong with what was raised, and with the state it left."""
-        state, unchanged = self.case.state(), self.state() == self.old
+        *state, versions = self.state()
+        unchanged = [*state, versions] == self.old
         if raised is failure.kind:
             written = self.case.fails_written and state == self.new
             return None if written or unchanged else "it was raised, and something written"
